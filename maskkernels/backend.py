@@ -1,0 +1,42 @@
+"""Which backend runs: the reference, Numba on the CPU, or Triton on the GPU."""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+BACKENDS = ("reference", "numba", "triton")
+_HOME = {"numba": "cpu", "triton": "cuda"}  # ROCm builds of torch call their device "cuda" too
+
+
+@cache
+def _installed(name: str) -> bool:
+    return find_spec(name) is not None
+
+
+def why_not(name: str, device: torch.device) -> str | None:
+    """Say why backend ``name`` cannot run on tensors of ``device``; None where it can."""
+    if name == "reference":
+        return None
+    if device.type != _HOME[name]:
+        return f"tensors are on {device.type}; {name} runs on {_HOME[name]} tensors"
+    if not _installed(name):
+        return f"{name} is not installed; pip install {name}"
+    return None
+
+
+def resolve(backend: str, device: torch.device) -> str:
+    """Turn ``backend`` ("auto" or a name) into the name of the backend that runs on ``device``.
+
+    "auto" takes Triton on a GPU, Numba on the CPU, and the reference where neither can run.
+
+    Raises:
+        ValueError: an unknown name, or a named backend that cannot run there.
+    """
+    if backend == "auto":
+        return next(name for name in ("triton", "numba", "reference") if not why_not(name, device))
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: expected one of {('auto', *BACKENDS)}")
+    if reason := why_not(backend, device):
+        raise ValueError(f"backend={backend!r}: {reason}")
+    return backend

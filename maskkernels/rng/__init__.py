@@ -1,0 +1,5 @@
+"""The random contract: a 32-bit word for every (seed, epoch, stream, sample, index)."""
+
+from maskkernels.rng.api import hash_rows, random_words, threshold
+
+__all__ = ["hash_rows", "random_words", "threshold"]

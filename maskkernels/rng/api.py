@@ -1,0 +1,219 @@
+"""Random words and content hashes: check the inputs, choose a backend, compute."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from maskkernels.backend import resolve
+from maskkernels.rng import reference
+
+_INTEGERS = (torch.int32, torch.int64)
+
+
+def threshold(p: float) -> int:
+    """floor(p * 2^32): a word r of the contract is below it with probability p (to 2^-32).
+
+    A 33-bit integer: probability 1 gives 2^32, which every word is below, and 0 gives 0.
+
+    Raises:
+        ValueError: p is NaN or outside [0, 1].
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"a probability must be between 0 and 1, got {p!r}")
+    return math.floor(p * 4294967296.0)
+
+
+def seed_bits(seed: int) -> int:
+    """The int64 with the bits of a 64-bit seed (torch ops take signed integers).
+
+    Raises:
+        TypeError: seed is not an integer.
+        ValueError: seed is negative or needs more than 64 bits.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    return seed - (1 << 64) if seed >> 63 else seed
+
+
+def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> None:
+    """The checks that every op on rows of tokens shares; none of them waits for a GPU."""
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(f"input_ids must be a torch.Tensor, got {type(input_ids).__name__}")
+    if input_ids.dtype not in _INTEGERS:
+        raise TypeError(f"input_ids must be int32 or int64, got {input_ids.dtype}")
+    if cu_seqlens is None and input_ids.dim() != 2:
+        raise ValueError(
+            f"input_ids must be [B, T], got shape {tuple(input_ids.shape)}; "
+            "flat packed tokens [N] need cu_seqlens"
+        )
+    if cu_seqlens is not None:
+        if input_ids.dim() != 1:
+            raise ValueError(
+                f"with cu_seqlens, input_ids must be flat [N], got shape {tuple(input_ids.shape)}"
+            )
+        if cu_seqlens.dtype not in _INTEGERS or cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
+            raise ValueError(
+                "cu_seqlens must be int32 or int64 [B + 1], got "
+                f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
+            )
+        if cu_seqlens.device != input_ids.device:
+            raise ValueError(
+                f"cu_seqlens is on {cu_seqlens.device}, input_ids on {input_ids.device}"
+            )
+        if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_cu_seqlens(cu_seqlens, input_ids.numel())
+    check_like("attention_mask", attention_mask, input_ids)
+
+
+def check_cu_seqlens(cu_seqlens: Tensor, n: int) -> None:
+    """The values of ``cu_seqlens``: from 0 up to n, never falling. Reads them, so CPU only."""
+    if cu_seqlens[0] != 0 or cu_seqlens[-1] != n or (cu_seqlens.diff() < 0).any():
+        raise ValueError(
+            f"cu_seqlens must rise from 0 to {n} (input_ids.numel()), got {cu_seqlens.tolist()}"
+        )
+
+
+def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
+    """``tensor`` must have the shape and the device of ``input_ids``."""
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.shape != input_ids.shape:
+        raise ValueError(
+            f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
+            f"got {tuple(tensor.shape)}"
+        )
+    if tensor.device != input_ids.device:
+        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
+
+
+@torch.library.custom_op("maskkernels::hash_rows", mutates_args=(), device_types="cpu")
+def _hash_rows(
+    input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
+) -> Tensor:
+    from maskkernels.rng import _numba
+
+    return _numba.hash_rows(input_ids, cu_seqlens, attention_mask)
+
+
+@_hash_rows.register_kernel("cuda")
+def _(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+    from maskkernels.rng import _triton
+
+    return _triton.hash_rows(input_ids, cu_seqlens, attention_mask)
+
+
+@_hash_rows.register_fake
+def _(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+    samples = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return input_ids.new_empty(samples, dtype=torch.int64)
+
+
+@torch.library.custom_op("maskkernels::random_words", mutates_args=(), device_types="cpu")
+def _random_words(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
+    from maskkernels.rng import _numba
+
+    return _numba.random_words(sample_ids, index, seed, epoch, stream)
+
+
+@_random_words.register_kernel("cuda")
+def _(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
+    from maskkernels.rng import _triton
+
+    return _triton.random_words(sample_ids, index, seed, epoch, stream)
+
+
+@_random_words.register_fake
+def _(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
+    return torch.empty_like(index, memory_format=torch.contiguous_format)
+
+
+def hash_rows(
+    input_ids: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Hash each sample's tokens: the default sample id, equal however the sample is padded.
+
+    h = splitmix64(sum over positions i of splitmix64((i << 32) | token_i)) modulo 2^64, over the
+    real tokens, special tokens included; positions count from the first real one.
+
+    Args:
+        input_ids: [B, T], or flat [N] with ``cu_seqlens``; int32 or int64, any strides.
+        cu_seqlens: [B + 1], int32 or int64: sample b is input_ids[cu_seqlens[b]:cu_seqlens[b + 1]].
+        attention_mask: like input_ids; non-zero where the token is real. None: all are.
+        backend: "auto", "reference", "numba" or "triton".
+
+    Returns:
+        int64 [B], the bits of the unsigned 64-bit hash.
+
+    Raises:
+        TypeError, ValueError: a dtype, shape, device or backend that does not fit.
+    """
+    check_ids(input_ids, cu_seqlens, attention_mask)
+    if resolve(backend, input_ids.device) == "reference":
+        return reference.hash_rows(input_ids, cu_seqlens, attention_mask)
+    return _hash_rows(input_ids, cu_seqlens, attention_mask)
+
+
+def random_words(
+    sample_ids: Tensor,
+    index: Tensor,
+    *,
+    seed: int,
+    epoch: int = 0,
+    stream: int = 0,
+    backend: str = "auto",
+) -> Tensor:
+    """The 32-bit random word of each (seed, epoch, stream, sample id, index).
+
+    Philox4x32-10 with the seed as key (low word, high word) and the counter
+    (index // 4, sample id low, sample id high, (epoch mod 2^24) << 8 | stream); the draw is output
+    word index % 4. Streams: 0 decision, 1 replacement id, 2 unit decision.
+
+    Args:
+        sample_ids: int64, the bits of unsigned 64-bit ids; broadcast against ``index``.
+        index: int64, in [0, 2^34).
+        seed: in [0, 2^64).
+        epoch: non-negative; taken modulo 2^24.
+        stream: in [0, 256).
+        backend: "auto", "reference", "numba" or "triton".
+
+    Returns:
+        int64 of the broadcast shape, each in [0, 2^32).
+
+    Raises:
+        TypeError, ValueError: a dtype, range or backend that does not fit.
+    """
+    for name, tensor in (("sample_ids", sample_ids), ("index", index)):
+        if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
+            raise TypeError(f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}")
+    if sample_ids.device != index.device:
+        raise ValueError(f"sample_ids is on {sample_ids.device}, index on {index.device}")
+    if not 0 <= stream < 256:
+        raise ValueError(f"stream must be in [0, 256), got {stream}")
+    epoch = epoch_bits(epoch)
+    sample_ids, index = torch.broadcast_tensors(sample_ids, index)
+    run = reference.random_words if resolve(backend, index.device) == "reference" else _random_words
+    words = run(sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch, stream)
+    return words.view(index.shape)
+
+
+def epoch_bits(epoch: int) -> int:
+    """The epoch modulo 2^24, as the contract takes it.
+
+    Raises:
+        TypeError: epoch is not an integer.
+        ValueError: epoch is negative.
+    """
+    if isinstance(epoch, bool) or not isinstance(epoch, int):
+        raise TypeError(f"epoch must be an int, got {type(epoch).__name__}")
+    if epoch < 0:
+        raise ValueError(f"epoch must not be negative, got {epoch}")
+    return epoch % (1 << 24)
