@@ -1,0 +1,277 @@
+"""The masking op: check the inputs, choose a backend, compute."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from maskkernels.backend import resolve
+from maskkernels.mask import reference
+from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
+from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits
+
+
+class MaskedTokens(NamedTuple):
+    """A masked batch.
+
+    Attributes:
+        input_ids: what the model sees; shape and dtype of the input, contiguous.
+        labels: the original id where a token is to be predicted, ``ignore_index`` elsewhere.
+        count: int64 [], the number of predicted tokens, on the device of the input; None unless
+            ``capacity`` was given.
+        positions: int64 [capacity], indices of the predicted tokens into
+            ``input_ids.reshape(-1)``, ascending, then -1; None unless ``capacity`` was given.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    count: Tensor | None = None
+    positions: Tensor | None = None
+
+
+@torch.library.custom_op("maskkernels::mask_tokens", mutates_args=(), device_types="cpu")
+def _mask_tokens(
+    input_ids: Tensor,
+    sample_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    attention_mask: Tensor | None,
+    special_tokens_mask: Tensor | None,
+    maskable: Tensor | None,
+    replacement_ids: Tensor | None,
+    units: Tensor | None,
+    rates: Tensor | None,
+    seed: int,
+    epoch: int,
+    mask_token_id: int,
+    vocab_size: int,
+    rate: float,
+    mask_share: float,
+    random_share: float,
+    budget: bool,
+    at_least_one: bool,
+    per_unit: bool,
+    ignore_index: int,
+    capacity: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from maskkernels.mask import _numba
+
+    return _numba.mask_tokens(
+        input_ids, sample_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable,
+        replacement_ids, units, rates, seed, epoch, mask_token_id, vocab_size, rate, mask_share,
+        random_share, budget, at_least_one, per_unit, ignore_index, capacity,
+    )  # fmt: skip
+
+
+@_mask_tokens.register_kernel("cuda")
+def _(*args):
+    from maskkernels.mask import _triton
+
+    return _triton.mask_tokens(*args)
+
+
+@_mask_tokens.register_fake
+def _(input_ids, *args):
+    capacity = args[-1]
+    ids, labels = (
+        torch.empty_like(input_ids, memory_format=torch.contiguous_format) for _ in range(2)
+    )
+    count = input_ids.new_empty(() if capacity >= 0 else (0,), dtype=torch.int64)
+    return ids, labels, count, input_ids.new_empty(max(capacity, 0), dtype=torch.int64)
+
+
+def mask_tokens(
+    input_ids: Tensor,
+    policy: MaskingPolicy,
+    *,
+    seed: int,
+    epoch: int = 0,
+    sample_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    special_tokens_mask: Tensor | None = None,
+    maskable: Tensor | None = None,
+    replacement_ids: Tensor | None = None,
+    units: Tensor | None = None,
+    rates: Tensor | None = None,
+    unit_rates: Tensor | None = None,
+    capacity: int | None = None,
+    backend: str = "auto",
+) -> MaskedTokens:
+    """Mask tokens, or whole units of tokens, as a pure function of (seed, epoch, sample, position).
+
+    The plain formula, for one token with word r of stream 0 (``random_words``) and
+    T(p) = floor(p * 2^32): selected iff r < T(rate); becomes the mask token iff
+    r < T(rate * mask_share); random iff r < T(rate * (mask_share + random_share)); else kept. So a
+    higher rate only adds masks. A random id is replacement_ids[(w * n) >> 32] for word w of
+    stream 1. ``mask/reference.py`` states the rest.
+
+    Args:
+        input_ids: [B, T], or flat packed [N] with ``cu_seqlens``; int32 or int64, any strides. Never
+            written to.
+        policy: rates, shares, ids and the kind of selection.
+        seed: in [0, 2^64).
+        epoch: non-negative, taken modulo 2^24.
+        sample_ids: int64 [B], the identity of each sample. None: ``hash_rows`` of its content.
+        cu_seqlens: [B + 1], int32 or int64: sample b is input_ids[cu_seqlens[b]:cu_seqlens[b + 1]].
+        attention_mask: like input_ids; non-zero where the token is real. None: all are. Positions
+            count from a sample's first real token.
+        special_tokens_mask: like input_ids; non-zero where a token must not be masked. Takes the
+            place of ``maskable``.
+        maskable: bool [V], whether each id may be masked. None: every id may be.
+        replacement_ids: int32 or int64 [n], the ids a random replacement is drawn from. None: all of
+            [0, policy.vocab_size).
+        units: like input_ids, int32 or int64: the unit (word, span...) each token belongs to,
+            numbered from 0 in its sample; negative: never masked. Word u of stream 2 selects unit u.
+        rates: like input_ids, float: the rate at each token, in place of policy.rate. With
+            ``units``, a token is selected iff its unit's word is below its own rate.
+        unit_rates: float [B, U], with ``units``: the rate of each unit.
+        capacity: None, or how many positions to return; 0 returns the count alone.
+        backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
+
+    Returns:
+        MaskedTokens(input_ids, labels, count, positions).
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, by name; values (ids outside the
+            vocabulary, rates outside [0, 1], a broken cu_seqlens) are checked on the CPU only. On a
+            GPU, where looking at them would wait for the device, an id outside the table is never
+            masked, a NaN rate counts as 0 and others are clamped to [0, 1].
+    """
+    check_ids(input_ids, cu_seqlens, attention_mask)
+    if not isinstance(policy, MaskingPolicy):
+        raise TypeError(f"policy must be a MaskingPolicy, got {type(policy).__name__}")
+    samples = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
+    check_like("special_tokens_mask", special_tokens_mask, input_ids)
+    _check_vector("sample_ids", sample_ids, input_ids, (torch.int64,), samples)
+    _check_vector("maskable", maskable, input_ids, (torch.bool,), None)
+    integers = (torch.int32, torch.int64)
+    _check_vector("replacement_ids", replacement_ids, input_ids, integers, None)
+    _check_units(units, rates, unit_rates, input_ids, samples, policy)
+    if maskable is not None and maskable.numel() < policy.vocab_size:
+        raise ValueError(
+            f"maskable must have an entry for each of the {policy.vocab_size} ids "
+            f"(policy.vocab_size), got {maskable.numel()}"
+        )
+    if replacement_ids is not None and not 0 < replacement_ids.numel() < 1 << 31:
+        raise ValueError(f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}")
+    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int)):
+        raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
+    if capacity is not None and capacity < 0:
+        raise ValueError(f"capacity must not be negative, got {capacity}")
+    look = input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+    if look:
+        size = policy.vocab_size if maskable is None else maskable.numel()
+        _check_values(replacement_ids, size, rates, unit_rates)
+    if unit_rates is not None:
+        rates = _rates_of_units(unit_rates, units, cu_seqlens)
+    run = _mask_tokens
+    if resolve(backend, input_ids.device) == "reference":
+        run = reference.mask_tokens
+        if look:  # the Numba kernel looks at the ids as it goes
+            _check_vocabulary(input_ids, attention_mask, size)
+    ids, labels, count, positions = run(
+        input_ids, sample_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable,
+        replacement_ids, units, rates, seed_bits(seed), epoch_bits(epoch), policy.mask_token_id,
+        policy.vocab_size, float(policy.rate), float(policy.mask_share),
+        float(policy.random_share), policy.selection == "budget", policy.at_least_one,
+        policy.replacement == "unit", policy.ignore_index, -1 if capacity is None else capacity,
+    )  # fmt: skip
+    if capacity is None:
+        return MaskedTokens(ids, labels)
+    return MaskedTokens(ids, labels, count, positions)
+
+
+def _check_vector(
+    name: str,
+    tensor: Tensor | None,
+    input_ids: Tensor,
+    dtypes: tuple[torch.dtype, ...],
+    length: int | None,
+) -> None:
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"{name} must be a tensor of {' or '.join(map(str, dtypes))}, got {got}")
+    if tensor.dim() != 1 or length not in (None, tensor.numel()):
+        raise ValueError(
+            f"{name} must have shape [{'n' if length is None else length}], "
+            f"got {tuple(tensor.shape)}"
+        )
+    if tensor.device != input_ids.device:
+        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
+
+
+def _check_units(
+    units: Tensor | None,
+    rates: Tensor | None,
+    unit_rates: Tensor | None,
+    input_ids: Tensor,
+    samples: int,
+    policy: MaskingPolicy,
+) -> None:
+    check_like("units", units, input_ids)
+    if units is not None and units.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"units must be int32 or int64, got {units.dtype}")
+    check_like("rates", rates, input_ids)
+    for name, given in (("rates", rates), ("unit_rates", unit_rates)):
+        if given is None:
+            continue
+        if not isinstance(given, Tensor) or not given.dtype.is_floating_point:
+            got = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            raise TypeError(f"{name} must be a float tensor, got {got}")
+        if policy.selection == "budget":
+            raise ValueError(f"{name} does not go with selection='budget', which takes one rate")
+    if unit_rates is None:
+        return
+    if units is None or rates is not None:
+        raise ValueError("unit_rates goes with units and without rates")
+    if unit_rates.dim() != 2 or unit_rates.shape[0] != samples or unit_rates.shape[1] == 0:
+        raise ValueError(f"unit_rates must be [{samples}, U], got {tuple(unit_rates.shape)}")
+    if unit_rates.device != input_ids.device:
+        raise ValueError(f"unit_rates is on {unit_rates.device}, input_ids on {input_ids.device}")
+    if units.device.type == "cpu" and not torch.compiler.is_compiling() and units.numel():
+        highest = int(units.max())
+        if highest >= unit_rates.shape[1]:
+            raise ValueError(
+                f"units go up to {highest}, unit_rates has columns for {unit_rates.shape[1]}"
+            )
+
+
+def _check_values(
+    replacement_ids: Tensor | None, size: int, rates: Tensor | None, unit_rates: Tensor | None
+) -> None:
+    """Look at the values of CPU tensors."""
+    if replacement_ids is not None:
+        low, high = int(replacement_ids.min()), int(replacement_ids.max())
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"replacement_ids go from {low} to {high}, outside the vocabulary [0, {size})"
+            )
+    for name, given in (("rates", rates), ("unit_rates", unit_rates)):
+        if given is not None and not ((given >= 0) & (given <= 1)).all():
+            raise ValueError(f"{name} must be between 0 and 1, NaN excluded")
+
+
+def _check_vocabulary(input_ids: Tensor, attention_mask: Tensor | None, size: int) -> None:
+    """Every real token's id is in [0, size)."""
+    outside = (input_ids < 0) | (input_ids >= size)
+    if attention_mask is not None:
+        outside &= attention_mask != 0
+    if outside.any():
+        raise outside_vocabulary(input_ids, int(outside.reshape(-1).long().argmax()), size)
+
+
+def _rates_of_units(unit_rates: Tensor, units: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+    """The rate of each token's unit, shaped like ``units``; 0 for a token without a unit."""
+    if units is None:  # _check_units has refused this; the type checker cannot know
+        raise ValueError("unit_rates goes with units")
+    inside = (units >= 0) & (units < unit_rates.shape[1])
+    column = torch.where(inside, units, 0).long()
+    if cu_seqlens is None:
+        picked = unit_rates.gather(1, column)
+    else:
+        token = torch.arange(units.numel(), device=units.device)
+        sample = torch.searchsorted(cu_seqlens.long(), token, right=True) - 1
+        picked = unit_rates[sample.clamp(0, unit_rates.shape[0] - 1), column]
+    return torch.where(inside, picked, torch.zeros_like(picked))

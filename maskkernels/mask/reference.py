@@ -1,0 +1,166 @@
+"""Masking in plain torch. This file is the specification of every masking kernel."""
+
+import torch
+from torch import Tensor
+
+from maskkernels.mask.policy import thresholds
+from maskkernels.rng import reference as rng
+
+DECISION, REPLACEMENT, UNIT = 0, 1, 2  # streams of the random contract
+NEVER = 1 << 32  # above every word
+NONE, MASK, RANDOM, KEEP = 0, 1, 2, 3  # what happens to a token
+
+
+def mask_tokens(
+    input_ids: Tensor,
+    sample_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    attention_mask: Tensor | None,
+    special_tokens_mask: Tensor | None,
+    maskable: Tensor | None,
+    replacement_ids: Tensor | None,
+    units: Tensor | None,
+    rates: Tensor | None,
+    seed: int,
+    epoch: int,
+    mask_token_id: int,
+    vocab_size: int,
+    rate: float,
+    mask_share: float,
+    random_share: float,
+    budget: bool,
+    at_least_one: bool,
+    per_unit: bool,
+    ignore_index: int,
+    capacity: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(input_ids, labels, count, positions); see ``api.mask_tokens`` for every argument.
+
+    ``capacity`` -1 asks for neither count nor positions: both come back empty.
+    """
+    if sample_ids is None:
+        sample_ids = rng.hash_rows(input_ids, cu_seqlens, attention_mask)
+    samples, sample, position, real = rng.layout(input_ids, cu_seqlens, attention_mask)
+    ids = input_ids.reshape(-1)
+    eligible = real & may_mask(ids, special_tokens_mask, maskable)
+    unit = None if units is None else units.reshape(-1).long()
+    if unit is not None:
+        eligible = eligible & (unit >= 0)
+    key = torch.cat([sample_ids, sample_ids.new_zeros(1)])[sample]
+
+    def word(stream: int, index: Tensor) -> Tensor:
+        return rng.random_words(key, index.clamp(0), seed, epoch, stream)
+
+    select = word(DECISION, position) if unit is None else word(UNIT, unit)
+    pick = select  # one word both selects a token and picks what stands in its place
+    shares: tuple[int | Tensor, ...] = thresholds(1.0, mask_share, random_share)
+    if unit is not None:
+        pick = word(DECISION, unit if per_unit else position)
+    if budget:
+        rank, eligible_count = rank_within(sample, samples, select, position, unit, eligible)
+        k = (eligible_count * thresholds(rate, 1.0, 0.0)[0] + (1 << 31)) >> 32
+        if at_least_one:
+            k = torch.maximum(k, eligible_count.clamp(max=1))
+        selected = eligible & (rank < k[sample])
+        if unit is None or per_unit:
+            pick = rank
+            shares = tuple(((k * share + (1 << 31)) >> 32)[sample] for share in shares)
+    elif rates is None:
+        selected = eligible & (select < thresholds(rate, 1.0, 0.0)[0])
+        if unit is None:
+            shares = thresholds(rate, mask_share, random_share)
+    else:
+        p = rates.reshape(-1).double().nan_to_num(0.0).clamp(0.0, 1.0)
+        selected = eligible & (select < threshold_of(p))
+        if unit is None:
+            mixed = min(mask_share + random_share, 1.0)
+            shares = (threshold_of(p), threshold_of(p * mask_share), threshold_of(p * mixed))
+    action = torch.where(pick < shares[1], MASK, torch.where(pick < shares[2], RANDOM, KEEP))
+    action = torch.where(selected, action, NONE)
+
+    new = word(REPLACEMENT, position)
+    if replacement_ids is None:
+        new = (new * vocab_size) >> 32
+    else:
+        new = replacement_ids.long()[(new * replacement_ids.numel()) >> 32]
+    masked = torch.where(action == MASK, mask_token_id, torch.where(action == RANDOM, new, ids))
+    labels = torch.where(action == NONE, ignore_index, ids)
+    count, positions = predicted(action != NONE, capacity)
+    shape, dtype = input_ids.shape, input_ids.dtype
+    return masked.to(dtype).view(shape), labels.to(dtype).view(shape), count, positions
+
+
+def may_mask(ids: Tensor, special_tokens_mask: Tensor | None, maskable: Tensor | None) -> Tensor:
+    """Bool [N]: the token is not special. An id outside the table may not be masked."""
+    if special_tokens_mask is not None:
+        return special_tokens_mask.reshape(-1) == 0
+    if maskable is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    inside = (ids >= 0) & (ids < maskable.numel())
+    return inside & maskable[torch.where(inside, ids, 0).long()]
+
+
+def threshold_of(p: Tensor) -> Tensor:
+    """floor(p * 2^32) of float64 probabilities, as int64."""
+    return (p * 4294967296.0).floor().long()
+
+
+def leaders(sample: Tensor, position: Tensor, unit: Tensor | None, eligible: Tensor) -> Tensor:
+    """Int64 [N]: the position of the first eligible token of each token's unit.
+
+    That token alone stands for the unit when units are counted and ranked. Without units every
+    token leads itself. Undefined where not eligible.
+    """
+    if unit is None:
+        return position
+    n = unit.numel()
+    by_unit = torch.argsort(torch.where(eligible, unit, -1), stable=True)
+    order = by_unit[torch.argsort(sample[by_unit], stable=True)]  # by sample, unit, position
+    s, u, e = sample[order], unit[order], eligible[order]
+    new = torch.ones(n, dtype=torch.bool, device=unit.device)
+    new[1:] = (s[1:] != s[:-1]) | (u[1:] != u[:-1]) | ~e[:-1]
+    start = torch.cummax(torch.where(new, torch.arange(n, device=unit.device), 0), 0).values
+    return torch.empty_like(position).scatter_(0, order, position[order[start]])
+
+
+def rank_within(
+    sample: Tensor,
+    samples: int,
+    select: Tensor,
+    position: Tensor,
+    unit: Tensor | None,
+    eligible: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(rank [N], eligible count [samples + 1]) of tokens, or of units through their leaders.
+
+    Rank 0 has the smallest word of its sample; ties go to the lower position. All tokens of a unit
+    share its rank.
+    """
+    leader = leaders(sample, position, unit, eligible)
+    leads = eligible & (leader == position)
+    order = torch.argsort(torch.where(leads, select, NEVER), stable=True)
+    order = order[torch.argsort(sample[order], stable=True)]
+    size = torch.zeros(samples + 1, dtype=torch.int64, device=sample.device)
+    begin = size.scatter_add(0, sample, torch.ones_like(sample)).cumsum(0).roll(1)
+    begin[0] = 0
+    place = torch.arange(sample.numel(), device=sample.device)
+    rank = torch.empty_like(sample).scatter_(0, order, place - begin[sample[order]])
+    if unit is not None:  # the tokens of a sample are contiguous: find each leader's flat index
+        at = torch.where(eligible, place - position + leader, place)
+        rank = rank[at]
+    return rank, size.scatter_add(0, sample, leads.long())
+
+
+def predicted(selected: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """(count [], positions [capacity]): how many tokens are selected, and the flat index of each.
+
+    Positions ascend and end in -1; past the capacity they are dropped, while the count is whole.
+    """
+    if capacity < 0:
+        return selected.new_empty(0, dtype=torch.int64), selected.new_empty(0, dtype=torch.int64)
+    before = selected.long().cumsum(0)
+    slot = torch.where(selected & (before <= capacity), before - 1, capacity)
+    positions = torch.full((capacity + 1,), -1, dtype=torch.int64, device=selected.device)
+    flat = torch.arange(selected.numel(), device=selected.device)
+    positions = positions.scatter_(0, slot, torch.where(slot < capacity, flat, -1))
+    return selected.sum(), positions[:capacity].clone()

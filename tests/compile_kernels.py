@@ -1,0 +1,109 @@
+"""Compile every Triton kernel for four GPU architectures, on a machine that needs none of them.
+
+    python -m tests.compile_kernels
+
+Prints registers, spills and shared memory where the compiler tells; exits with 1 if any kernel
+does not compile.
+"""
+
+import importlib
+import itertools
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+import maskkernels
+
+TARGETS = [
+    GPUTarget("cuda", 80, 32),
+    GPUTarget("cuda", 90, 32),
+    GPUTarget("cuda", 100, 32),
+    GPUTarget("hip", "gfx942", 64),
+]
+POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
+    "ids": "i64", "sample": "i32", "sample_ids": "i64", "first": "i64", "real": "u8",
+    "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "thresholds": "i64",
+    "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
+    "out": "i64", "labels": "i64",
+}  # fmt: skip
+OVERRIDES = {"_random_words": {"sample": "i64"}}  # sample ids there, sample numbers elsewhere
+INT32 = {"ids": "i32", "out": "i32", "labels": "i32"}
+
+
+def kernels() -> Iterator[JITFunction]:
+    """Every kernel: a jitted function with pointer arguments that stores something."""
+    for module in pkgutil.walk_packages(maskkernels.__path__, "maskkernels."):
+        if module.name.endswith("._triton"):
+            for value in vars(importlib.import_module(module.name)).values():
+                is_own = isinstance(value, JITFunction) and value.module == module.name
+                if is_own and "tl.store" in value.src:
+                    yield value
+
+
+def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
+    """(signature, constexprs) for all flags off, each alone, all on, and int32 ids."""
+    flags = [p.name for p in kernel.params if p.is_constexpr and p.name != "BLOCK"]
+    settings = [frozenset(), *(frozenset({flag}) for flag in flags), frozenset(flags)]
+    narrow = [{}, INT32] if kernel.__name__ == "_mask_tokens" else [{}]
+    for on, dtypes in itertools.product(dict.fromkeys(settings), narrow):
+        types = POINTERS | OVERRIDES.get(kernel.__name__, {}) | dtypes
+        signature, constants = {}, {}
+        for p in kernel.params:
+            if p.is_constexpr:
+                signature[p.name] = "constexpr"
+                constants[p.name] = 512 if p.name == "BLOCK" else p.name in on
+            elif p.name.endswith("_ptr"):
+                signature[p.name] = "*" + types[p.name.removesuffix("_ptr")]
+            else:
+                signature[p.name] = p.annotation_type
+        yield signature, constants
+
+
+def resources(cubin: bytes) -> str:
+    """Registers and spilled bytes, from the cuobjdump that Triton ships with."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True)
+    return " ".join(re.findall(r"(?:REG|STACK|LOCAL|SHARED):\d+", run.stdout + run.stderr))
+
+
+def registers(usage: str) -> int:
+    """The register count in what ``resources`` prints."""
+    found = re.search(r"REG:(\d+)", usage)
+    return int(found[1]) if found else 0
+
+
+def main() -> int:
+    passed, failed = 0, 0
+    for kernel in kernels():
+        for target in TARGETS:
+            worst = ""
+            for signature, constants in variants(kernel):
+                try:
+                    source = ASTSource(kernel, signature, constexprs=constants)
+                    compiled = triton.compile(source, target=target, options={"num_warps": 4})
+                    passed += 1
+                except Exception as error:
+                    failed += 1
+                    print(f"FAILED {kernel.__name__} {target} {constants}: {error}")
+                    continue
+                if "cubin" in compiled.asm:
+                    worst = max(worst, resources(compiled.asm["cubin"]), key=registers)
+            print(f"{kernel.module}.{kernel.__name__} {target.backend}:{target.arch} {worst}")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
