@@ -208,7 +208,9 @@ def _mask_rows(
                 elif action[t] == RANDOM:
                     w = word(t - first, sample, epoch_word | np.uint32(1), seed)
                     if replacement_ids.size:
-                        token = replacement_ids[(w * np.uint64(replacement_ids.size)) >> np.uint64(32)]
+                        token = replacement_ids[
+                            (w * np.uint64(replacement_ids.size)) >> np.uint64(32)
+                        ]
                     else:
                         token = (w * np.uint64(vocab_size)) >> np.uint64(32)
             out[begin + t] = token
@@ -271,4 +273,9 @@ def mask_tokens(
     )
     if bad >= 0:
         raise outside_vocabulary(input_ids, bad, size)
-    return masked, labels, torch.tensor(count) if capacity >= 0 else torch.empty(0, dtype=torch.int64), positions
+    return (
+        masked,
+        labels,
+        torch.tensor(count) if capacity >= 0 else torch.empty(0, dtype=torch.int64),
+        positions,
+    )

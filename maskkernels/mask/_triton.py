@@ -18,9 +18,7 @@ _NO_KEY = tl.constexpr((1 << 63) - 1)
 
 
 @triton.jit
-def _place(
-    offs, ok, sample_ptr, sample_ids_ptr, first_ptr, length, samples, PACKED: tl.constexpr
-):
+def _place(offs, ok, sample_ptr, sample_ids_ptr, first_ptr, length, samples, PACKED: tl.constexpr):
     """(sample number inside the batch or 0, inside, sample id, position) of flat tokens."""
     if PACKED:
         b = tl.load(sample_ptr + offs, mask=ok, other=0).to(tl.int64)

@@ -153,7 +153,9 @@ def mask_tokens(
             f"(policy.vocab_size), got {maskable.numel()}"
         )
     if replacement_ids is not None and not 0 < replacement_ids.numel() < 1 << 31:
-        raise ValueError(f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}")
+        raise ValueError(
+            f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}"
+        )
     if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int)):
         raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
     if capacity is not None and capacity < 0:

@@ -193,7 +193,9 @@ def random_words(
     """
     for name, tensor in (("sample_ids", sample_ids), ("index", index)):
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
-            raise TypeError(f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}")
+            raise TypeError(
+                f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}"
+            )
     if sample_ids.device != index.device:
         raise ValueError(f"sample_ids is on {sample_ids.device}, index on {index.device}")
     if not 0 <= stream < 256:
