@@ -148,7 +148,7 @@ def _leaders(action, first, units):
                     last, at = units[t], t
                 leaders[t] = at
         return leaders
-    seen = dict()
+    seen = {np.int64(-1): -1}
     for t in range(first, units.size):
         if action[t] != NONE:
             if units[t] not in seen:

@@ -65,7 +65,7 @@ def _keys(
     """
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = offs < n
-    b, inside, sample, position = _place(
+    _, inside, sample, position = _place(
         offs, ok, sample_ptr, sample_ids_ptr, first_ptr, length, samples, PACKED
     )
     ids = tl.load(ids_ptr + offs, mask=ok, other=0).to(tl.int64)

@@ -1,5 +1,6 @@
 """The masking op: check the inputs, choose a backend, compute."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ class MaskedTokens(NamedTuple):
 
     input_ids: Tensor
     labels: Tensor
-    count: Tensor | None = None
+    count: Tensor | None = None  # type: ignore[assignment]  # in place of tuple.count
     positions: Tensor | None = None
 
 
@@ -106,8 +107,8 @@ def mask_tokens(
     stream 1. ``mask/reference.py`` states the rest.
 
     Args:
-        input_ids: [B, T], or flat packed [N] with ``cu_seqlens``; int32 or int64, any strides. Never
-            written to.
+        input_ids: [B, T], or flat packed [N] with ``cu_seqlens``; int32 or int64, any strides.
+            Never written to.
         policy: rates, shares, ids and the kind of selection.
         seed: in [0, 2^64).
         epoch: non-negative, taken modulo 2^24.
@@ -118,10 +119,11 @@ def mask_tokens(
         special_tokens_mask: like input_ids; non-zero where a token must not be masked. Takes the
             place of ``maskable``.
         maskable: bool [V], whether each id may be masked. None: every id may be.
-        replacement_ids: int32 or int64 [n], the ids a random replacement is drawn from. None: all of
-            [0, policy.vocab_size).
+        replacement_ids: int32 or int64 [n], the ids a random replacement is drawn from. None: all
+            of [0, policy.vocab_size).
         units: like input_ids, int32 or int64: the unit (word, span...) each token belongs to,
-            numbered from 0 in its sample; negative: never masked. Word u of stream 2 selects unit u.
+            numbered from 0 in its sample; negative: never masked. Word u of stream 2 selects
+            unit u.
         rates: like input_ids, float: the rate at each token, in place of policy.rate. With
             ``units``, a token is selected iff its unit's word is below its own rate.
         unit_rates: float [B, U], with ``units``: the rate of each unit.
@@ -166,7 +168,7 @@ def mask_tokens(
         _check_values(replacement_ids, size, rates, unit_rates)
     if unit_rates is not None:
         rates = _rates_of_units(unit_rates, units, cu_seqlens)
-    run = _mask_tokens
+    run: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _mask_tokens
     if resolve(backend, input_ids.device) == "reference":
         run = reference.mask_tokens
         if look:  # the Numba kernel looks at the ids as it goes

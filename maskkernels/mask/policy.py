@@ -1,7 +1,6 @@
 """What to do with tokens that may be masked: how many, and what stands in their place."""
 
 from dataclasses import dataclass
-from numbers import Real
 
 from torch import Tensor
 
@@ -52,7 +51,7 @@ class MaskingPolicy:
                 raise TypeError(f"{name} must be an int, got {type(value).__name__}")
         for name in ("rate", "mask_share", "random_share"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real):
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 raise TypeError(f"{name} must be a number, got {type(value).__name__}")
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")

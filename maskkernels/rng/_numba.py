@@ -58,7 +58,7 @@ def splitmix64(x):
 
 @nb.njit(inline="always")
 def hash_row(ids, real, first):
-    """Content hash of one row: ``ids`` [T], ``real`` [T] or empty, ``first`` the first real column."""
+    """Content hash of a row: ``ids`` [T], ``real`` [T] or empty, from its first real column."""
     total = np.uint64(0)
     for t in range(first, ids.size):
         if real.size == 0 or real[t]:

@@ -1,0 +1,21 @@
+"""Run every CPU benchmark, or the named ones: ``python -m benchmarks [mask]``."""
+
+import sys
+
+from benchmarks import bench_mask
+
+BENCHMARKS = {"mask": bench_mask.main}
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(BENCHMARKS)
+    if unknown := set(names) - set(BENCHMARKS):
+        print(f"unknown benchmark {sorted(unknown)}; there are {sorted(BENCHMARKS)}")
+        return 2
+    for name in names:
+        BENCHMARKS[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Trainer glue: the collator learns the epoch, and evaluation sees the same masks every time."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+from maskft.collator import DataCollatorForLanguageModeling
+
+_LOADERS = ("get_eval_dataloader", "get_test_dataloader")
+
+
+class MaskingCallback(TrainerCallback):
+    """Tell a collator the epoch at the beginning of each, a resumed one included.
+
+    Args:
+        collator: whatever has ``set_epoch``. Workers see the change, persistent ones too.
+    """
+
+    def __init__(self, collator: DataCollatorForLanguageModeling) -> None:
+        self.collator = collator
+        self._epoch = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # state.epoch is a fraction of max_steps for a dataset without length: count from here on.
+        self._epoch = int(state.epoch or 0)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.collator.set_epoch(self._epoch)
+        self._epoch += 1
+
+
+def attach(trainer: Trainer) -> Trainer:
+    """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
+
+    Acts on this one object, which it returns; ``detach`` undoes it. Two evaluations of one model
+    then agree to the last digit. The collator's sample-id column, if it has one, is kept where
+    Trainer would drop it (``remove_unused_columns``).
+
+    Raises:
+        TypeError: the trainer's collator is not maskft's.
+        ValueError: the trainer is attached already.
+    """
+    collator = trainer.data_collator
+    if not isinstance(collator, DataCollatorForLanguageModeling):
+        raise TypeError(
+            "attach needs a Trainer whose data_collator is a "
+            f"maskft.DataCollatorForLanguageModeling, got {type(collator).__name__}"
+        )
+    if any(name in vars(trainer) for name in _LOADERS):
+        raise ValueError("this trainer is attached already; detach(trainer) undoes it")
+    trainer.add_callback(MaskingCallback(collator))
+    for name in _LOADERS:
+        setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
+    if collator.sample_id_column is not None:
+        trainer._set_signature_columns_if_needed()
+        trainer._signature_columns.append(collator.sample_id_column)
+    return trainer
+
+
+def detach(trainer: Trainer) -> Trainer:
+    """Undo ``attach``; a trainer that is not attached stays as it is."""
+    trainer.remove_callback(MaskingCallback)
+    for name in _LOADERS:
+        vars(trainer).pop(name, None)
+    trainer._signature_columns = None  # Trainer works them out anew
+    return trainer
+
+
+def _with_fixed_masks(trainer: Trainer, build: Callable[..., Any]) -> Callable[..., Any]:
+    """``build`` a loader while the trainer's collator is its evaluation copy."""
+
+    @wraps(build)
+    def get_dataloader(*args: Any, **kwargs: Any) -> Any:
+        kept = trainer.data_collator
+        trainer.data_collator = kept.for_evaluation()
+        try:
+            return build(*args, **kwargs)
+        finally:
+            trainer.data_collator = kept
+
+    return get_dataloader
