@@ -1,0 +1,216 @@
+"""Text files or a dataset, to rows of token ids in three splits.
+
+The split rule: u = blake2b(text) / 2^64 of the UTF-8 bytes; a text is test if u < test_fraction,
+validation if u < test_fraction + validation_fraction, else train. It does not depend on the order
+or on the other texts, and equal texts land in the same split. A dataset that comes with validation
+or test splits keeps them; only those it lacks are taken from train.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+from maskft.cli import UsageError
+from maskft.config import DataArguments
+
+SPLITS = ("train", "validation", "test")
+_OTHER_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation"}
+_LOADERS = {
+    ".txt": "text",
+    ".text": "text",
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+
+
+def load_texts(args: DataArguments) -> dict[str, Dataset]:
+    """The texts of each split that is asked for, in one column named "text".
+
+    Raises:
+        UsageError: a file or column that cannot be read, or a split that comes out empty.
+    """
+    datasets.disable_progress_bars()
+    given = _from_folder(args) if args.dataset else {"train": _from_files(args)}
+    given = {name: split.filter(_has_text, input_columns="text") for name, split in given.items()}
+    shares = {"test": args.test_fraction, "validation": args.validation_fraction}
+    shares = {name: 0.0 if name in given else share for name, share in shares.items()}
+    if any(shares.values()):
+        train = given["train"]
+        names = [split_of(text, shares["test"], shares["validation"]) for text in train["text"]]
+        for name in SPLITS:
+            if name == "train" or shares[name]:
+                given[name] = train.select([i for i, n in enumerate(names) if n == name])
+    for name, split in given.items():
+        if not len(split):
+            total = sum(len(s) for s in given.values())
+            raise UsageError(
+                f"the {name} split is empty: there are {total} texts in all; give more text or "
+                "another --validation-fraction or --test-fraction (0 leaves a split out)"
+            )
+    return given
+
+
+def split_of(text: str, test_fraction: float, validation_fraction: float) -> str:
+    """The split a text belongs to; see the rule at the top of this file."""
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    u = int.from_bytes(digest, "big") / 2**64
+    if u < test_fraction:
+        return "test"
+    return "validation" if u < test_fraction + validation_fraction else "train"
+
+
+def row_length(tokenizer: Any, model_config: Any, asked: int | None) -> int:
+    """Tokens in a row: what was asked for, within what tokenizer and model can take, else 512."""
+    limits = [int(tokenizer.model_max_length)]
+    positions = getattr(model_config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        limits.append(positions)
+    limit = min(limits)
+    if asked is not None and asked > limit:
+        raise UsageError(f"--max-length {asked} is more than the model takes: {limit}")
+    return asked or min(limit, 512)
+
+
+def tokenize(texts: Dataset, tokenizer: Any, max_length: int) -> Dataset:
+    """Rows of at most ``max_length`` token ids; a longer text goes on in rows of its own."""
+
+    def rows(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        encoded = tokenizer(
+            batch["text"],
+            truncation=True,
+            max_length=max_length,
+            return_overflowing_tokens=tokenizer.is_fast,
+        )
+        return {k: encoded[k] for k in tokenizer.model_input_names if k in encoded}
+
+    return texts.map(rows, batched=True, remove_columns=texts.column_names)
+
+
+def _has_text(text: str) -> bool:
+    return bool(text.strip())
+
+
+def _from_folder(args: DataArguments) -> dict[str, Dataset]:
+    try:
+        loaded = load_from_disk(str(args.dataset))
+    except (OSError, ValueError, pyarrow.ArrowInvalid) as error:
+        raise UsageError(f"--dataset {args.dataset}: {_one_line(error)}") from None
+    given = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+    given = {_OTHER_NAMES.get(name, name): split for name, split in given.items()}
+    if "train" not in given:
+        raise UsageError(f"--dataset {args.dataset} has no train split; it has {sorted(given)}")
+    kept = {name: given[name] for name in SPLITS if name in given}
+    return {name: _text_only(split, str(args.dataset), args) for name, split in kept.items()}
+
+
+def _from_files(args: DataArguments) -> Dataset:
+    parts = []
+    for name in args.train_file:
+        path = Path(name)
+        loader = _LOADERS.get(path.suffix.lower())
+        if loader is None:
+            raise UsageError(f"{name}: expected a file that ends in {', '.join(_LOADERS)}")
+        if not path.is_file():
+            raise UsageError(f"{name}: no such file")
+        try:
+            _CHECKS[loader](path, args.text_column)
+        except OSError as error:
+            raise UsageError(f"{name}: {error.strerror or error}") from None
+        part = load_dataset(loader, data_files=str(path), split="train")
+        parts.append(_text_only(part, name, args))
+    return datasets.concatenate_datasets(parts)
+
+
+def _text_only(split: Dataset, name: str, args: DataArguments) -> Dataset:
+    column = args.text_column
+    if column not in split.column_names:
+        if args.train_file and split.column_names == ["text"]:
+            column = "text"  # a text file has one column, whatever the others are called
+        else:
+            raise _missing_column(name, column, split.column_names)
+    kind = str(split.features[column].dtype)
+    if kind not in ("string", "large_string"):
+        raise UsageError(f"{name}: column {column!r} holds {kind}, not text")
+    split = split.select_columns([column])
+    return split if column == "text" else split.rename_column(column, "text")
+
+
+def _missing_column(name: str, column: str, columns: Any) -> UsageError:
+    return UsageError(
+        f"{name}: no column {column!r}; there are {sorted(columns)} (--text-column names it)"
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line that is not blank; refuses what is not UTF-8."""
+    empty = True
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UsageError(
+                    f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
+                    f"{line[error.start]:#04x}); convert the file to UTF-8"
+                ) from None
+            if text.strip():
+                empty = False
+                yield number, text
+    if empty:
+        raise UsageError(f"{path}: the file is empty")
+
+
+def _check_text(path: Path, column: str) -> None:
+    for number, text in _lines(path):
+        if "\0" in text:
+            raise UsageError(f"{path}: line {number} has a NUL byte; this is no text file")
+
+
+def _check_json(path: Path, column: str) -> None:
+    for number, text in _lines(path):
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"{path}: line {number} is not JSON ({error.msg} at column {error.colno}); "
+                "expected one object a line"
+            ) from None
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}: line {number} is not a JSON object")
+        if column not in row:
+            raise _missing_column(f"{path}, line {number}", column, row)
+        if not isinstance(row[column], str):
+            raise UsageError(
+                f"{path}: line {number}: {column!r} holds {type(row[column]).__name__}, not text"
+            )
+
+
+def _check_parquet(path: Path, column: str) -> None:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names, rows = file.schema_arrow.names, file.metadata.num_rows
+    except pyarrow.ArrowInvalid as error:
+        raise UsageError(f"{path}: not a Parquet file ({_one_line(error)})") from None
+    if column not in names:
+        raise _missing_column(str(path), column, names)
+    if not rows:
+        raise UsageError(f"{path}: the file is empty")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+_CHECKS: dict[str, Callable[[Path, str], None]] = {
+    "text": _check_text,
+    "json": _check_json,
+    "parquet": _check_parquet,
+}

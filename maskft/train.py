@@ -1,0 +1,313 @@
+"""``maskft train``: masked fine-tuning, scored on held-out text before and after."""
+
+import errno
+import json
+import platform
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from rich.console import Console
+from rich.table import Table
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from maskft.cli import UsageError
+from maskft.config import (
+    DataArguments,
+    MaskingArguments,
+    ModelArguments,
+    TrainArguments,
+    parse,
+    say,
+)
+from maskft.data import load_texts, row_length, tokenize
+from maskft.evaluate import masked_scores, predicted_logits
+from maskft.models import load
+from maskft.trainer import attach
+
+HELD_OUT = ("validation", "test")
+
+
+class Interrupted(Exception):
+    """Training was interrupted; ``checkpoint`` holds its state."""
+
+    def __init__(self, checkpoint: str) -> None:
+        super().__init__(checkpoint)
+        self.checkpoint = checkpoint
+
+
+class PredictedRowsTrainer(Trainer):
+    """Decodes the predicted tokens alone and divides their loss by all of an update's.
+
+    Trainer believes that every model whose forward takes **kwargs divides its loss by
+    ``num_items_in_batch``. Most masked language models do not, and with gradient accumulation
+    their loss and gradients come out multiplied; computed here, 1x8, 2x4 and 8x1 agree.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # have Trainer count the update's predicted tokens
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if not model.training or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs)
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        predicted = labels != -100
+        count = predicted.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = F.cross_entropy(
+            predicted_logits(model, inputs, predicted),
+            labels[predicted],
+            reduction="sum",
+            label_smoothing=self.args.label_smoothing_factor,
+        ) / max(count, 1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # the ranks' gradients are averaged
+        return loss
+
+
+class Progress(TrainerCallback):
+    """A line at every log: step, epoch, loss, learning rate, real tokens a second, time left."""
+
+    def __init__(self) -> None:
+        self.tokens_per_second = 0.0
+        self._began = self._last = 0.0
+        self._first_step = self._first_tokens = self._tokens = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = self._last = time.perf_counter()
+        self._first_step, self._first_tokens = state.global_step, state.num_input_tokens_seen
+        self._tokens = self._first_tokens
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or "loss" not in (logs or {}):
+            return
+        now = time.perf_counter()
+        rate = (state.num_input_tokens_seen - self._tokens) / max(now - self._last, 1e-9)
+        whole = (now - self._began) / max(state.global_step - self._first_step, 1)
+        left = (state.max_steps - state.global_step) * whole
+        say(
+            f"step {state.global_step}/{state.max_steps}  epoch {state.epoch:.2f}  "
+            f"loss {float(logs['loss']):.4f}  lr {float(logs['learning_rate']):.2e}  "
+            f"{rate:,.0f} tokens/s  {int(left // 60)}:{int(left % 60):02d} left"
+        )
+        self._tokens, self._last = state.num_input_tokens_seen, now
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        seconds = time.perf_counter() - self._began
+        tokens = state.num_input_tokens_seen - self._first_tokens
+        self.tokens_per_second = tokens / max(seconds, 1e-9)
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        before = signal.getsignal(signal.SIGINT)
+
+        def ask(*_: Any) -> None:
+            self.asked = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, ask)  # forked workers inherit it, and so outlive a Ctrl-C
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+
+def train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    masking_args: MaskingArguments,
+    args: TrainArguments,
+) -> dict[str, Any]:
+    """Fine-tune a masked language model; returns what is also written to metrics.json.
+
+    The model, its tokenizer and metrics.json go to ``args.output_dir``, checkpoints below it.
+
+    Raises:
+        UsageError: something the user can mend, before any training where that is possible.
+        Interrupted: SIGINT arrived; a checkpoint was saved.
+    """
+    data_args.check()
+    output = _writable(args.output_dir)
+    resume = _checkpoint(args.resume_from_checkpoint, output)
+    set_seed(args.seed)  # a fresh head is the same every time
+    model, tokenizer = load(model_args.model, model_args.trust_remote_code)
+    collator = masking_args.collator(tokenizer, args.seed)
+    texts = load_texts(data_args)
+    length = row_length(tokenizer, model.config, data_args.max_length)
+    rows = {name: tokenize(split, tokenizer, length) for name, split in texts.items()}
+    say(
+        "  ".join(f"{name}: {len(texts[name]):,} texts, {len(rows[name]):,} rows" for name in texts)
+        + f"  of at most {length} tokens"
+    )
+    try:
+        collator([rows["train"][0]])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    progress, stop = Progress(), StopOnInterrupt()
+    args.disable_tqdm = True
+    args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
+    trainer = PredictedRowsTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        data_collator=collator,
+        processing_class=tokenizer,
+        callbacks=[progress, stop],
+    )
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    attach(trainer)
+    held_out = [name for name in HELD_OUT if name in rows]
+
+    def scores() -> dict[str, dict[str, float]]:
+        size = args.per_device_eval_batch_size
+        return {name: masked_scores(trainer.model, rows[name], collator, size) for name in held_out}
+
+    before = scores()
+    for name, score in before.items():
+        say(f"before training: {name} loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}")
+    with _disk_errors(output):
+        with stop.listening():
+            result = trainer.train(resume_from_checkpoint=resume)
+        if stop.asked:
+            raise Interrupted(get_last_checkpoint(str(output)) or str(output))
+        after = scores()
+        metrics = {
+            "before": before,
+            "after": after,
+            "train": {
+                "loss": result.training_loss,
+                "steps": trainer.state.global_step,
+                "tokens_per_second": progress.tokens_per_second,
+                "seconds": result.metrics["train_runtime"],
+            },
+            "texts": {name: len(split) for name, split in texts.items()},
+            "rows": {name: len(split) for name, split in rows.items()},
+            "max_length": length,
+            "seed": args.seed,
+            "model": asdict(model_args),
+            "data": asdict(data_args),
+            "masking": asdict(masking_args),
+            "learning_rate": args.learning_rate,
+            "batch_size": args.per_device_train_batch_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("maskkernels", "torch", "transformers", "numba")},
+        }
+        if trainer.is_world_process_zero():
+            (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        trainer.save_model(str(output))
+    return metrics
+
+
+def score_table(metrics: dict[str, Any]) -> Table:
+    """Held-out scores before and after, for a person."""
+    table = Table(title="masked tokens of held-out text")
+    for heading in ("split", "", "cross-entropy", "perplexity", "accuracy", "tokens"):
+        table.add_column(heading, justify="left" if heading in ("split", "") else "right")
+    for name in metrics["before"]:
+        for when in ("before", "after"):
+            score = metrics[when][name]
+            table.add_row(
+                name if when == "before" else "",
+                when,
+                f"{score['loss']:.4f}",
+                f"{score['perplexity']:,.1f}",
+                f"{score['accuracy']:.2%}",
+                f"{score['tokens']:,}",
+            )
+    return table
+
+
+def main(argv: list[str]) -> int:
+    kinds = (ModelArguments, DataArguments, MaskingArguments, TrainArguments)
+    parsed = parse("train", __doc__ or "", kinds, argv)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        metrics = train(*parsed)
+    except Interrupted as error:
+        say(
+            f"maskft train: interrupted; its state is in {error.checkpoint}. The same command with "
+            "--resume_from_checkpoint True goes on from there."
+        )
+        return 130
+    console = Console(width=None)
+    if metrics["before"]:
+        console.print(score_table(metrics))
+    output = parsed[-1].output_dir
+    console.print(f"model and metrics.json are in {output}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _writable(folder: str) -> Path:
+    """The output folder, made and tried before hours of training depend on it."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"maskft")
+            file.flush()
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
+    return path
+
+
+def _checkpoint(asked: Any, output: Path) -> str | None:
+    """The checkpoint to resume from: a folder, or the last one of the output folder for True."""
+    if asked is None or str(asked).lower() in ("false", "none"):
+        return None
+    if str(asked).lower() != "true":
+        if not (Path(asked) / "trainer_state.json").is_file():
+            raise UsageError(f"--resume_from_checkpoint {asked}: no checkpoint there")
+        return str(asked)
+    last = get_last_checkpoint(str(output))
+    if last is None:
+        raise UsageError(f"--resume_from_checkpoint: there is no checkpoint in {output}")
+    return last
+
+
+@contextmanager
+def _disk_errors(output: Path) -> Iterator[None]:
+    """A full disk is the user's to mend; safetensors reports it in an exception of its own."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
+        if not full:
+            raise
+        raise UsageError(
+            f"the disk of {output} is full; make room and resume with --resume_from_checkpoint True"
+        ) from error

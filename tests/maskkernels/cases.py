@@ -1,0 +1,87 @@
+"""Masking problems that all backends are compared on; imported by tests and by a subprocess."""
+
+import itertools
+
+import torch
+
+from maskkernels import MaskingPolicy
+
+V = 97
+SHAPES = ("right", "left", "full", "packed", "packed_gaps")
+
+
+def batch(kind, rows=4, length=13, seed=0):
+    """(input_ids, keyword arguments) of a layout; row 0 is all padding where there is padding."""
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, V, (rows, length), generator=g)
+    if kind == "full":
+        return ids, {}
+    if kind == "packed":
+        return ids.reshape(-1), {"cu_seqlens": torch.tensor([0, 3, 3, length, rows * length])}
+    keep = torch.zeros(rows, length, dtype=torch.int64)
+    for b in range(rows):
+        n = (b * length) // (rows - 1)
+        keep[b, :n] = 1
+    if kind == "left":
+        keep = keep.flip(1)
+    if kind == "packed_gaps":  # an attention mask with holes, over packed samples
+        keep = (torch.rand(rows * length, generator=g) < 0.7).long()
+        return ids.reshape(-1), {
+            "cu_seqlens": torch.tensor([0, 3, 3, length, rows * length], dtype=torch.int32),
+            "attention_mask": keep,
+        }
+    return ids, {"attention_mask": keep}
+
+
+def unit_tensor(kind, like):
+    """Units of three tokens with gaps, or numbers scattered over each row."""
+    g = torch.Generator().manual_seed(5)
+    if kind == "runs":
+        units = (torch.arange(like.numel()) % 13) // 3
+        units[::5] = -1
+        return units.view(like.shape)
+    return torch.randint(-1, 6, like.shape, generator=g)
+
+
+def cases(full=True):
+    """(name, input_ids, policy, keyword arguments)."""
+    g = torch.Generator().manual_seed(9)
+    table = torch.rand(V, generator=g) < 0.8
+    selections = [
+        {},
+        {"rate": 0.4, "mask_share": 0.5, "random_share": 0.3},
+        {"rate": 1.0, "mask_share": 0.0, "random_share": 1.0},
+        {"rate": 0.0},
+        {"selection": "budget", "rate": 0.4, "mask_share": 0.5, "random_share": 0.3},
+        {"selection": "budget", "rate": 0.02, "at_least_one": True},
+        {"selection": "budget", "rate": 1.0, "mask_share": 0.34, "random_share": 0.33},
+    ]
+    shapes = SHAPES if full else ("left", "packed_gaps")
+    units = (None, "runs", "scattered")
+    replacements = ("token", "unit")
+    kinds = itertools.product(shapes, selections, units, replacements, ("none", "table", "special"))
+    for n, (shape, options, unit, replacement, special) in enumerate(kinds):
+        if (unit is None and replacement == "unit") or (not full and n % 7):
+            continue
+        ids, arguments = batch(shape) if full else batch(shape, 2, 11)
+        arguments |= {"seed": (1 << 64) - 1 - n, "epoch": (1 << 24) - 2 + n % 4}
+        if special == "table":
+            arguments["maskable"] = table
+        if special == "special":
+            arguments["special_tokens_mask"] = (torch.rand(ids.shape, generator=g) < 0.3).long()
+        if unit is not None:
+            arguments["units"] = unit_tensor(unit, ids)
+        if n % 3 == 0:
+            ids = ids.int()
+        if n % 4 == 1:
+            arguments["replacement_ids"] = torch.tensor([5, 7, 11], dtype=torch.int64)
+        if n % 5 == 2:
+            count = ids.shape[0] if ids.dim() == 2 else arguments["cu_seqlens"].numel() - 1
+            arguments["sample_ids"] = torch.randint(
+                -(1 << 63), (1 << 63) - 1, (count,), generator=g
+            )
+        if n % 3 == 1 and options.get("selection") != "budget":
+            arguments["rates"] = torch.rand(ids.shape, generator=g, dtype=torch.float64)
+        arguments["capacity"] = (None, 0, 5, ids.numel() + 3)[n % 4]
+        policy = MaskingPolicy(3, V, replacement=replacement, **options)
+        yield f"{n}-{shape}-{options.get('selection', 'bernoulli')}-{unit}", ids, policy, arguments
