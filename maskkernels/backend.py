@@ -1,17 +1,12 @@
 """Which backend runs: the reference, Numba on the CPU, or Triton on the GPU."""
 
-from functools import cache
 from importlib.util import find_spec
 
 import torch
 
 BACKENDS = ("reference", "numba", "triton")
 _HOME = {"numba": "cpu", "triton": "cuda"}  # ROCm builds of torch call their device "cuda" too
-
-
-@cache
-def _installed(name: str) -> bool:
-    return find_spec(name) is not None
+_INSTALLED = {name: find_spec(name) is not None for name in _HOME}
 
 
 def why_not(name: str, device: torch.device) -> str | None:
@@ -20,7 +15,7 @@ def why_not(name: str, device: torch.device) -> str | None:
         return None
     if device.type != _HOME[name]:
         return f"tensors are on {device.type}; {name} runs on {_HOME[name]} tensors"
-    if not _installed(name):
+    if not _INSTALLED[name]:
         return f"{name} is not installed; pip install {name}"
     return None
 

@@ -1,0 +1,109 @@
+"""The ops as PyTorch sees them: opcheck, fullgraph compilation, fake tensors, light import."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import V, batch, cases
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import maskkernels  # noqa: F401  (registers the ops)
+from maskkernels import MaskingPolicy, hash_rows, mask_tokens, random_words
+
+IDS, ARGUMENTS = batch("right")
+POLICY = MaskingPolicy(3, V, rate=0.4)
+TAIL = (7, 1, 3, V, 0.4, 0.8, 0.1)
+
+
+@pytest.mark.parametrize("budget", [False, True])
+@pytest.mark.parametrize("capacity", [-1, 0, 6])
+def test_mask_tokens_passes_opcheck(budget, capacity):
+    units = (torch.arange(IDS.numel()) % 13 // 2).view(IDS.shape)
+    for unit in (None, units):
+        arguments = (
+            IDS, None, None, ARGUMENTS["attention_mask"], None, None, None, unit, None, *TAIL,
+            budget, True, False, -100, capacity,
+        )  # fmt: skip
+        torch.library.opcheck(torch.ops.maskkernels.mask_tokens.default, arguments)
+
+
+def test_the_random_ops_pass_opcheck():
+    torch.library.opcheck(
+        torch.ops.maskkernels.hash_rows.default, (IDS, None, ARGUMENTS["attention_mask"])
+    )
+    words = (torch.arange(5), torch.arange(5), 7, 1, 0)
+    torch.library.opcheck(torch.ops.maskkernels.random_words.default, words)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_whole_graph_compiles_to_the_same_masks(backend):
+    def masked(ids, keep):
+        found = mask_tokens(ids, POLICY, seed=5, attention_mask=keep, capacity=8, backend=backend)
+        return found.input_ids + 0, found.labels, found.count, found.positions
+
+    compiled = torch.compile(masked, fullgraph=True, backend="aot_eager")
+    keep = ARGUMENTS["attention_mask"]
+    for a, b in zip(compiled(IDS, keep), masked(IDS, keep), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_varied_lengths_do_not_recompile():
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda ids: mask_tokens(ids, POLICY, seed=5).labels, fullgraph=True, backend="aot_eager",
+        dynamic=True,
+    )  # fmt: skip
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for length in (5, 9, 17):
+            ids = torch.randint(0, V, (4, length))
+            assert torch.equal(compiled(ids), mask_tokens(ids, POLICY, seed=5).labels)
+
+
+def test_a_random_op_compiles():
+    compiled = torch.compile(
+        lambda s, i: random_words(s, i, seed=3), fullgraph=True, backend="aot_eager"
+    )
+    assert torch.equal(compiled(torch.arange(5), torch.arange(5)), random_words(
+        torch.arange(5), torch.arange(5), seed=3
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("capacity", [None, 0, 9])
+def test_fake_tensors_have_the_shapes_of_real_ones(dtype, capacity):
+    typed = IDS.to(dtype)
+    real = mask_tokens(typed, POLICY, seed=5, capacity=capacity)
+    with FakeTensorMode() as mode:
+        ids = mode.from_tensor(typed)
+        found = torch.ops.maskkernels.mask_tokens(
+            ids, None, None, None, None, None, None, None, None, *TAIL, False, False, False, -100,
+            -1 if capacity is None else capacity,
+        )  # fmt: skip
+        hashes = torch.ops.maskkernels.hash_rows(ids, None, None)
+    for a, b in zip(found, real, strict=True):
+        if b is not None:
+            assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
+    assert hashes.shape == hash_rows(IDS).shape
+
+
+def test_the_cases_of_the_other_tests_run_under_the_dispatcher():
+    """backend="auto" on the CPU is Numba: no case falls back in silence."""
+    for _, ids, policy, arguments in list(cases())[::40]:
+        a = mask_tokens(ids, policy, **arguments)
+        b = mask_tokens(ids, policy, **arguments, backend="numba")
+        assert torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("maskkernels", ("triton", "numba", "transformers", "maskft")),
+        ("maskft", ("torch", "transformers", "numba", "triton")),
+        ("maskft.cli", ("torch", "transformers", "numba", "triton", "rich")),
+    ],
+)
+def test_import_stays_light(module, absent):
+    code = f"import {module}, sys; print([m for m in {absent!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
