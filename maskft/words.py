@@ -167,8 +167,10 @@ def _by_vocabulary(
     if counts[best] > _MARKS * len(ordinary):
         return marks[best]
     if " " in ordinary:  # characters or bytes, the space among them
-        narrow = all(ord(c) < 256 for token in ordinary for c in token)
-        return lambda token: _spaced(token.encode("latin-1" if narrow else "utf-8"))
+        all_bytes = {chr(byte) for byte in range(256)}
+        if all_bytes <= set(ordinary):  # ByT5: a token a byte
+            return lambda token: _spaced(token.encode("latin-1" if token in all_bytes else "utf-8"))
+        return lambda token: _spaced(token.encode())
     raise ValueError(
         f"the vocabulary of {type(tokenizer).__name__} has no word marks, so whole words cannot be "
         'told from it. Mask single tokens (strategy="random"), or give every example an '
