@@ -1,0 +1,293 @@
+"""The maskft command from the outside: what it prints, writes and returns."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from small import CORPUS
+from transformers import AutoModelForMaskedLM, BertModel
+
+from maskft import cli, train
+from maskft.cli import main
+from maskft.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
+from maskft.evaluate import masked_scores, predicted_logits
+
+
+@pytest.fixture
+def model_dir(tiny_bert, tokenizer, tmp_path):
+    tiny_bert.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"{line} {n}" for n, line in enumerate(CORPUS * 4)))
+    return str(path)
+
+
+def options(tmp_path, **change):
+    change = {
+        "output_dir": str(tmp_path / "out"), "num_train_epochs": 1, "seed": 3, "use_cpu": True,
+        "per_device_train_batch_size": 8, "logging_steps": 2, "save_strategy": "no",
+        "learning_rate": 1e-2,
+    } | change  # fmt: skip
+    return TrainArguments(**change)
+
+
+def run(model_dir, text, tmp_path, **change):
+    return train.train(
+        ModelArguments(model_dir),
+        DataArguments(train_file=[text], validation_fraction=0.1, test_fraction=0.1),
+        MaskingArguments(),
+        options(tmp_path, **change),
+    )
+
+
+def weights(folder):
+    return AutoModelForMaskedLM.from_pretrained(folder).state_dict()
+
+
+def test_train_writes_a_model_and_its_scores(model_dir, text, tmp_path, capsys):
+    status = main([
+        "train", "--model", model_dir, "--train-file", text, "--output_dir", str(tmp_path / "out"),
+        "--num-train-epochs", "12", "--learning_rate", "1e-2", "--strategy", "whole_word",
+        "--mlm-probability", "0.3", "--test-fraction", "0.2", "--validation_fraction", "0.2",
+        "--logging_steps", "5", "--use_cpu", "True", "--save_strategy", "no",
+    ])  # fmt: skip
+    printed = capsys.readouterr()
+    assert status == 0
+    assert "perplexity" in printed.out
+    assert re.search(r"step 5/\d+  epoch [\d.]+  loss [\d.]+  lr \S+  [\d,]+ tokens/s", printed.err)
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    for name in ("validation", "test"):
+        before, after = metrics["before"][name], metrics["after"][name]
+        assert before["tokens"] == after["tokens"] > 0
+        assert after["loss"] < before["loss"] - 0.5
+        assert after["perplexity"] == pytest.approx(torch.tensor(after["loss"]).exp().item())
+    assert metrics["masking"]["strategy"] == "whole_word"
+    assert metrics["versions"]["torch"]
+    assert metrics["train"]["tokens_per_second"] > 0
+    assert (tmp_path / "out/model.safetensors").is_file()
+    assert main(["predict", "--model", str(tmp_path / "out"), "the quick [MASK] fox"]) == 0
+    answers = capsys.readouterr().out.splitlines()
+    assert answers[0] == "the quick [MASK] fox"
+    probabilities = [float(p) for p in re.findall(r"\d\.\d{3}", answers[1])]
+    assert len(probabilities) == 5
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_a_run_repeats_itself(model_dir, text, tmp_path):
+    runs = [run(model_dir, text, tmp_path, output_dir=str(tmp_path / n)) for n in "ab"]
+    assert runs[0]["after"] == runs[1]["after"]
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_resumed_run_ends_where_the_whole_run_does(model_dir, text, tmp_path):
+    """Stopped in the middle of an epoch, resumed from the last checkpoint."""
+    change = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
+    whole = run(model_dir, text, tmp_path, output_dir=str(tmp_path / "whole"), **change)
+    kept = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    (tmp_path / "half").mkdir()
+    kept[1].rename(tmp_path / "half" / kept[1].name)
+    resumed = run(
+        model_dir, text, tmp_path, output_dir=str(tmp_path / "half"),
+        resume_from_checkpoint="True", **change,
+    )  # fmt: skip
+    assert resumed["after"] == whole["after"]
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "half")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_accumulation_does_not_change_the_training(model_dir, text, tmp_path):
+    """1x8, 2x4 and 4x2 rows: the same loss and, without dropout, nearly the same weights."""
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    found = {}
+    for rows, steps in ((8, 1), (4, 2), (2, 4)):
+        folder = tmp_path / f"{rows}x{steps}"
+        metrics = run(
+            model_dir, text, tmp_path, output_dir=str(folder), max_steps=4, optim="sgd",
+            per_device_train_batch_size=rows, gradient_accumulation_steps=steps,
+        )  # fmt: skip
+        found[rows] = metrics["train"]["loss"], weights(folder)
+    for rows in (4, 2):
+        assert found[rows][0] == pytest.approx(found[8][0], rel=1e-5)
+        for name, value in found[8][1].items():
+            torch.testing.assert_close(found[rows][1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_of_predicted_rows_are_those_of_all(tiny_bert, tokenizer, rows):
+    tiny_bert.eval()
+    batch = tokenizer.pad(rows, return_tensors="pt")
+    predicted = torch.rand(batch["input_ids"].shape) < 0.3
+    found = predicted_logits(tiny_bert, dict(batch), predicted)
+    torch.testing.assert_close(found, tiny_bert(**batch).logits[predicted])
+    assert not tiny_bert.get_output_embeddings()._forward_pre_hooks
+
+
+def test_scores_do_not_depend_on_the_batch(tiny_bert, tokenizer, rows):
+    collator = MaskingArguments().collator(tokenizer, 0)
+    a = masked_scores(tiny_bert, rows, collator, batch_size=1)
+    b = masked_scores(tiny_bert, rows[::-1], collator, batch_size=64)
+    assert a["tokens"] == b["tokens"] > 0
+    assert a["accuracy"] == b["accuracy"]
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    assert masked_scores(tiny_bert, [], collator)["tokens"] == 0
+
+
+def test_a_model_without_a_head_says_so(tiny_bert, tokenizer, text, tmp_path, capsys):
+    BertModel(tiny_bert.config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    run(str(tmp_path / "model"), text, tmp_path, max_steps=1)
+    assert "they start fresh" in capsys.readouterr().err
+
+
+def test_preview_marks_what_it_does(model_dir, text, capsys):
+    arguments = ["preview", "--model", model_dir, "--train-file", text, "--rows", "60"]
+    assert main([*arguments, "--mlm-probability", "0.4"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("masked, replaced, kept: [MASK<-token] {other<-token} (token)")
+    masked, replaced = (len(re.findall(p, out)) - 1 for p in (r"\[MASK<-", r"\{\S+<-"))
+    kept = len(re.findall(r" \(\S+\)", out)) - 1
+    line = re.search(r"(\d+) of (\d+) maskable tokens selected \(([\d.]+)%, asked 40.0%\)", out)
+    assert int(line[1]) == masked + replaced + kept
+    assert 35 < float(line[3]) < 45
+    assert main([*arguments, "--epoch", "1", "--mlm-probability", "0.4"]) == 0
+    assert capsys.readouterr().out != out
+
+
+def test_predict_reads_lines_and_every_mask(model_dir, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", iter(["the [MASK] fox\n", "\n", "[MASK] and [MASK]\n"]))
+    assert main(["predict", "--model", model_dir, "--top-k", "2", "-"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith("  ") for line in lines] == [False, True, False, True, True]
+
+
+MISTAKES = [  # M is a model's folder, T a text file, O an output folder
+    ("train", "the following arguments are required: --model"),
+    ("train --model M --train-file T --no-such-thing 1", "no.such.thing"),
+    ("train --model /no/such --train-file T --output_dir O", "no such model folder: /no/such"),
+    ("train --model M --output_dir O", "--train-file or with --dataset"),
+    ("train --model M --train-file T --output_dir O --strategy spam", "strategy must be one of"),
+    ("train --model M --train-file T --output_dir O --rng dice", "rng must be one of"),
+    ("train --model M --train-file T --output_dir O --mlm-probability 1.5", "between 0 and 1"),
+    ("train --model M --train-file T --output_dir O --mlm-probability nan", "between 0 and 1"),
+    ("train --model M --train-file T --output_dir T/out", "cannot write to .*Not a directory"),
+    ("train --model M --train-file T --output_dir O --resume_from_checkpoint True", "is no check"),
+    ("train --model M --train-file T --output_dir O --resume_from_checkpoint /no", "no checkpoint"),
+    ("train --model M --train-file T --output_dir O --text-column x --dataset T", "one of the two"),
+    ("preview --model M --train-file T --rows 0", "--rows must be at least 1"),
+    ("preview --model M --train-file T --seed -1", "seed must be in"),
+    ("preview --model M --train-file T/no.txt", "no such file"),
+    ("predict --model M nothing", r"no \[MASK\] in 'nothing'"),
+    ("predict --model M --top-k 0 [MASK]", "--top-k must be at least 1"),
+    ("predict --model M " + "[MASK]" * 99, "the text has 101 tokens, the model takes 64"),
+    ("prdict", "unknown command 'prdict'"),
+]
+
+
+@pytest.mark.parametrize(("line", "pattern"), MISTAKES)
+def test_a_mistake_is_one_sentence_and_status_2(line, pattern, model_dir, text, tmp_path, capsys):
+    names = {"M": model_dir, "T": text, "O": str(tmp_path / "out")}
+    arguments = [names.get(a, a.replace("T/", f"{text}/")) for a in line.split()]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert re.search(pattern, error)
+    assert "Traceback" not in error
+    if arguments[0] in cli.COMMANDS:
+        assert error.splitlines()[-1].startswith(f"maskft {arguments[0]}: ")
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused(tiny_bert, tokenizer, text, tmp_path, capsys):
+    tokenizer.mask_token = None
+    tiny_bert.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    assert main(["preview", "--model", str(tmp_path / "m"), "--train-file", text]) == 2
+    assert "has no mask token" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence(model_dir, text, tmp_path, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train.PredictedRowsTrainer, "save_model", full)
+    arguments = ["train", "--model", model_dir, "--train-file", text, "--max_steps", "1"]
+    arguments += [
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--use_cpu",
+        "True",
+        "--save_strategy",
+        "no",
+    ]
+    arguments += ["--validation-fraction", "0.2"]
+    assert main(arguments) == 2
+    assert "is full; make room" in capsys.readouterr().err
+
+
+def test_a_mistake_of_ours_is_not_hidden(model_dir, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("maskft.predict.fill", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["predict", "--model", model_dir, "a [MASK]"])
+
+
+def test_help_is_quick_and_complete():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "maskft", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in cli.COMMANDS)
+    assert not re.search(r"\| +(torch|transformers|numba)$", done.stderr, re.M)
+    shown = subprocess.run(
+        [sys.executable, "-m", "maskft", "train", "--help"], capture_output=True, text=True
+    )
+    for option in (
+        "--strategy",
+        "--learning_rate",
+        "--bf16",
+        "--resume_from_checkpoint",
+        "--dataset",
+    ):
+        assert option in shown.stdout
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupt_keeps_a_checkpoint_and_leaves_no_worker(model_dir, text, tmp_path, workers):
+    """SIGINT to the whole process group, as a terminal sends it."""
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maskft", "train", "--model", model_dir, "--train-file", text,
+         "--output_dir", str(out), "--num_train_epochs", "100000", "--logging_steps", "1",
+         "--dataloader_num_workers", str(workers), "--use_cpu", "True", "--save_strategy", "no",
+         "--validation-fraction", "0.2"],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("step 3/"):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130, rest
+    assert "--resume_from_checkpoint True" in rest
+    assert "Traceback" not in rest
+    checkpoint = next(out.glob("checkpoint-*"))
+    assert (checkpoint / "model.safetensors").is_file()
+    assert (checkpoint / "trainer_state.json").is_file()
+    time.sleep(0.5)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of the group is left
