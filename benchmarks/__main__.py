@@ -1,10 +1,10 @@
-"""Run every CPU benchmark, or the named ones: ``python -m benchmarks [mask]``."""
+"""Run every CPU benchmark, or the named ones: ``python -m benchmarks [mask] [collate]``."""
 
 import sys
 
-from benchmarks import bench_mask
+from benchmarks import bench_collate, bench_mask
 
-BENCHMARKS = {"mask": bench_mask.main}
+BENCHMARKS = {"mask": bench_mask.main, "collate": bench_collate.main}
 
 
 def main() -> int:
