@@ -21,8 +21,8 @@ from maskkernels import MaskingPolicy, mask_tokens
 
 RNGS = ("stream", "sample", "hf")
 STRATEGIES = ("random", "whole_word")
+_UNUSED = ("offset_mapping",)  # columns that neither masking nor the model needs
 EVALUATION_EPOCH = (1 << 24) - 1  # the last epoch of the contract: no training run reaches it
-_BESIDE = ("offset_mapping", "word_ids")  # columns that describe words; never given to the model
 
 
 @dataclass
@@ -246,7 +246,8 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
                     f"got {type(first).__name__}"
                 )
             return {}, examples
-        taken = [name for name in _BESIDE if name in first]
+        words = ("offset_mapping", "word_ids") if self.strategy == "whole_word" else _UNUSED
+        taken = [name for name in words if name in first]
         if self.sample_id_column is not None:
             taken.append(self.sample_id_column)
         for i, example in enumerate(examples):

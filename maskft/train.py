@@ -73,8 +73,12 @@ class PredictedRowsTrainer(Trainer):
         labels = inputs.pop("labels")
         predicted = labels != -100
         count = predicted.sum() if num_items_in_batch is None else num_items_in_batch
+        if self.args.torch_compile:  # a hook that comes and goes would recompile at every step
+            logits = model(**inputs).logits[predicted].float()
+        else:
+            logits = predicted_logits(model, inputs, predicted)
         loss = F.cross_entropy(
-            predicted_logits(model, inputs, predicted),
+            logits,
             labels[predicted],
             reduction="sum",
             label_smoothing=self.args.label_smoothing_factor,

@@ -215,6 +215,8 @@ def _check_units(
     policy: MaskingPolicy,
 ) -> None:
     check_like("units", units, input_ids)
+    if units is None and policy.replacement == "unit":
+        raise ValueError("a policy with replacement='unit' needs units")
     if units is not None and units.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"units must be int32 or int64, got {units.dtype}")
     check_like("rates", rates, input_ids)

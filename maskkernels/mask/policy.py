@@ -71,6 +71,8 @@ class MaskingPolicy:
             raise ValueError(f"ignore_index must be in [-2**31, 0), got {self.ignore_index}")
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {SELECTIONS}, got {self.selection!r}")
+        if self.at_least_one and self.selection != "budget":
+            raise ValueError("at_least_one goes with selection='budget'")
         if self.replacement not in ("token", "unit"):
             raise ValueError(f'replacement must be "token" or "unit", got {self.replacement!r}')
 

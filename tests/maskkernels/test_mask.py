@@ -178,7 +178,7 @@ def test_unit_rates_are_the_rates_of_the_units(backend):
 @pytest.mark.parametrize("selection", ["bernoulli", "budget"])
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
 def test_empty_batches_come_back_empty(backend, selection, shape):
-    policy = MaskingPolicy(3, V, selection=selection, at_least_one=True)
+    policy = MaskingPolicy(3, V, selection=selection, at_least_one=selection == "budget")
     ids = torch.zeros(shape, dtype=torch.int64)
     found = mask_tokens(ids, policy, seed=0, capacity=2, backend=backend, units=ids)
     assert found.input_ids.shape == found.labels.shape == shape
@@ -194,7 +194,9 @@ def test_empty_batches_come_back_empty(backend, selection, shape):
 def test_rows_with_nothing_to_mask_stay_as_they_are(backend):
     ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
     for selection in ("bernoulli", "budget"):
-        policy = MaskingPolicy(3, V, rate=1.0, selection=selection, at_least_one=True)
+        policy = MaskingPolicy(
+            3, V, rate=1.0, selection=selection, at_least_one=selection == "budget"
+        )
         for given_ in (
             {"attention_mask": torch.zeros(2, 3)},
             {"special_tokens_mask": torch.ones(2, 3, dtype=torch.bool)},
@@ -247,6 +249,7 @@ IDS = torch.tensor([[5, 6], [7, 8]])
         ({"replacement_ids": torch.tensor([0, V])}, ValueError, "from 0 to 97, outside"),
         ({"replacement_ids": torch.tensor([], dtype=torch.int64)}, ValueError, "must hold 1 to"),
         ({"replacement_ids": torch.tensor([0.5])}, TypeError, "replacement_ids must be"),
+        ({"policy": MaskingPolicy(3, V, replacement="unit")}, ValueError, "needs units"),
         ({"units": IDS.float()}, TypeError, "units must be int32 or int64"),
         ({"units": IDS[0]}, ValueError, "units must have the shape"),
         ({"rates": IDS}, TypeError, "rates must be a float tensor"),
@@ -299,6 +302,7 @@ def test_a_budget_takes_one_rate():
         ({"vocab_size": 0}, ValueError, "vocab_size must be in"),
         ({"vocab_size": 1 << 31}, ValueError, "vocab_size must be in"),
         ({"ignore_index": 0}, ValueError, "ignore_index must be in"),
+        ({"at_least_one": True}, ValueError, "at_least_one goes with selection='budget'"),
         ({"selection": "topk"}, ValueError, "selection must be one of"),
         ({"replacement": "word"}, ValueError, "replacement must be"),
     ],
