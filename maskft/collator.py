@@ -90,7 +90,7 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         epoch = operator.index(epoch)
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")
-        self._epoch.fill_(epoch)
+        self._epoch.fill_(epoch % (1 << 24))
 
     def for_evaluation(self) -> "DataCollatorForLanguageModeling":
         """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
@@ -233,13 +233,18 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         if not examples:
             raise ValueError("the batch is empty: a collator needs at least one example")
         first = examples[0]
+        for i, example in enumerate(examples):
+            if isinstance(example, str) or not hasattr(example, "__len__"):
+                raise TypeError(
+                    f"example {i} must be a mapping or a sequence of ids, got "
+                    f"{type(example).__name__}"
+                )
+            if isinstance(example, Mapping) != isinstance(first, Mapping):
+                raise TypeError(
+                    "a batch is either all mappings or all sequences of ids; example 0 is a "
+                    f"{type(first).__name__}, example {i} a {type(example).__name__}"
+                )
         if not isinstance(first, Mapping):
-            for i, example in enumerate(examples):
-                if isinstance(example, Mapping) or not hasattr(example, "__len__"):
-                    raise TypeError(
-                        f"a batch is either all mappings or all sequences of ids; example 0 is a "
-                        f"{type(first).__name__}, example {i} a {type(example).__name__}"
-                    )
             if self.sample_id_column is not None:
                 raise ValueError(
                     f"sample_id_column={self.sample_id_column!r} needs examples that are mappings, "
@@ -251,17 +256,17 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         if self.sample_id_column is not None:
             taken.append(self.sample_id_column)
         for i, example in enumerate(examples):
-            if not isinstance(example, Mapping):
-                raise TypeError(
-                    f"a batch is either all mappings or all sequences of ids; example 0 is a "
-                    f"{type(first).__name__}, example {i} a {type(example).__name__}"
-                )
             for name in (*first, *taken):
                 if name not in example:
                     raise ValueError(
                         f"example {i} has no column {name!r}; it has {sorted(example)}. "
                         "(Trainer drops columns the model does not take: maskft.attach(trainer) "
                         "keeps the sample ids, remove_unused_columns=False keeps everything.)"
+                    )
+                if name in words and len(example[name]) != len(example["input_ids"]):
+                    raise ValueError(
+                        f"example {i} has {len(example['input_ids'])} input_ids but "
+                        f"{len(example[name])} entries in {name!r}"
                     )
         beside = {name: [example[name] for example in examples] for name in taken}
         if taken:

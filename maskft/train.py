@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ class PredictedRowsTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # have Trainer count the update's predicted tokens
 
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        base = getattr(loader, "base_dataloader", loader)  # what accelerate wraps
+        base.worker_init_fn = partial(_ignore_interrupts, base.worker_init_fn)
+        return loader
+
     def compute_loss(
         self,
         model: Any,
@@ -86,6 +93,13 @@ class PredictedRowsTrainer(Trainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the ranks' gradients are averaged
         return loss
+
+
+def _ignore_interrupts(then: Any, worker: int) -> None:
+    """Start a worker that lives on at Ctrl-C: the step that is under way needs it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if then is not None:
+        then(worker)
 
 
 class Progress(TrainerCallback):
@@ -135,7 +149,7 @@ class StopOnInterrupt(TrainerCallback):
             self.asked = True
             signal.signal(signal.SIGINT, before)
 
-        signal.signal(signal.SIGINT, ask)  # forked workers inherit it, and so outlive a Ctrl-C
+        signal.signal(signal.SIGINT, ask)
         try:
             yield
         finally:

@@ -175,10 +175,11 @@ def mask_tokens(
             _check_vocabulary(input_ids, attention_mask, size)
     ids, labels, count, positions = run(
         input_ids, sample_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable,
-        replacement_ids, units, rates, seed_bits(seed), epoch_bits(epoch), policy.mask_token_id,
-        policy.vocab_size, float(policy.rate), float(policy.mask_share),
-        float(policy.random_share), policy.selection == "budget", policy.at_least_one,
-        policy.replacement == "unit", policy.ignore_index, -1 if capacity is None else capacity,
+        replacement_ids, units, rates, seed_bits(seed), epoch_bits(epoch),
+        int(policy.mask_token_id), int(policy.vocab_size), float(policy.rate),
+        float(policy.mask_share), float(policy.random_share), policy.selection == "budget",
+        policy.at_least_one, policy.replacement == "unit", int(policy.ignore_index),
+        -1 if capacity is None else capacity,
     )  # fmt: skip
     if capacity is None:
         return MaskedTokens(ids, labels)

@@ -1,6 +1,7 @@
 """What to do with tokens that may be masked: how many, and what stands in their place."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from torch import Tensor
 
@@ -47,13 +48,13 @@ class MaskingPolicy:
     def __post_init__(self) -> None:
         for name in ("mask_token_id", "vocab_size", "ignore_index"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, Integral):
                 raise TypeError(f"{name} must be an int, got {type(value).__name__}")
         for name in ("rate", "mask_share", "random_share"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-            if not 0.0 <= value <= 1.0:
+            if not 0.0 <= float(value) <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
         if self.mask_share + self.random_share > 1.0:
             raise ValueError(

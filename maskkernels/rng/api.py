@@ -1,6 +1,7 @@
 """Random words and content hashes: check the inputs, choose a backend, compute."""
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -31,8 +32,9 @@ def seed_bits(seed: int) -> int:
         TypeError: seed is not an integer.
         ValueError: seed is negative or needs more than 64 bits.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed must be an int, got {type(seed).__name__}")
+    seed = int(seed)
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     return seed - (1 << 64) if seed >> 63 else seed
@@ -214,8 +216,8 @@ def epoch_bits(epoch: int) -> int:
         TypeError: epoch is not an integer.
         ValueError: epoch is negative.
     """
-    if isinstance(epoch, bool) or not isinstance(epoch, int):
+    if isinstance(epoch, bool) or not isinstance(epoch, Integral):
         raise TypeError(f"epoch must be an int, got {type(epoch).__name__}")
     if epoch < 0:
         raise ValueError(f"epoch must not be negative, got {epoch}")
-    return epoch % (1 << 24)
+    return int(epoch) % (1 << 24)

@@ -519,6 +519,13 @@ def test_bad_batches_are_refused(tokenizer, rows):
         ValueError, match=r"example 1 has no column 'attention_mask'; it has \['input_ids'"
     ):
         collator([rows[0], {"input_ids": [1, 2], "token_type_ids": [0, 0]}])
+    for bad in ("abc", None, 5):
+        with pytest.raises(TypeError, match="example 0 must be a mapping or a sequence of ids"):
+            collator([bad])
+    words = DataCollatorForLanguageModeling(tokenizer, strategy="whole_word")
+    for column in ({"word_ids": [None, 0]}, {"offset_mapping": [(0, 1)]}):
+        with pytest.raises(ValueError, match=r"example 0 has \d+ input_ids but \d entries in"):
+            words([{**rows[0], **column}])
     with pytest.raises(ValueError, match="outside the vocabulary"):
         collator([[2, len(tokenizer), 3]])
     with pytest.raises(TypeError, match=r"int32 or int64, got torch\.float32"):

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import threading
 
+import numpy as np
 import pytest
 import torch
 from cases import V, batch, cases
@@ -310,6 +311,13 @@ def test_a_budget_takes_one_rate():
 def test_bad_policies_are_refused(change, error, text):
     with pytest.raises(error, match=text):
         MaskingPolicy(**({"mask_token_id": 3, "vocab_size": V} | change))
+
+
+def test_numbers_of_numpy_are_numbers():
+    policy = MaskingPolicy(np.int64(3), np.int32(V), rate=np.float64(0.5), ignore_index=np.int8(-5))
+    found = mask_tokens(IDS, policy, seed=np.uint64(1 << 63), epoch=np.int64(2))
+    plain = MaskingPolicy(3, V, rate=0.5, ignore_index=-5)
+    assert_equal(found, mask_tokens(IDS, plain, seed=1 << 63, epoch=2))
 
 
 def test_a_long_row_is_masked_at_its_rate():
