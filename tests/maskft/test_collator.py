@@ -440,11 +440,10 @@ def test_whole_words_are_masked_together_in_ragged_batches(tokenizer, rows, fram
 
 def test_whole_words_keep_the_shares(tokenizer, rows):
     collator = DataCollatorForLanguageModeling(
-        tokenizer, strategy="whole_word", rng="sample", mlm_probability=1.0
+        tokenizer, strategy="whole_word", seed=1, mlm_probability=1.0
     )
     masked = kept = other = 0
-    for epoch in range(40):
-        collator.set_epoch(epoch)
+    for _ in range(100):  # 30,000 tokens: 0.01 is four standard deviations of the larger share
         batch = collator(rows)
         chosen = batch["labels"] != -100
         ids, labels = batch["input_ids"][chosen], batch["labels"][chosen]
