@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import V, batch, cases
-from contract import mask_row
+from contract import mask_row, word
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,6 +153,48 @@ def test_masks_do_not_depend_on_batch_order_padding_or_packing(rows, seed, how, 
     out = run(flat, cu_seqlens=bounds, numbers=numbers)
     for b, expected in enumerate(alone):
         assert [x[bounds[b] : bounds[b + 1]].tolist() for x in out] == expected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("above", "selected"), [(0.0, False), (0.7, False), (1.0, True)])
+def test_thresholds_are_exact_to_one_word(backend, above, selected):
+    """Selected iff the word is below floor(rate * 2^32); a fraction more makes no difference."""
+    ids = torch.arange(24).view(2, 12)
+    names = torch.tensor([7, 8])
+    for place in (0, 5, 17):
+        row, column = divmod(place, 12)
+        words = {s: word(3, 2, s, 7 + row, column) for s in (0, 2)}
+
+        def at(w, above=above):
+            return (w + above) / 2.0**32
+
+        def run(policy, place=place, **arguments):
+            found = mask_tokens(
+                ids, policy, seed=3, epoch=2, sample_ids=names, backend=backend, **arguments
+            )
+            return found.labels.view(-1)[place] != -100, found.input_ids.view(-1)[place] == 90
+
+        units = (torch.arange(24) % 12).view(2, 12)
+        one, unit = (torch.full((2, 12), at(words[s]), dtype=torch.float64) for s in (0, 2))
+        assert run(MaskingPolicy(90, V, rate=at(words[0])))[0] == selected
+        assert run(MaskingPolicy(90, V), rates=one)[0] == selected
+        assert run(MaskingPolicy(90, V, rate=at(words[2])), units=units)[0] == selected
+        assert run(MaskingPolicy(90, V), rates=unit, units=units)[0] == selected
+        shares = MaskingPolicy(90, V, rate=1.0, mask_share=at(words[0]), random_share=0.0)
+        for extra in ({}, {"units": units}, {"rates": torch.ones(2, 12)}):
+            assert run(shares, **extra)[1] == selected
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_special_tokens_mask_takes_the_place_of_the_table(backend):
+    special = torch.tensor([[1, 0], [0, 1]])
+    table = torch.zeros(V, dtype=torch.bool)
+    table[5] = True
+    found = mask_tokens(
+        IDS, MaskingPolicy(3, V, rate=1.0), seed=0, special_tokens_mask=special, maskable=table,
+        backend=backend,
+    )  # fmt: skip
+    assert torch.equal(found.labels == -100, special == 1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
