@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskkernels.mask.job import Job
 from maskkernels.mask.policy import outside_vocabulary, thresholds
 from maskkernels.rng._numba import counter_word, first_real, flat, hash_row, quad, row_bounds, word
 
@@ -217,65 +218,43 @@ def _mask_rows(
     return count, -1
 
 
-def mask_tokens(
-    input_ids: Tensor,
-    sample_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
-    attention_mask: Tensor | None,
-    special_tokens_mask: Tensor | None,
-    maskable: Tensor | None,
-    replacement_ids: Tensor | None,
-    units: Tensor | None,
-    rates: Tensor | None,
-    seed: int,
-    epoch: int,
-    mask_token_id: int,
-    vocab_size: int,
-    rate: float,
-    mask_share: float,
-    random_share: float,
-    budget: bool,
-    at_least_one: bool,
-    per_unit: bool,
-    ignore_index: int,
-    capacity: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    masked = torch.empty_like(input_ids, memory_format=torch.contiguous_format)
+def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    masked = torch.empty_like(job.input_ids, memory_format=torch.contiguous_format)
     labels = torch.empty_like(masked)
-    positions = torch.full((max(capacity, 0),), -1, dtype=torch.int64)
-    size = vocab_size if maskable is None else maskable.numel()
+    positions = torch.full((max(job.capacity, 0),), -1, dtype=torch.int64)
+    size = job.vocab_size if job.maskable is None else job.maskable.numel()
     count, bad = _mask_rows(
-        flat(input_ids, input_ids.dtype),
-        row_bounds(input_ids, cu_seqlens),
-        flat(attention_mask, torch.bool),
-        flat(special_tokens_mask, torch.bool),
-        flat(maskable, torch.bool),
-        flat(replacement_ids, torch.int64),
-        flat(units, torch.int64),
-        flat(rates, torch.float64),
-        flat(sample_ids, torch.int64).view(np.uint64),
-        np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
-        counter_word(epoch, 0),
-        mask_token_id,
-        vocab_size,
+        flat(job.input_ids, job.input_ids.dtype),
+        row_bounds(job.input_ids, job.cu_seqlens),
+        flat(job.attention_mask, torch.bool),
+        flat(job.special_tokens_mask, torch.bool),
+        flat(job.maskable, torch.bool),
+        flat(job.replacement_ids, torch.int64),
+        flat(job.units, torch.int64),
+        flat(job.rates, torch.float64),
+        flat(job.sample_ids, torch.int64).view(np.uint64),
+        np.uint64(job.seed & 0xFFFFFFFFFFFFFFFF),
+        counter_word(job.epoch, 0),
+        job.mask_token_id,
+        job.vocab_size,
         size,
-        rate,
-        mask_share,
-        min(mask_share + random_share, 1.0),
-        *thresholds(rate, mask_share, random_share),
-        budget,
-        at_least_one,
-        per_unit,
-        ignore_index,
+        job.rate,
+        job.mask_share,
+        min(job.mask_share + job.random_share, 1.0),
+        *thresholds(job.rate, job.mask_share, job.random_share),
+        job.budget,
+        job.at_least_one,
+        job.per_unit,
+        job.ignore_index,
         masked.view(-1).numpy(),
         labels.view(-1).numpy(),
         positions.numpy(),
     )
     if bad >= 0:
-        raise outside_vocabulary(input_ids, bad, size)
+        raise outside_vocabulary(job.input_ids, bad, size)
     return (
         masked,
         labels,
-        torch.tensor(count) if capacity >= 0 else torch.empty(0, dtype=torch.int64),
+        torch.tensor(count) if job.capacity >= 0 else torch.empty(0, dtype=torch.int64),
         positions,
     )

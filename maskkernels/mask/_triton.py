@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from maskkernels.mask import reference
+from maskkernels.mask.job import Job
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng._triton import as_bytes, first_real, hash_rows, row_bounds, word
 
@@ -193,42 +194,21 @@ def _mask_tokens(
     tl.store(labels_ptr + offs, tl.where(selected, ids, ignore_index), mask=ok)
 
 
-def mask_tokens(
-    input_ids: Tensor,
-    sample_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
-    attention_mask: Tensor | None,
-    special_tokens_mask: Tensor | None,
-    maskable: Tensor | None,
-    replacement_ids: Tensor | None,
-    units: Tensor | None,
-    rates: Tensor | None,
-    seed: int,
-    epoch: int,
-    mask_token_id: int,
-    vocab_size: int,
-    rate: float,
-    mask_share: float,
-    random_share: float,
-    budget: bool,
-    at_least_one: bool,
-    per_unit: bool,
-    ignore_index: int,
-    capacity: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n = input_ids.numel()
-    masked = torch.empty_like(input_ids, memory_format=torch.contiguous_format)
+def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = job.input_ids.numel()
+    masked = torch.empty_like(job.input_ids, memory_format=torch.contiguous_format)
     labels = torch.empty_like(masked)
     if n:
-        ids = input_ids.reshape(-1).contiguous()
+        ids = job.input_ids.reshape(-1).contiguous()
+        sample_ids = job.sample_ids
         if sample_ids is None:
-            sample_ids = hash_rows(input_ids, cu_seqlens, attention_mask)
-        bounds, real = row_bounds(input_ids, cu_seqlens), as_bytes(attention_mask)
+            sample_ids = hash_rows(job.input_ids, job.cu_seqlens, job.attention_mask)
+        bounds, real = row_bounds(job.input_ids, job.cu_seqlens), as_bytes(job.attention_mask)
         samples, first = bounds.numel() - 1, first_real(bounds, real)
-        special, table = as_bytes(special_tokens_mask), as_bytes(maskable)
-        unit = None if units is None else units.reshape(-1).contiguous()
+        special, table = as_bytes(job.special_tokens_mask), as_bytes(job.maskable)
+        unit = None if job.units is None else job.units.reshape(-1).contiguous()
         sample = None
-        if cu_seqlens is not None:
+        if job.cu_seqlens is not None:
             token = torch.arange(n, device=ids.device)
             sample = torch.searchsorted(bounds, token, right=True, out_int32=True) - 1
         flags = {
@@ -238,65 +218,62 @@ def mask_tokens(
             "HAS_TABLE": table is not None,
             "HAS_UNITS": unit is not None,
         }
-        length = 1 if cu_seqlens is not None else input_ids.shape[1]
-        size = vocab_size if table is None else table.numel()
+        length = 1 if job.cu_seqlens is not None else job.input_ids.shape[1]
+        size = job.vocab_size if table is None else table.numel()
         grid = (triton.cdiv(n, BLOCK),)
 
         def present(tensor: Tensor | None) -> Tensor:  # a kernel never reads an absent one
             return ids if tensor is None else tensor
 
         keys = limits = None
-        if budget:
+        if job.budget:
             keys = torch.empty(n, dtype=torch.int64, device=ids.device)
             limits = torch.empty(samples, 3, dtype=torch.int64, device=ids.device)
             leaders = None
             if unit is not None:
-                leaders = _leaders(input_ids, cu_seqlens, attention_mask, special, maskable, unit)
+                leaders = _leaders(job, special, unit)
             _keys[grid](
                 ids, present(sample), sample_ids.contiguous(), first, present(real),
                 present(special), present(table), present(unit), present(leaders), keys,
-                n, length, samples, size, seed, epoch << 8, **flags, BLOCK=BLOCK,
+                n, length, samples, size, job.seed, job.epoch << 8, **flags, BLOCK=BLOCK,
             )  # fmt: skip
             if samples:
                 _limits[(samples,)](
-                    keys, first, bounds, limits, thresholds(rate, 1.0, 0.0)[0],
-                    *thresholds(1.0, mask_share, random_share)[1:],
-                    AT_LEAST_ONE=at_least_one, HAS_UNITS=unit is not None, BLOCK=BLOCK,
+                    keys, first, bounds, limits, thresholds(job.rate, 1.0, 0.0)[0],
+                    *thresholds(1.0, job.mask_share, job.random_share)[1:],
+                    AT_LEAST_ONE=job.at_least_one, HAS_UNITS=unit is not None, BLOCK=BLOCK,
                 )  # fmt: skip
-        select, mask_below, random_below = thresholds(rate, mask_share, random_share)
+        select, mask_below, random_below = thresholds(job.rate, job.mask_share, job.random_share)
         if unit is not None:
-            mask_below, random_below = thresholds(1.0, mask_share, random_share)[1:]
-        replacements = vocab_size if replacement_ids is None else replacement_ids.numel()
+            mask_below, random_below = thresholds(1.0, job.mask_share, job.random_share)[1:]
+        replacements = (
+            job.vocab_size if job.replacement_ids is None else job.replacement_ids.numel()
+        )
         _mask_tokens[grid](
             ids, present(sample), sample_ids.contiguous(), first, present(real), present(special),
-            present(table), present(replacement_ids).contiguous(), present(unit),
-            present(_thresholds(rates, mask_share, random_share)), present(keys), present(limits),
-            masked, labels, n, length, samples, size, replacements, seed, epoch << 8,
-            mask_token_id, ignore_index, select, mask_below, random_below, **flags,
-            HAS_REPLACEMENT=replacement_ids is not None, HAS_RATES=rates is not None,
-            BUDGET=budget, PER_UNIT=per_unit, BLOCK=BLOCK,
+            present(table), present(job.replacement_ids).contiguous(), present(unit),
+            present(_thresholds(job)), present(keys), present(limits),
+            masked, labels, n, length, samples, size, replacements, job.seed, job.epoch << 8,
+            job.mask_token_id, job.ignore_index, select, mask_below, random_below, **flags,
+            HAS_REPLACEMENT=job.replacement_ids is not None, HAS_RATES=job.rates is not None,
+            BUDGET=job.budget, PER_UNIT=job.per_unit, BLOCK=BLOCK,
         )  # fmt: skip
-    return masked, labels, *reference.predicted(labels.view(-1) != ignore_index, capacity)
+    return masked, labels, *reference.predicted(labels.view(-1) != job.ignore_index, job.capacity)
 
 
-def _thresholds(rates: Tensor | None, mask_share: float, random_share: float) -> Tensor | None:
+def _thresholds(job: Job) -> Tensor | None:
     """int64 [3, N]: the three thresholds of each token's own rate."""
-    if rates is None:
+    if job.rates is None:
         return None
-    p = rates.reshape(-1).double().nan_to_num(0.0).clamp(0.0, 1.0)
-    both = min(mask_share + random_share, 1.0)
-    return torch.stack([reference.threshold_of(p * share) for share in (1.0, mask_share, both)])
+    p = job.rates.reshape(-1).double().nan_to_num(0.0).clamp(0.0, 1.0)
+    shares = (1.0, job.mask_share, min(job.mask_share + job.random_share, 1.0))
+    return torch.stack([reference.threshold_of(p * share) for share in shares])
 
 
-def _leaders(
-    input_ids: Tensor,
-    cu_seqlens: Tensor | None,
-    attention_mask: Tensor | None,
-    special: Tensor | None,
-    maskable: Tensor | None,
-    unit: Tensor,
-) -> Tensor:
+def _leaders(job: Job, special: Tensor | None, unit: Tensor) -> Tensor:
     """The reference's leaders: a sort, which torch does best."""
-    _, sample, position, real = reference.rng.layout(input_ids, cu_seqlens, attention_mask)
-    eligible = real & reference.may_mask(input_ids.reshape(-1), special, maskable) & (unit >= 0)
-    return reference.leaders(sample, position, unit.long(), eligible)
+    _, sample, position, real = reference.rng.layout(
+        job.input_ids, job.cu_seqlens, job.attention_mask
+    )
+    may = reference.may_mask(job.input_ids.reshape(-1), special, job.maskable)
+    return reference.leaders(sample, position, unit.long(), real & may & (unit >= 0))

@@ -1,6 +1,5 @@
 """The masking op: check the inputs, choose a backend, compute."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from maskkernels.backend import resolve
 from maskkernels.mask import reference
+from maskkernels.mask.job import SCHEMA, Job
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
 from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits
 
@@ -30,54 +30,32 @@ class MaskedTokens(NamedTuple):
     positions: Tensor | None = None
 
 
-@torch.library.custom_op("maskkernels::mask_tokens", mutates_args=(), device_types="cpu")
-def _mask_tokens(
-    input_ids: Tensor,
-    sample_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
-    attention_mask: Tensor | None,
-    special_tokens_mask: Tensor | None,
-    maskable: Tensor | None,
-    replacement_ids: Tensor | None,
-    units: Tensor | None,
-    rates: Tensor | None,
-    seed: int,
-    epoch: int,
-    mask_token_id: int,
-    vocab_size: int,
-    rate: float,
-    mask_share: float,
-    random_share: float,
-    budget: bool,
-    at_least_one: bool,
-    per_unit: bool,
-    ignore_index: int,
-    capacity: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    "maskkernels::mask_tokens", mutates_args=(), device_types="cpu", schema=SCHEMA
+)
+def _mask_tokens(*args):
     from maskkernels.mask import _numba
 
-    return _numba.mask_tokens(
-        input_ids, sample_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable,
-        replacement_ids, units, rates, seed, epoch, mask_token_id, vocab_size, rate, mask_share,
-        random_share, budget, at_least_one, per_unit, ignore_index, capacity,
-    )  # fmt: skip
+    return _numba.mask_tokens(Job(*args))
 
 
 @_mask_tokens.register_kernel("cuda")
 def _(*args):
     from maskkernels.mask import _triton
 
-    return _triton.mask_tokens(*args)
+    return _triton.mask_tokens(Job(*args))
 
 
 @_mask_tokens.register_fake
-def _(input_ids, *args):
-    capacity = args[-1]
+def _(*args):
+    job = Job(*args)
     ids, labels = (
-        torch.empty_like(input_ids, memory_format=torch.contiguous_format) for _ in range(2)
+        torch.empty_like(job.input_ids, memory_format=torch.contiguous_format) for _ in range(2)
     )
-    count = input_ids.new_empty(() if capacity >= 0 else (0,), dtype=torch.int64)
-    return ids, labels, count, input_ids.new_empty(max(capacity, 0), dtype=torch.int64)
+    asked = job.capacity >= 0
+    count = job.input_ids.new_empty(() if asked else (0,), dtype=torch.int64)
+    positions = job.input_ids.new_empty(job.capacity if asked else 0, dtype=torch.int64)
+    return ids, labels, count, positions
 
 
 def mask_tokens(
@@ -168,12 +146,7 @@ def mask_tokens(
         _check_values(replacement_ids, size, rates, unit_rates)
     if unit_rates is not None:
         rates = _rates_of_units(unit_rates, units, cu_seqlens)
-    run: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _mask_tokens
-    if resolve(backend, input_ids.device) == "reference":
-        run = reference.mask_tokens
-        if look:  # the Numba kernel looks at the ids as it goes
-            _check_vocabulary(input_ids, attention_mask, size)
-    ids, labels, count, positions = run(
+    job = Job(
         input_ids, sample_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable,
         replacement_ids, units, rates, seed_bits(seed), epoch_bits(epoch),
         int(policy.mask_token_id), int(policy.vocab_size), float(policy.rate),
@@ -181,6 +154,12 @@ def mask_tokens(
         policy.at_least_one, policy.replacement == "unit", int(policy.ignore_index),
         -1 if capacity is None else capacity,
     )  # fmt: skip
+    if resolve(backend, input_ids.device) == "reference":
+        if look:  # the Numba kernel looks at the ids as it goes
+            _check_vocabulary(input_ids, attention_mask, size)
+        ids, labels, count, positions = reference.mask_tokens(job)
+    else:
+        ids, labels, count, positions = _mask_tokens(*job)
     if capacity is None:
         return MaskedTokens(ids, labels)
     return MaskedTokens(ids, labels, count, positions)

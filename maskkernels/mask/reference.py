@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from maskkernels.mask.job import Job
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng import reference as rng
 
@@ -11,82 +12,58 @@ NEVER = 1 << 32  # above every word
 NONE, MASK, RANDOM, KEEP = 0, 1, 2, 3  # what happens to a token
 
 
-def mask_tokens(
-    input_ids: Tensor,
-    sample_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
-    attention_mask: Tensor | None,
-    special_tokens_mask: Tensor | None,
-    maskable: Tensor | None,
-    replacement_ids: Tensor | None,
-    units: Tensor | None,
-    rates: Tensor | None,
-    seed: int,
-    epoch: int,
-    mask_token_id: int,
-    vocab_size: int,
-    rate: float,
-    mask_share: float,
-    random_share: float,
-    budget: bool,
-    at_least_one: bool,
-    per_unit: bool,
-    ignore_index: int,
-    capacity: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(input_ids, labels, count, positions); see ``api.mask_tokens`` for every argument.
-
-    ``capacity`` -1 asks for neither count nor positions: both come back empty.
-    """
+def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(input_ids, labels, count, positions); see ``api.mask_tokens`` for what each field means."""
+    sample_ids = job.sample_ids
     if sample_ids is None:
-        sample_ids = rng.hash_rows(input_ids, cu_seqlens, attention_mask)
-    samples, sample, position, real = rng.layout(input_ids, cu_seqlens, attention_mask)
-    ids = input_ids.reshape(-1)
-    eligible = real & may_mask(ids, special_tokens_mask, maskable)
-    unit = None if units is None else units.reshape(-1).long()
+        sample_ids = rng.hash_rows(job.input_ids, job.cu_seqlens, job.attention_mask)
+    samples, sample, position, real = rng.layout(job.input_ids, job.cu_seqlens, job.attention_mask)
+    ids = job.input_ids.reshape(-1)
+    eligible = real & may_mask(ids, job.special_tokens_mask, job.maskable)
+    unit = None if job.units is None else job.units.reshape(-1).long()
     if unit is not None:
         eligible = eligible & (unit >= 0)
     key = torch.cat([sample_ids, sample_ids.new_zeros(1)])[sample]
 
     def word(stream: int, index: Tensor) -> Tensor:
-        return rng.random_words(key, index.clamp(0), seed, epoch, stream)
+        return rng.random_words(key, index.clamp(0), job.seed, job.epoch, stream)
 
     select = word(DECISION, position) if unit is None else word(UNIT, unit)
     pick = select  # one word both selects a token and picks what stands in its place
-    shares: tuple[int | Tensor, ...] = thresholds(1.0, mask_share, random_share)
+    shares: tuple[int | Tensor, ...] = thresholds(1.0, job.mask_share, job.random_share)
     if unit is not None:
-        pick = word(DECISION, unit if per_unit else position)
-    if budget:
+        pick = word(DECISION, unit if job.per_unit else position)
+    if job.budget:
         rank, eligible_count = rank_within(sample, samples, select, position, unit, eligible)
-        k = (eligible_count * thresholds(rate, 1.0, 0.0)[0] + (1 << 31)) >> 32
-        if at_least_one:
+        k = (eligible_count * thresholds(job.rate, 1.0, 0.0)[0] + (1 << 31)) >> 32
+        if job.at_least_one:
             k = torch.maximum(k, eligible_count.clamp(max=1))
         selected = eligible & (rank < k[sample])
-        if unit is None or per_unit:
+        if unit is None or job.per_unit:
             pick = rank
             shares = tuple(((k * share + (1 << 31)) >> 32)[sample] for share in shares)
-    elif rates is None:
-        selected = eligible & (select < thresholds(rate, 1.0, 0.0)[0])
+    elif job.rates is None:
+        selected = eligible & (select < thresholds(job.rate, 1.0, 0.0)[0])
         if unit is None:
-            shares = thresholds(rate, mask_share, random_share)
+            shares = thresholds(job.rate, job.mask_share, job.random_share)
     else:
-        p = rates.reshape(-1).double().nan_to_num(0.0).clamp(0.0, 1.0)
+        p = job.rates.reshape(-1).double().nan_to_num(0.0).clamp(0.0, 1.0)
         selected = eligible & (select < threshold_of(p))
         if unit is None:
-            mixed = min(mask_share + random_share, 1.0)
-            shares = (threshold_of(p), threshold_of(p * mask_share), threshold_of(p * mixed))
+            mixed = min(job.mask_share + job.random_share, 1.0)
+            shares = (threshold_of(p), threshold_of(p * job.mask_share), threshold_of(p * mixed))
     action = torch.where(pick < shares[1], MASK, torch.where(pick < shares[2], RANDOM, KEEP))
     action = torch.where(selected, action, NONE)
 
     new = word(REPLACEMENT, position)
-    if replacement_ids is None:
-        new = (new * vocab_size) >> 32
+    if job.replacement_ids is None:
+        new = (new * job.vocab_size) >> 32
     else:
-        new = replacement_ids.long()[(new * replacement_ids.numel()) >> 32]
-    masked = torch.where(action == MASK, mask_token_id, torch.where(action == RANDOM, new, ids))
-    labels = torch.where(action == NONE, ignore_index, ids)
-    count, positions = predicted(action != NONE, capacity)
-    shape, dtype = input_ids.shape, input_ids.dtype
+        new = job.replacement_ids.long()[(new * job.replacement_ids.numel()) >> 32]
+    masked = torch.where(action == MASK, job.mask_token_id, torch.where(action == RANDOM, new, ids))
+    labels = torch.where(action == NONE, job.ignore_index, ids)
+    count, positions = predicted(action != NONE, job.capacity)
+    shape, dtype = job.input_ids.shape, job.input_ids.dtype
     return masked.to(dtype).view(shape), labels.to(dtype).view(shape), count, positions
 
 

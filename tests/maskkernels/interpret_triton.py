@@ -9,6 +9,7 @@ from cases import cases
 from maskkernels.mask import _triton as mask_triton
 from maskkernels.mask import api
 from maskkernels.mask import reference as mask_reference
+from maskkernels.mask.job import Job
 from maskkernels.rng import _triton as rng_triton
 from maskkernels.rng import reference as rng_reference
 
@@ -34,7 +35,7 @@ def main() -> int:
             return 1
         results = []
         for run in (mask_triton.mask_tokens, mask_reference.mask_tokens):
-            api._mask_tokens = run
+            api._mask_tokens = lambda *job, run=run: run(Job(*job))
             results.append(api.mask_tokens(ids, policy, **arguments))
         for field, a, b in zip(results[0]._fields, *results, strict=True):
             same = a is b if a is None or b is None else a.dtype == b.dtype and torch.equal(a, b)
