@@ -9,7 +9,7 @@ from maskkernels.backend import resolve
 from maskkernels.mask import reference
 from maskkernels.mask.job import SCHEMA, Job
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
-from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits
+from maskkernels.rng.api import check_ids, check_indices, check_like, epoch_bits, seed_bits
 
 
 class MaskedTokens(NamedTuple):
@@ -100,8 +100,8 @@ def mask_tokens(
         replacement_ids: int32 or int64 [n], the ids a random replacement is drawn from. None: all
             of [0, policy.vocab_size).
         units: like input_ids, int32 or int64: the unit (word, span...) each token belongs to,
-            numbered from 0 in its sample; negative: never masked. Word u of stream 2 selects
-            unit u.
+            numbered from 0 in its sample, below 2^34; negative: never masked. Word u of stream 2
+            selects unit u.
         rates: like input_ids, float: the rate at each token, in place of policy.rate. With
             ``units``, a token is selected iff its unit's word is below its own rate.
         unit_rates: float [B, U], with ``units``: the rate of each unit.
@@ -199,6 +199,8 @@ def _check_units(
         raise ValueError("a policy with replacement='unit' needs units")
     if units is not None and units.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"units must be int32 or int64, got {units.dtype}")
+    if units is not None:
+        check_indices("units", units, -(1 << 63))
     check_like("rates", rates, input_ids)
     for name, given in (("rates", rates), ("unit_rates", unit_rates)):
         if given is None:

@@ -1,7 +1,7 @@
 """Random words and content hashes: check the inputs, choose a backend, compute."""
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -18,8 +18,12 @@ def threshold(p: float) -> int:
     A 33-bit integer: probability 1 gives 2^32, which every word is below, and 0 gives 0.
 
     Raises:
+        TypeError: p is not a number.
         ValueError: p is NaN or outside [0, 1].
     """
+    if isinstance(p, bool) or not isinstance(p, Real):
+        raise TypeError(f"a probability must be a number, got {type(p).__name__}")
+    p = float(p)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"a probability must be between 0 and 1, got {p!r}")
     return math.floor(p * 4294967296.0)
@@ -56,6 +60,8 @@ def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tens
             raise ValueError(
                 f"with cu_seqlens, input_ids must be flat [N], got shape {tuple(input_ids.shape)}"
             )
+        if not isinstance(cu_seqlens, Tensor):
+            raise TypeError(f"cu_seqlens must be a torch.Tensor, got {type(cu_seqlens).__name__}")
         if cu_seqlens.dtype not in _INTEGERS or cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
             raise ValueError(
                 "cu_seqlens must be int32 or int64 [B + 1], got "
@@ -200,13 +206,31 @@ def random_words(
             )
     if sample_ids.device != index.device:
         raise ValueError(f"sample_ids is on {sample_ids.device}, index on {index.device}")
+    if isinstance(stream, bool) or not isinstance(stream, Integral):
+        raise TypeError(f"stream must be an int, got {type(stream).__name__}")
     if not 0 <= stream < 256:
         raise ValueError(f"stream must be in [0, 256), got {stream}")
     epoch = epoch_bits(epoch)
-    sample_ids, index = torch.broadcast_tensors(sample_ids, index)
+    try:
+        sample_ids, index = torch.broadcast_tensors(sample_ids, index)
+    except RuntimeError:
+        raise ValueError(
+            f"sample_ids {tuple(sample_ids.shape)} and index {tuple(index.shape)} do not broadcast"
+        ) from None
+    check_indices("index", index, 0)
     run = reference.random_words if resolve(backend, index.device) == "reference" else _random_words
-    words = run(sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch, stream)
+    words = run(sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch, int(stream))
     return words.view(index.shape)
+
+
+def check_indices(name: str, index: Tensor, low: int) -> None:
+    """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
+    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
+        return
+    least, most = (int(bound) for bound in torch.aminmax(index))
+    if least < low or most >= 1 << 34:
+        bad = least if least < low else most
+        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
 
 
 def epoch_bits(epoch: int) -> int:

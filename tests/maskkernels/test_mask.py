@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import threading
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskkernels import MaskingPolicy, mask_tokens
+from maskkernels.mask.job import Job
 
 BACKENDS = ("reference", "numba")
 CASES = {name: rest for name, *rest in cases()}
@@ -295,6 +297,8 @@ IDS = torch.tensor([[5, 6], [7, 8]])
         ({"policy": MaskingPolicy(3, V, replacement="unit")}, ValueError, "needs units"),
         ({"units": IDS.float()}, TypeError, "units must be int32 or int64"),
         ({"units": IDS[0]}, ValueError, "units must have the shape"),
+        ({"units": IDS << 40}, ValueError, r"units must be in .*, got"),
+        ({"cu_seqlens": [0, 2], "input_ids": IDS[0]}, TypeError, "cu_seqlens must be a torch"),
         ({"rates": IDS}, TypeError, "rates must be a float tensor"),
         ({"rates": torch.tensor([[0.1, 0.2], [0.3, 1.1]])}, ValueError, "rates must be between"),
         ({"rates": torch.full((2, 2), torch.nan)}, ValueError, "rates must be between"),
@@ -355,6 +359,19 @@ def test_bad_policies_are_refused(change, error, text):
         MaskingPolicy(**({"mask_token_id": 3, "vocab_size": V} | change))
 
 
+@pytest.mark.parametrize("module", ["reference", "_numba"])
+def test_ties_of_a_budget_go_to_the_unit_that_starts_first(module):
+    """Units 2^34 apart share their words; the API refuses them, so this goes below it."""
+    run = import_module(f"maskkernels.mask.{module}").mask_tokens
+    order = torch.tensor([[3, 3, 1, 1, 4, 4, 2, 2, 0, 0, 5, 5]])
+    job = Job(
+        order + 5, torch.tensor([9]), None, None, None, None, None, order << 34, None, 1, 0, 3, V,
+        0.5, 1.0, 0.0, True, False, False, -100, -1,
+    )  # fmt: skip
+    labels = run(job)[1]
+    assert (labels[0] != -100).tolist() == [True] * 6 + [False] * 6
+
+
 def test_numbers_of_numpy_are_numbers():
     policy = MaskingPolicy(np.int64(3), np.int32(V), rate=np.float64(0.5), ignore_index=np.int8(-5))
     found = mask_tokens(IDS, policy, seed=np.uint64(1 << 63), epoch=np.int64(2))
@@ -372,7 +389,7 @@ def _labels_in_a_process(queue):
     queue.put(mask_tokens(IDS, MaskingPolicy(3, V, rate=0.5), seed=4).labels.tolist())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_other_processes_see_the_same_masks(method):
     expected = mask_tokens(IDS, MaskingPolicy(3, V, rate=0.5), seed=4).labels.tolist()
     context = multiprocessing.get_context(method)

@@ -33,7 +33,7 @@ def test_philox_gives_the_published_words(counter, key, expected):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN[:2])
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
 def test_random_words_are_those_of_the_published_counters(backend, counter, key, expected):
     """index // 4, the sample's halves and epoch << 8 | stream spell the counter out."""
     index = counter[0] * 4 + torch.arange(4)
@@ -97,7 +97,13 @@ def test_thresholds_are_exact_at_the_ends():
     assert threshold(1.0) == 1 << 32
     assert threshold(0.5) == 1 << 31
     assert threshold(2.0**-32) == 1
-    assert threshold(2.0**-33) == 0
+    assert threshold(0.6 * 2.0**-32) == 0
+
+
+@pytest.mark.parametrize("p", [True, "0.5", None])
+def test_a_threshold_wants_a_number(p):
+    with pytest.raises(TypeError, match="must be a number"):
+        threshold(p)
 
 
 @pytest.mark.parametrize("p", [-1e-9, 1.0000001, float("nan"), float("inf")])
@@ -121,6 +127,11 @@ def test_words_broadcast():
         ({"epoch": -1}, ValueError, "epoch must not be negative"),
         ({"epoch": 0.5}, TypeError, "epoch must be an int"),
         ({"stream": 256}, ValueError, "stream must be in"),
+        ({"stream": 1.5}, TypeError, "stream must be an int, got float"),
+        ({"stream": True}, TypeError, "stream must be an int, got bool"),
+        ({"index": torch.tensor([1 << 34])}, ValueError, r"index must be in \[0, 2\*\*34\)"),
+        ({"index": torch.tensor([-1])}, ValueError, r"index must be in .*, got -1"),
+        ({"sample_ids": torch.arange(4)}, ValueError, r"\(4,\) and index \(3,\) do not broadcast"),
         ({"index": torch.arange(3).int()}, TypeError, "index must be an int64 tensor"),
         ({"sample_ids": [1]}, TypeError, "sample_ids must be an int64 tensor"),
         ({"backend": "cuda"}, ValueError, "expected one of"),
