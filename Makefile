@@ -33,7 +33,6 @@ demo: setup ## fine-tune real weights on real text, about five minutes
 	$(BIN)/python examples/demo.py
 
 test: setup ## run the tests
-	@find maskkernels -name '*.nb[ic]' -delete  # Numba does not see that an inlined file changed
 	$(BIN)/python -m pytest -q --timeout 600
 
 lint: setup ## ruff and mypy

@@ -1,6 +1,8 @@
 """Which backend runs: the reference, Numba on the CPU, or Triton on the GPU."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -35,3 +37,32 @@ def resolve(backend: str, device: torch.device) -> str:
     if reason := why_not(backend, device):
         raise ValueError(f"backend={backend!r}: {reason}")
     return backend
+
+
+_LIBRARY = torch.library.Library("maskkernels", "DEF")
+
+
+def define_op(
+    name: str,
+    schema: str,
+    *,
+    cpu: Callable[..., Any],
+    cuda: Callable[..., Any],
+    fake: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Register ``maskkernels::name`` with PyTorch; returns what calls it.
+
+    The plain registration, because ``torch.library.custom_op`` loads the whole compiler (a second
+    in every worker) and wraps each call.
+
+    Args:
+        name: of the op.
+        schema: its arguments and results, as PyTorch writes them. None of them is written to.
+        cpu, cuda: what runs on the tensors of each device.
+        fake: what gives empty results of the right shapes.
+    """
+    _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+    _LIBRARY.impl(name, cpu, "CPU")
+    _LIBRARY.impl(name, cuda, "CUDA")
+    torch.library.register_fake(f"maskkernels::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.maskkernels, name).default

@@ -1,260 +1,471 @@
-"""Masking on the CPU: each row is classified (mask, random, keep) and then written, in cache."""
+"""Masking on the CPU: copy a row, find the few selected tokens without a branch, write those.
 
-import numba as nb
+The law of section "plain formula" in ``api.mask_tokens``, three times: for tokens on their own, for
+units of tokens, and for an exact budget of either. A row's words and what is selected by them stay
+in the first-level cache; tokens that are not selected cost a copy, a word and a comparison.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from maskkernels.jit import inlined, kernel
 from maskkernels.mask.job import Job
 from maskkernels.mask.policy import outside_vocabulary, thresholds
-from maskkernels.rng._numba import counter_word, first_real, flat, hash_row, quad, row_bounds, word
+from maskkernels.rng._numba import (
+    counter_word,
+    fill_words,
+    first_real,
+    flat,
+    gather_words,
+    hash_row,
+    row_bounds,
+)
+from maskkernels.threads import over_rows
 
-NONE, MASK, RANDOM, KEEP = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(3)
+BLOCK = 1024  # tokens looked at together
+MASK, RANDOM, KEEP = 0, 1, 2  # what happens to a selected token
 _HALF = np.int64(1 << 31)
+_thresholds = lru_cache(maxsize=64)(thresholds)
+_REPLACEMENT, _UNIT = np.uint64(1), np.uint64(2)  # streams of the random contract
 
 
-@nb.njit(inline="always")
-def _choose(word, mask_below, random_below):
-    if word < mask_below:
-        return MASK
-    return RANDOM if word < random_below else KEEP
+class Tokens(NamedTuple):
+    """The arrays of a job, flat and contiguous; empty where they were not given."""
+
+    ids: Any  # int32 or int64 [N]
+    bounds: Any  # int64 [B + 1]
+    real: Any  # bool [N]
+    special: Any  # bool [N]
+    table: Any  # bool [V]
+    units: Any  # int64 [N]
+    rates: Any  # float64 [N]
+    sample_ids: Any  # uint64 [B]
 
 
-@nb.njit(inline="always")
+class Law(NamedTuple):
+    """The numbers of a job."""
+
+    seed: Any  # uint64
+    c3: Any  # uint64, stream 0
+    rate: float
+    mask_share: float
+    both: float  # mask_share + random_share
+    select: int  # thresholds on the word that selects a token at ``rate``
+    mask_below: int
+    random_below: int
+    at_least_one: bool
+    per_unit: bool
+
+
+class Output(NamedTuple):
+    """Where results go, and what is written there."""
+
+    ids: Any  # like Tokens.ids
+    labels: Any
+    positions: Any  # int64 [capacity]
+    mask_token_id: int
+    replacement_ids: Any  # int64 [n], or empty
+    vocab_size: int
+    ignore_index: int
+    size: int  # ids are in [0, size)
+
+
+@inlined
 def _threshold(p):
     return np.int64(p * 4294967296.0)
 
 
-@nb.njit(inline="always")
-def _eligible(ids, real, special, units, table, size, action):
-    """Mark with KEEP the tokens of a row that may be masked, NONE the rest.
-
-    Returns the first column whose id is outside [0, size), or -1.
-    """
+@inlined
+def _copy_row(tokens, output, begin, end):
+    """Copy a row and ignore its labels; the first real id outside the vocabulary, or -1."""
+    ids, out, labels = tokens.ids[begin:end], output.ids[begin:end], output.labels[begin:end]
+    size, ignore_index = np.uint64(output.size), output.ignore_index
+    highest = np.uint64(0)
     for t in range(ids.size):
-        action[t] = NONE
-        if real.size and not real[t]:
-            continue
-        if ids[t] < 0 or ids[t] >= size:
-            return t
-        if special.size:
-            ok = not special[t]
-        else:
-            ok = table.size == 0 or table[ids[t]]
-        if ok and (units.size == 0 or units[t] >= 0):
-            action[t] = KEEP
+        token = ids[t]
+        highest = max(highest, np.uint64(token))  # a negative id is a huge one
+        out[t] = token
+        labels[t] = ignore_index
+    if highest >= size:
+        for t in range(begin, end):
+            if (tokens.real.size == 0 or tokens.real[t]) and np.uint64(tokens.ids[t]) >= size:
+                return t
     return -1
 
 
-@nb.njit(inline="always")
-def _tokens(action, first, sample, seed, c3, select, mask_below, random_below):
-    """Every eligible token on its own, at one rate: one Philox call for four tokens."""
-    for start in range(first, action.size, 4):
-        r0, r1, r2, r3 = quad(start - first, sample, c3, seed)
-        for lane in range(min(4, action.size - start)):
-            r = np.int64(r0 if lane == 0 else r1 if lane == 1 else r2 if lane == 2 else r3)
-            t = start + lane
-            if action[t] != NONE:
-                action[t] = _choose(r, mask_below, random_below) if r < select else NONE
+@inlined
+def _sample(tokens, b):
+    """(index of the row's first real token, sample id)."""
+    begin, end = tokens.bounds[b], tokens.bounds[b + 1]
+    real = tokens.real[begin:end] if tokens.real.size else tokens.real
+    first = first_real(real)
+    if tokens.sample_ids.size:
+        return begin + first, tokens.sample_ids[b]
+    return begin + first, hash_row(tokens.ids[begin:end], real, first)
 
 
-@nb.njit(inline="always")
-def _varied(action, first, units, rates, sample, seed, c3, rate, mask_share, both, per_unit):
-    """Tokens or units, each at its own rate."""
-    c3_unit = c3 | np.uint32(2)
-    last, last_word = np.int64(-1), np.int64(0)
-    for t in range(first, action.size):
-        if action[t] == NONE:
-            continue
-        p = rates[t] if rates.size else rate
-        if units.size == 0:
-            r = np.int64(word(t - first, sample, c3, seed))
-            if r < _threshold(p):
-                action[t] = _choose(r, _threshold(p * mask_share), _threshold(p * both))
-            else:
-                action[t] = NONE
-            continue
-        if units[t] != last:
-            last = units[t]
-            last_word = np.int64(word(last, sample, c3_unit, seed))
-        if last_word < _threshold(p):
-            r = np.int64(word(last if per_unit else t - first, sample, c3, seed))
-            action[t] = _choose(r, _threshold(mask_share), _threshold(both))
-        else:
-            action[t] = NONE
+@inlined
+def _keep_eligible(tokens, at, n):
+    """Drop from at[:n] what may not be masked; how many are left."""
+    ids, real, special, table, units = (
+        tokens.ids, tokens.real, tokens.special, tokens.table, tokens.units,
+    )  # fmt: skip
+    left = 0
+    for i in range(n):
+        t = at[i]
+        ok = True
+        if real.size:
+            ok = real[t]
+        if units.size:
+            ok = ok and units[t] >= 0
+        if special.size:
+            ok = ok and not special[t]
+        elif table.size:
+            ok = ok and table[ids[t]]
+        at[left] = t
+        left += ok
+    return left
 
 
-@nb.njit(inline="always")
-def _budget(
-    action, first, units, sample, seed, c3, rate, mask_share, both, at_least_one, per_unit, keys
-):
-    """Exactly k of the eligible tokens or units: the k smallest (word, position)."""
-    leaders = np.empty(0, np.int64)
-    if units.size:
-        leaders = _leaders(action, first, units)
-    n = 0
-    for t in range(first, action.size):
-        if action[t] != NONE and (units.size == 0 or leaders[t] == t):
-            keys[n] = _key(t, first, units, sample, seed, c3)
-            n += 1
-    k = (n * _threshold(rate) + _HALF) >> 32
-    if at_least_one and n > 0 and k == 0:
-        k = 1
-    keys[:n].sort()
-    k_mask = (k * _threshold(mask_share) + _HALF) >> 32
-    k_both = (k * _threshold(both) + _HALF) >> 32
-    ranked = units.size == 0 or per_unit
-    for t in range(first, action.size):
-        if action[t] == NONE:
-            continue
-        key = _key(leaders[t] if units.size else t, first, units, sample, seed, c3)
-        if k == 0 or key > keys[k - 1]:
-            action[t] = NONE
-        elif ranked:
-            if k_mask > 0 and key <= keys[k_mask - 1]:
-                action[t] = MASK
-            elif k_both > 0 and key <= keys[k_both - 1]:
-                action[t] = RANDOM
-            else:
-                action[t] = KEEP
-        else:
-            r = np.int64(word(t - first, sample, c3, seed))
-            action[t] = _choose(r, _threshold(mask_share), _threshold(both))
-
-
-@nb.njit(inline="always")
-def _key(t, first, units, sample, seed, c3):
-    """(word, position) of the token or unit that ``t`` leads, as one sortable uint64."""
-    if units.size:
-        w = word(units[t], sample, c3 | np.uint32(2), seed)
+@inlined
+def _pick_by_word(tokens, law, at, n, first, sample, index, words, action):
+    """Choose for each selected token by its own word of stream 0, or by its unit's."""
+    if law.per_unit:
+        units = tokens.units
+        for i in range(n):
+            index[i] = units[at[i]]
     else:
-        w = word(t - first, sample, c3, seed)
-    return (w << np.uint64(32)) | np.uint64(t - first)
+        for i in range(n):
+            index[i] = at[i] - first
+    gather_words(index, n, sample, law.c3, law.seed, words)
+    mask_below, random_below = _threshold(law.mask_share), _threshold(law.both)
+    for i in range(n):
+        r = np.int64(words[i])
+        action[i] = (r >= mask_below) + (r >= random_below)
 
 
-@nb.njit
-def _leaders(action, first, units):
-    """The first eligible column of each eligible token's unit."""
-    leaders = np.full(units.size, -1, np.int64)
-    rising, last = True, np.int64(-1)
-    for t in range(first, units.size):
-        if action[t] != NONE:
-            rising = rising and units[t] >= last
-            last = units[t]
-    if rising:  # the usual case: a unit's tokens stand together, in order
-        last, at = np.int64(-1), 0
-        for t in range(first, units.size):
-            if action[t] != NONE:
-                if units[t] != last:
-                    last, at = units[t], t
-                leaders[t] = at
-        return leaders
-    seen = {np.int64(-1): -1}
-    for t in range(first, units.size):
-        if action[t] != NONE:
-            if units[t] not in seen:
-                seen[units[t]] = t
-            leaders[t] = seen[units[t]]
-    return leaders
+@inlined
+def _write(tokens, law, output, at, action, n, first, sample, count, index, words):
+    """Label the n selected tokens of a row and put in their place what ``action`` says."""
+    ids, out, labels, positions = tokens.ids, output.ids, output.labels, output.positions
+    mask_token_id, replacement_ids = output.mask_token_id, output.replacement_ids
+    random = 0
+    for i in range(n):
+        t = at[i]
+        token = ids[t]
+        labels[t] = token
+        out[t] = mask_token_id if action[i] == MASK else token
+        index[random] = t - first
+        random += action[i] == RANDOM
+    for i in range(min(n, positions.size - count)):
+        positions[count + i] = at[i]
+    gather_words(index, random, sample, law.c3 | _REPLACEMENT, law.seed, words)
+    choices = np.uint64(replacement_ids.size if replacement_ids.size else output.vocab_size)
+    for i in range(random):
+        new = (np.uint64(words[i]) * choices) >> np.uint64(32)
+        out[first + index[i]] = replacement_ids[new] if replacement_ids.size else new
+    return count + n
 
 
-@nb.njit(nogil=True, cache=True)
-def _mask_rows(
-    ids, bounds, real, special, table, replacement_ids, units, rates, sample_ids, seed, epoch_word,
-    mask_token_id, vocab_size, size, rate, mask_share, both, select, mask_below, random_below,
-    budget, at_least_one, per_unit, ignore_index, out, labels, positions,
-):  # fmt: skip
-    """Mask every row; returns (count, -1), or (count, flat index of an id outside [0, size))."""
-    longest = 0
-    for b in range(bounds.size - 1):
-        longest = max(longest, bounds[b + 1] - bounds[b])
-    scratch = np.empty(longest, np.uint8)
-    keys = np.empty(longest if budget else 0, np.uint64)
+@kernel
+def _mask_tokens(tokens, law, output, first_row, last_row):
+    """Every token on its own. Returns (count, first index of an id outside [0, size), or -1)."""
+    words = np.empty(BLOCK, np.uint32)
+    at = np.empty(BLOCK, np.int64)
+    index = np.empty(BLOCK, np.int64)
+    action = np.empty(BLOCK, np.uint8)
     count = 0
-    for b in range(bounds.size - 1):
-        begin, end = bounds[b], bounds[b + 1]
-        row = ids[begin:end]
-        keep = real[begin:end] if real.size else real
-        unit = units[begin:end] if units.size else units
-        p = rates[begin:end] if rates.size else rates
-        action = scratch[: end - begin]
-        bad = _eligible(
-            row, keep, special[begin:end] if special.size else special, unit, table, size, action
-        )
+    for b in range(first_row, last_row):
+        end = tokens.bounds[b + 1]
+        bad = _copy_row(tokens, output, tokens.bounds[b], end)
         if bad >= 0:
-            return count, begin + bad
-        first = first_real(keep)
-        sample = sample_ids[b] if sample_ids.size else hash_row(row, keep, first)
-        if budget:
-            _budget(
-                action, first, unit, sample, seed, epoch_word, rate, mask_share, both,
-                at_least_one, per_unit, keys,
-            )  # fmt: skip
-        elif unit.size or p.size:
-            _varied(
-                action, first, unit, p, sample, seed, epoch_word, rate, mask_share, both, per_unit
-            )
-        else:
-            _tokens(action, first, sample, seed, epoch_word, select, mask_below, random_below)
-        for t in range(row.size):
-            token = row[t]
-            labels[begin + t] = ignore_index
-            if action[t] != NONE:
-                labels[begin + t] = token
-                if count < positions.size:
-                    positions[count] = begin + t
-                count += 1
-                if action[t] == MASK:
-                    token = mask_token_id
-                elif action[t] == RANDOM:
-                    w = word(t - first, sample, epoch_word | np.uint32(1), seed)
-                    if replacement_ids.size:
-                        token = replacement_ids[
-                            (w * np.uint64(replacement_ids.size)) >> np.uint64(32)
-                        ]
-                    else:
-                        token = (w * np.uint64(vocab_size)) >> np.uint64(32)
-            out[begin + t] = token
+            return count, bad
+        first, sample = _sample(tokens, b)
+        for begin in range(first, end, BLOCK):
+            size = min(BLOCK, end - begin)
+            fill_words(words[: (size + 3) & ~3], begin - first, sample, law.c3, law.seed)
+            n, select = 0, law.select
+            if tokens.rates.size:
+                for i in range(size):
+                    at[n] = begin + i
+                    n += np.int64(words[i]) < _threshold(tokens.rates[begin + i])
+            else:
+                for i in range(size):
+                    at[n] = begin + i
+                    n += np.int64(words[i]) < select
+            n = _keep_eligible(tokens, at, n)
+            for i in range(n):
+                r = np.int64(words[at[i] - begin])
+                if tokens.rates.size:
+                    p = tokens.rates[at[i]]
+                    mask_below = _threshold(p * law.mask_share)
+                    random_below = _threshold(p * law.both)
+                else:
+                    mask_below, random_below = law.mask_below, law.random_below
+                action[i] = (r >= mask_below) + (r >= random_below)
+            count = _write(tokens, law, output, at, action, n, first, sample, count, index, words)
     return count, -1
 
 
+@inlined
+def _unit_slots(units, slots, table, numbers):
+    """Number the distinct units of a row from 0, as they appear; how many there are.
+
+    ``table`` has a power of two of entries, at least twice the row's length: a hash table with
+    linear probing, of slots. ``numbers`` takes the unit of each slot.
+    """
+    table[:] = -1
+    wrap = np.uint64(table.size - 1)
+    n = 0
+    for t in range(units.size):
+        u = units[t]
+        slots[t] = -1
+        if u < 0:
+            continue
+        place = (np.uint64(u) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(29)) & wrap
+        while table[place] >= 0 and numbers[table[place]] != u:
+            place = (place + np.uint64(1)) & wrap
+        if table[place] < 0:
+            table[place] = n
+            numbers[n] = u
+            n += 1
+        slots[t] = table[place]
+    return n
+
+
+@inlined
+def _longest(tokens, first_row, last_row):
+    longest = 0
+    for b in range(first_row, last_row):
+        longest = max(longest, tokens.bounds[b + 1] - tokens.bounds[b])
+    return longest
+
+
+@inlined
+def _power_of_two(n):
+    size = 1
+    while size < n:
+        size *= 2
+    return size
+
+
+@inlined
+def _unit_words(units, sample, law, slots, table, numbers, words):
+    """(slot of each token's unit or -1, how many slots); words[slot] is the unit's of stream 2.
+
+    The slot is the unit itself where units are numbered densely, as they nearly always are.
+    """
+    highest = np.int64(-1)
+    for t in range(units.size):
+        highest = max(highest, units[t])
+    if highest < words.size - 4:
+        n = highest + 1
+        fill_words(words[: (n + 3) & ~3], 0, sample, law.c3 | _UNIT, law.seed)
+        return units, n
+    n = _unit_slots(units, slots, table[: _power_of_two(2 * units.size)], numbers)
+    gather_words(numbers, n, sample, law.c3 | _UNIT, law.seed, words)
+    return slots[: units.size], n
+
+
+@kernel
+def _mask_units(tokens, law, output, first_row, last_row):
+    """Whole units of tokens. Returns as ``_mask_tokens``."""
+    longest = _longest(tokens, first_row, last_row)
+    unit_words = np.empty(longest + 4, np.uint32)
+    slots = np.empty(longest, np.int64)
+    table = np.empty(_power_of_two(2 * longest), np.int64)
+    numbers = np.empty(longest, np.int64)
+    words = np.empty(BLOCK, np.uint32)
+    at = np.empty(BLOCK, np.int64)
+    index = np.empty(BLOCK, np.int64)
+    action = np.empty(BLOCK, np.uint8)
+    count = 0
+    for b in range(first_row, last_row):
+        row, end = tokens.bounds[b], tokens.bounds[b + 1]
+        bad = _copy_row(tokens, output, row, end)
+        if bad >= 0:
+            return count, bad
+        first, sample = _sample(tokens, b)
+        slot, _ = _unit_words(tokens.units[row:end], sample, law, slots, table, numbers, unit_words)
+        for begin in range(first, end, BLOCK):
+            size = min(BLOCK, end - begin)
+            n, select, here = 0, law.select, slot[begin - row : begin - row + size]
+            if tokens.rates.size:
+                for i in range(size):
+                    at[n] = begin + i
+                    s = here[i]
+                    below = _threshold(tokens.rates[begin + i])
+                    n += (s >= 0) & (np.int64(unit_words[max(s, 0)]) < below)
+            else:
+                for i in range(size):
+                    at[n] = begin + i
+                    s = here[i]
+                    n += (s >= 0) & (np.int64(unit_words[max(s, 0)]) < select)
+            n = _keep_eligible(tokens, at, n)
+            _pick_by_word(tokens, law, at, n, first, sample, index, words, action)
+            count = _write(tokens, law, output, at, action, n, first, sample, count, index, words)
+    return count, -1
+
+
+@inlined
+def _limit(keys, n, k, bins, some):
+    """One more than the k-th smallest of n keys: k of them are below it."""
+    if k == 0:
+        return np.uint64(0)
+    bins[:] = 0
+    for i in range(n):
+        bins[keys[i] >> np.uint64(56)] += 1
+    before, b = 0, 0
+    while before + bins[b] < k:
+        before += bins[b]
+        b += 1
+    m = 0
+    for i in range(n):
+        some[m] = keys[i]
+        m += (keys[i] >> np.uint64(56)) == np.uint64(b)
+    some[:m].sort()
+    return some[k - before - 1] + np.uint64(1)
+
+
+@kernel
+def _mask_budget(tokens, law, output, first_row, last_row):
+    """Exactly k tokens or units: the k smallest (word, position). Returns as ``_mask_tokens``."""
+    longest = _longest(tokens, first_row, last_row)
+    by_unit = tokens.units.size > 0
+    words = np.empty(longest + 4, np.uint32)
+    slots = np.empty(longest if by_unit else 0, np.int64)
+    table = np.empty(_power_of_two(2 * longest) if by_unit else 0, np.int64)
+    numbers = np.empty(longest if by_unit else 0, np.int64)
+    leader = np.empty(longest if by_unit else 0, np.int64)
+    keys = np.empty(longest + 1, np.uint64)
+    some = np.empty(longest + 1, np.uint64)
+    bins = np.empty(256, np.int64)
+    at = np.empty(longest + 1, np.int64)
+    index = np.empty(longest, np.int64)
+    action = np.empty(longest, np.uint8)
+    count = 0
+    for b in range(first_row, last_row):
+        row, end = tokens.bounds[b], tokens.bounds[b + 1]
+        bad = _copy_row(tokens, output, row, end)
+        if bad >= 0:
+            return count, bad
+        first, sample = _sample(tokens, b)
+        for t in range(first, end):
+            at[t - first] = t
+        n = _keep_eligible(tokens, at, end - first)
+        entries = n  # of what the k are chosen from
+        slot = slots
+        if by_unit:
+            slot, found = _unit_words(
+                tokens.units[row:end], sample, law, slots, table, numbers, words
+            )
+            leader[:found] = -1
+            entries = 0
+            for i in range(n):
+                s = slot[at[i] - row]
+                if leader[s] < 0:
+                    leader[s] = at[i]
+                    keys[entries] = _key(words[s], at[i] - first)
+                    entries += 1
+        else:
+            fill_words(words[: (end - first + 3) & ~3], 0, sample, law.c3, law.seed)
+            for i in range(n):
+                keys[i] = _key(words[at[i] - first], at[i] - first)
+        k = (entries * law.select + _HALF) >> 32
+        if law.at_least_one and entries > 0 and k == 0:
+            k = 1
+        chosen = _limit(keys, entries, k, bins, some)
+        ranked = not by_unit or law.per_unit
+        mask_below = random_below = np.uint64(0)
+        if ranked:
+            k_mask = (k * _threshold(law.mask_share) + _HALF) >> 32
+            k_both = (k * _threshold(law.both) + _HALF) >> 32
+            mask_below = _limit(keys, entries, k_mask, bins, some)
+            random_below = _limit(keys, entries, k_both, bins, some)
+        selected = 0
+        for i in range(n):
+            t = at[i]
+            if by_unit:
+                s = slot[t - row]
+                key = _key(words[s], leader[s] - first)
+            else:
+                key = _key(words[t - first], t - first)
+            at[selected] = t
+            action[selected] = (key >= mask_below) + (key >= random_below)
+            selected += key < chosen
+        if not ranked:
+            _pick_by_word(tokens, law, at, selected, first, sample, index, words, action)
+        count = _write(
+            tokens, law, output, at, action, selected, first, sample, count, index, words
+        )
+    return count, -1
+
+
+@inlined
+def _key(word, position):
+    return (np.uint64(word) << np.uint64(32)) | np.uint64(position)
+
+
 def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    masked = torch.empty_like(job.input_ids, memory_format=torch.contiguous_format)
-    labels = torch.empty_like(masked)
-    positions = torch.full((max(job.capacity, 0),), -1, dtype=torch.int64)
+    masked = torch.empty(job.input_ids.shape, dtype=job.input_ids.dtype)
+    labels = torch.empty(job.input_ids.shape, dtype=job.input_ids.dtype)
     size = job.vocab_size if job.maskable is None else job.maskable.numel()
-    count, bad = _mask_rows(
+    tokens = Tokens(
         flat(job.input_ids, job.input_ids.dtype),
         row_bounds(job.input_ids, job.cu_seqlens),
         flat(job.attention_mask, torch.bool),
         flat(job.special_tokens_mask, torch.bool),
         flat(job.maskable, torch.bool),
-        flat(job.replacement_ids, torch.int64),
         flat(job.units, torch.int64),
         flat(job.rates, torch.float64),
         flat(job.sample_ids, torch.int64).view(np.uint64),
+    )
+    law = Law(
         np.uint64(job.seed & 0xFFFFFFFFFFFFFFFF),
-        counter_word(job.epoch, 0),
-        job.mask_token_id,
-        job.vocab_size,
-        size,
+        counter_word(job.epoch),
         job.rate,
         job.mask_share,
         min(job.mask_share + job.random_share, 1.0),
-        *thresholds(job.rate, job.mask_share, job.random_share),
-        job.budget,
+        *_thresholds(job.rate, job.mask_share, job.random_share),
         job.at_least_one,
         job.per_unit,
+    )
+    output = Output(
+        masked.numpy().reshape(-1),
+        labels.numpy().reshape(-1),
+        flat(None, torch.int64),
+        job.mask_token_id,
+        flat(job.replacement_ids, torch.int64),
+        job.vocab_size,
         job.ignore_index,
-        masked.view(-1).numpy(),
-        labels.view(-1).numpy(),
-        positions.numpy(),
+        size,
     )
-    if bad >= 0:
-        raise outside_vocabulary(job.input_ids, bad, size)
-    return (
-        masked,
-        labels,
-        torch.tensor(count) if job.capacity >= 0 else torch.empty(0, dtype=torch.int64),
-        positions,
-    )
+    rows = tokens.bounds.size - 1
+    run = _mask_budget if job.budget else _mask_tokens if job.units is None else _mask_units
+
+    positions = torch.empty(max(job.capacity, 0), dtype=torch.int64)
+
+    def part(begin: int, end: int) -> tuple[np.ndarray, int, int]:
+        if (begin, end) == (0, rows):
+            own = positions.numpy()
+        else:
+            room = int(tokens.bounds[end] - tokens.bounds[begin])
+            own = np.empty(min(positions.numel(), room), np.int64)
+        return own, *run(tokens, law, output._replace(positions=own), begin, end)
+
+    parts = over_rows(part, tokens.bounds)
+    for _, _, bad in parts:
+        if bad >= 0:
+            raise outside_vocabulary(job.input_ids, bad, size)
+    if job.capacity < 0:
+        return masked, labels, torch.empty(0, dtype=torch.int64), positions
+    if len(parts) > 1:
+        found = np.concatenate([own[:count] for own, count, _ in parts])[: job.capacity]
+        positions[: found.size] = torch.from_numpy(found)
+    count = sum(count for _, count, _ in parts)
+    positions[count:] = -1
+    return masked, labels, torch.tensor(count), positions

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
+from maskkernels.backend import define_op, resolve
 from maskkernels.mask import reference
 from maskkernels.mask.job import SCHEMA, Job
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
@@ -30,24 +30,19 @@ class MaskedTokens(NamedTuple):
     positions: Tensor | None = None
 
 
-@torch.library.custom_op(
-    "maskkernels::mask_tokens", mutates_args=(), device_types="cpu", schema=SCHEMA
-)
-def _mask_tokens(*args):
+def _on_cpu(*args):
     from maskkernels.mask import _numba
 
     return _numba.mask_tokens(Job(*args))
 
 
-@_mask_tokens.register_kernel("cuda")
-def _(*args):
+def _on_gpu(*args):
     from maskkernels.mask import _triton
 
     return _triton.mask_tokens(Job(*args))
 
 
-@_mask_tokens.register_fake
-def _(*args):
+def _fake(*args):
     job = Job(*args)
     ids, labels = (
         torch.empty_like(job.input_ids, memory_format=torch.contiguous_format) for _ in range(2)
@@ -56,6 +51,9 @@ def _(*args):
     count = job.input_ids.new_empty(() if asked else (0,), dtype=torch.int64)
     positions = job.input_ids.new_empty(job.capacity if asked else 0, dtype=torch.int64)
     return ids, labels, count, positions
+
+
+_mask_tokens = define_op("mask_tokens", SCHEMA, cpu=_on_cpu, cuda=_on_gpu, fake=_fake)
 
 
 def mask_tokens(

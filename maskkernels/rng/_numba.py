@@ -1,53 +1,74 @@
-"""The random contract for Numba kernels, and the two public functions on the CPU."""
+"""The random contract for Numba kernels, and the two public functions on the CPU.
 
-import numba as nb
+Philox runs on vectors: its 32-bit words live in 64-bit lanes whose upper halves are junk, cut off
+only in front of a multiplication, because a 32x32 -> 64 bit multiply is one instruction a lane.
+"""
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from maskkernels.jit import inlined, kernel
+
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _U32, _U2 = np.uint64(32), np.uint64(2)
 _LOW = np.uint64(0xFFFFFFFF)
 
+_ABSENT = {
+    torch.bool: np.empty(0, np.bool_),
+    torch.int64: np.empty(0, np.int64),
+    torch.float64: np.empty(0, np.float64),
+}
 
-@nb.njit(inline="always")
+
+@inlined
 def philox4x32(c0, c1, c2, c3, k0, k1):
-    """Ten rounds of Philox4x32 on uint32 scalars."""
+    """Ten rounds of Philox4x32 on uint64 lanes; the low half of each result is the word."""
     for _ in range(10):
-        p0 = _M0 * np.uint64(c0)
-        p1 = _M1 * np.uint64(c2)
-        c0 = np.uint32(np.uint32(p1 >> _U32) ^ c1 ^ k0)
-        c2 = np.uint32(np.uint32(p0 >> _U32) ^ c3 ^ k1)
-        c1 = np.uint32(p1)
-        c3 = np.uint32(p0)
-        k0 = np.uint32(k0 + _W0)
-        k1 = np.uint32(k1 + _W1)
+        p0 = _M0 * (c0 & _LOW)
+        p1 = _M1 * (c2 & _LOW)
+        c0 = (p1 >> _U32) ^ c1 ^ k0
+        c2 = (p0 >> _U32) ^ c3 ^ k1
+        c1 = p1
+        c3 = p0
+        k0 = k0 + _W0
+        k1 = k1 + _W1
     return c0, c1, c2, c3
 
 
-@nb.njit(inline="always")
-def quad(index, sample, c3, seed):
-    """The four words of the indices 4 * (index // 4) and on; ``sample`` and ``seed`` are uint64."""
-    return philox4x32(
-        np.uint32(np.uint64(index) >> _U2),
-        np.uint32(sample & _LOW),
-        np.uint32(sample >> _U32),
-        c3,
-        np.uint32(seed & _LOW),
-        np.uint32(seed >> _U32),
-    )
+@inlined
+def word(index, c1, c2, c3, k0, k1):
+    """The one word of ``index`` (uint64), as uint32; chosen by selects, which vectorise."""
+    r0, r1, r2, r3 = philox4x32(index >> _U2, c1, c2, c3, k0, k1)
+    odd = index & np.uint64(1)
+    low = r1 if odd else r0
+    high = r3 if odd else r2
+    return np.uint32(high if index & _U2 else low)
 
 
-@nb.njit(inline="always")
-def word(index, sample, c3, seed):
-    """The one word of ``index``, as uint64."""
-    r0, r1, r2, r3 = quad(index, sample, c3, seed)
-    lane = index & 3
-    return np.uint64(r0 if lane == 0 else r1 if lane == 1 else r2 if lane == 2 else r3)
+@inlined
+def fill_words(out, begin, sample, c3, seed):
+    """The words of the indices begin, begin + 1...; ``begin`` and ``out.size`` multiples of 4."""
+    c1, c2, k0, k1 = sample & _LOW, sample >> _U32, seed & _LOW, seed >> _U32
+    quads = np.uint64(begin) >> _U2
+    for q in range(out.size >> 2):
+        r0, r1, r2, r3 = philox4x32(quads + np.uint64(q), c1, c2, c3, k0, k1)
+        out[4 * q] = np.uint32(r0)
+        out[4 * q + 1] = np.uint32(r1)
+        out[4 * q + 2] = np.uint32(r2)
+        out[4 * q + 3] = np.uint32(r3)
 
 
-@nb.njit(inline="always")
+@inlined
+def gather_words(index, n, sample, c3, seed, out):
+    """out[i] = the word of index[i], for i < n."""
+    c1, c2, k0, k1 = sample & _LOW, sample >> _U32, seed & _LOW, seed >> _U32
+    for i in range(n):
+        out[i] = word(np.uint64(index[i]), c1, c2, c3, k0, k1)
+
+
+@inlined
 def splitmix64(x):
     """splitmix64 on a uint64 scalar."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -56,18 +77,19 @@ def splitmix64(x):
     return x ^ (x >> np.uint64(31))
 
 
-@nb.njit(inline="always")
+@inlined
 def hash_row(ids, real, first):
     """Content hash of a row: ``ids`` [T], ``real`` [T] or empty, from its first real column."""
     total = np.uint64(0)
-    for t in range(first, ids.size):
-        if real.size == 0 or real[t]:
-            position = np.uint64(t - first)
-            total += splitmix64((position << _U32) | (np.uint64(ids[t]) & _LOW))
+    for i in range(ids.size - first):
+        h = splitmix64((np.uint64(i) << _U32) | (np.uint64(ids[first + i]) & _LOW))
+        if real.size:
+            h = h if real[first + i] else np.uint64(0)
+        total += h
     return splitmix64(total)
 
 
-@nb.njit(inline="always")
+@inlined
 def first_real(real):
     """The first column the mask keeps; 0 for an empty mask, which keeps all."""
     first = 0
@@ -76,7 +98,7 @@ def first_real(real):
     return first
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def _hash_rows(ids, real, bounds, out):
     for b in range(out.size):
         row = ids[bounds[b] : bounds[b + 1]]
@@ -84,15 +106,17 @@ def _hash_rows(ids, real, bounds, out):
         out[b] = hash_row(row, keep, first_real(keep))
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def _random_words(samples, index, seed, c3, out):
+    k0, k1 = seed & _LOW, seed >> _U32
     for i in range(out.size):
-        out[i] = word(index[i], samples[i], c3, seed)
+        c1, c2 = samples[i] & _LOW, samples[i] >> _U32
+        out[i] = word(np.uint64(index[i]), c1, c2, c3, k0, k1)
 
 
-def counter_word(epoch: int, stream: int) -> np.uint32:
-    """Counter word c3 of the contract."""
-    return np.uint32(epoch << 8 | stream)
+def counter_word(epoch: int) -> np.uint64:
+    """Counter word c3 of the contract, for stream 0."""
+    return np.uint64(epoch << 8)
 
 
 def row_bounds(input_ids: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
@@ -106,8 +130,10 @@ def row_bounds(input_ids: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
 def flat(tensor: Tensor | None, dtype: torch.dtype) -> np.ndarray:
     """``tensor`` as a flat contiguous array of ``dtype``; None becomes an empty one."""
     if tensor is None:
-        return torch.empty(0, dtype=dtype).numpy()
-    return tensor.detach().reshape(-1).to(dtype).contiguous().numpy()
+        return _ABSENT[dtype]
+    if tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
+    return np.ascontiguousarray(tensor.detach().numpy()).reshape(-1)
 
 
 def hash_rows(
@@ -126,7 +152,7 @@ def random_words(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, strea
         flat(sample_ids, torch.int64).view(np.uint64),
         flat(index, torch.int64),
         np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
-        counter_word(epoch, stream),
+        counter_word(epoch) | np.uint64(stream),
         out.numpy(),
     )
     return out

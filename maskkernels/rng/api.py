@@ -2,11 +2,12 @@
 
 import math
 from numbers import Integral, Real
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
+from maskkernels.backend import define_op, resolve
 from maskkernels.rng import reference
 
 _INTEGERS = (torch.int32, torch.int64)
@@ -99,45 +100,41 @@ def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
         raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
 
 
-@torch.library.custom_op("maskkernels::hash_rows", mutates_args=(), device_types="cpu")
-def _hash_rows(
-    input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
-) -> Tensor:
+def _numba_room() -> ModuleType:
     from maskkernels.rng import _numba
 
-    return _numba.hash_rows(input_ids, cu_seqlens, attention_mask)
+    return _numba
 
 
-@_hash_rows.register_kernel("cuda")
-def _(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+def _triton_room() -> ModuleType:
     from maskkernels.rng import _triton
 
-    return _triton.hash_rows(input_ids, cu_seqlens, attention_mask)
+    return _triton
 
 
-@_hash_rows.register_fake
-def _(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+def _fake_hash_rows(
+    input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
+) -> Tensor:
     samples = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return input_ids.new_empty(samples, dtype=torch.int64)
 
 
-@torch.library.custom_op("maskkernels::random_words", mutates_args=(), device_types="cpu")
-def _random_words(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
-    from maskkernels.rng import _numba
-
-    return _numba.random_words(sample_ids, index, seed, epoch, stream)
-
-
-@_random_words.register_kernel("cuda")
-def _(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
-    from maskkernels.rng import _triton
-
-    return _triton.random_words(sample_ids, index, seed, epoch, stream)
-
-
-@_random_words.register_fake
-def _(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
-    return torch.empty_like(index, memory_format=torch.contiguous_format)
+_hash_rows = define_op(
+    "hash_rows",
+    "(Tensor input_ids, Tensor? cu_seqlens, Tensor? attention_mask) -> Tensor",
+    cpu=lambda *args: _numba_room().hash_rows(*args),
+    cuda=lambda *args: _triton_room().hash_rows(*args),
+    fake=_fake_hash_rows,
+)
+_random_words = define_op(
+    "random_words",
+    "(Tensor sample_ids, Tensor index, SymInt seed, SymInt epoch, SymInt stream) -> Tensor",
+    cpu=lambda *args: _numba_room().random_words(*args),
+    cuda=lambda *args: _triton_room().random_words(*args),
+    fake=lambda sample_ids, index, seed, epoch, stream: torch.empty_like(
+        index, memory_format=torch.contiguous_format
+    ),
+)
 
 
 def hash_rows(
