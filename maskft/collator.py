@@ -1,6 +1,7 @@
 """Examples to masked batch: Transformers' collator, with masks from maskkernels."""
 
 import copy
+import itertools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +11,24 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.data.data_collator import (
     _numpy_collate_batch,
     _torch_collate_batch,
     pad_without_fast_tokenizer_warning,
 )
+from transformers.utils import to_py_obj
 
-from maskft.words import units_from_offsets, units_from_word_ids, word_table, word_units
-from maskkernels import MaskingPolicy, mask_tokens
+from maskft.words import word_table
+from maskkernels import (
+    MaskingPolicy,
+    mask_tokens,
+    pad_batch,
+    pad_rows,
+    units_from_offsets,
+    units_from_word_ids,
+    word_units,
+)
 
 RNGS = ("stream", "sample", "hf")
 STRATEGIES = ("random", "whole_word")
@@ -136,18 +147,20 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         if self.rng == "hf":
             return super().torch_mask_tokens(inputs.clone(), special_tokens_mask, offset_mapping)
         maskable, policy, words = self._vocabulary()
-        special = None if special_tokens_mask is None else torch.as_tensor(special_tokens_mask)
+        beside: dict[str, Any] = {
+            "attention_mask": None if attention_mask is None else attention_mask != 0,
+            "maskable": maskable,
+        }
+        if special_tokens_mask is not None:
+            beside["special_tokens_mask"] = torch.as_tensor(special_tokens_mask) != 0
         units = None
         if self.strategy == "whole_word":
-            allowed = _allowed(inputs, special, maskable, attention_mask)
             if offset_mapping is not None:
-                units = units_from_offsets(torch.as_tensor(offset_mapping), allowed)
+                units = units_from_offsets(inputs, torch.as_tensor(offset_mapping), **beside)
             elif word_ids is not None:
-                units = units_from_word_ids(word_ids, allowed)
+                units = units_from_word_ids(inputs, word_ids, **beside)
             else:
-                if words is None:
-                    words = self._word_table()
-                units = word_units(inputs, allowed, words)
+                units = word_units(inputs, self._word_table() if words is None else words, **beside)
         seed, epoch = self.seed or 0, int(self._epoch)
         if self.rng == "stream":
             draw = torch.empty((), dtype=torch.int64).random_(generator=self.generator)
@@ -158,10 +171,8 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             seed=seed,
             epoch=epoch,
             sample_ids=sample_ids,
-            attention_mask=attention_mask,
-            special_tokens_mask=special,
-            maskable=maskable,
             units=units,
+            **beside,
         )
         return masked.input_ids, masked.labels
 
@@ -181,20 +192,13 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         )
         return input_ids.numpy(), labels.numpy()
 
-    def _collate(self, examples: Sequence[Any], framework: str) -> dict[str, Any]:
+    def _collate(self, examples: Any, framework: str) -> dict[str, Any]:
         as_torch = framework == "pt"
-        beside, examples = self._take_apart(examples)
-        if isinstance(examples[0], Mapping):
-            batch = pad_without_fast_tokenizer_warning(
-                self.tokenizer,
-                examples,
-                return_tensors=framework,
-                pad_to_multiple_of=self.pad_to_multiple_of,
-            )
+        beside, columns = self._take_apart(examples)
+        if isinstance(columns, Mapping):
+            batch = self._pad_columns(columns, framework)
         else:
-            pad = _torch_collate_batch if as_torch else _numpy_collate_batch
-            ids = pad(examples, self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)
-            batch = {"input_ids": ids}
+            batch = {"input_ids": self._pad_sequences(columns, as_torch)}
         special_tokens_mask = batch.pop("special_tokens_mask", None)
         inputs = batch["input_ids"]
         if not self.mlm:
@@ -205,7 +209,7 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             return batch
         given = {
             "special_tokens_mask": special_tokens_mask,
-            "offset_mapping": self._pad_beside(beside.get("offset_mapping"), inputs, as_torch),
+            "offset_mapping": self._offsets(beside.get("offset_mapping"), inputs, as_torch),
         }
         name = "torch_mask_tokens" if as_torch else "numpy_mask_tokens"
         if self.rng == "hf":
@@ -220,58 +224,115 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             # A subclass that masks in its own way is called as Transformers would call it.
             real = batch.get("attention_mask")
             if real is None:
-                real = self._real(examples, inputs)
+                rows = columns["input_ids"] if isinstance(columns, Mapping) else columns
+                real = self._real(rows, inputs)
             given["attention_mask"] = torch.as_tensor(real)
-            given["word_ids"] = self._pad_beside(beside.get("word_ids"), inputs, True)
+            given["word_ids"] = self._word_ids(beside.get("word_ids"))
             given["sample_ids"] = self._sample_ids(beside)
         batch["input_ids"], batch["labels"] = getattr(self, name)(inputs, **given)
         return batch
 
-    def _take_apart(self, examples: Sequence[Any]) -> tuple[dict[str, list[Any]], list[Any]]:
-        """(columns that are not for the model, examples without them); checks the examples."""
-        examples = list(examples)
-        if not examples:
-            raise ValueError("the batch is empty: a collator needs at least one example")
-        first = examples[0]
-        for i, example in enumerate(examples):
-            if isinstance(example, str) or not hasattr(example, "__len__"):
-                raise TypeError(
-                    f"example {i} must be a mapping or a sequence of ids, got "
-                    f"{type(example).__name__}"
-                )
-            if isinstance(example, Mapping) != isinstance(first, Mapping):
-                raise TypeError(
-                    "a batch is either all mappings or all sequences of ids; example 0 is a "
-                    f"{type(first).__name__}, example {i} a {type(example).__name__}"
-                )
-        if not isinstance(first, Mapping):
-            if self.sample_id_column is not None:
-                raise ValueError(
-                    f"sample_id_column={self.sample_id_column!r} needs examples that are mappings, "
-                    f"got {type(first).__name__}"
-                )
-            return {}, examples
+    def _take_apart(self, examples: Any) -> tuple[dict[str, Any], dict[str, Any] | list[Any]]:
+        """(columns that are not for the model, the other columns or plain rows); checks them."""
+        if type(examples).__module__.partition(".")[0] == "pyarrow":
+            columns = dict(zip(examples.column_names, examples.columns, strict=True))
+        elif isinstance(examples, Mapping):
+            columns = dict(examples)
+        else:
+            examples = list(examples)
+            _check_examples(examples)
+            if not isinstance(examples[0], Mapping):
+                if self.sample_id_column is not None:
+                    raise ValueError(
+                        f"sample_id_column={self.sample_id_column!r} needs examples that are "
+                        f"mappings, got {type(examples[0]).__name__}"
+                    )
+                return {}, examples
+            columns = self._by_column(examples)
         words = ("offset_mapping", "word_ids") if self.strategy == "whole_word" else _UNUSED
-        taken = [name for name in words if name in first]
+        taken = [name for name in words if name in columns]
+        for name in taken:
+            if "input_ids" not in columns:
+                break
+            lengths = zip(columns["input_ids"], columns[name], strict=True)
+            for i, (ids, entries) in enumerate(lengths):
+                if len(ids) != len(entries):
+                    raise ValueError(
+                        f"example {i} has {len(ids)} input_ids but {len(entries)} entries in "
+                        f"{name!r}"
+                    )
         if self.sample_id_column is not None:
+            if self.sample_id_column not in columns:
+                raise _missing(0, self.sample_id_column, columns)
             taken.append(self.sample_id_column)
-        for i, example in enumerate(examples):
-            for name in (*first, *taken):
-                if name not in example:
-                    raise ValueError(
-                        f"example {i} has no column {name!r}; it has {sorted(example)}. "
-                        "(Trainer drops columns the model does not take: maskft.attach(trainer) "
-                        "keeps the sample ids, remove_unused_columns=False keeps everything.)"
-                    )
-                if name in words and len(example[name]) != len(example["input_ids"]):
-                    raise ValueError(
-                        f"example {i} has {len(example['input_ids'])} input_ids but "
-                        f"{len(example[name])} entries in {name!r}"
-                    )
-        beside = {name: [example[name] for example in examples] for name in taken}
-        if taken:
-            examples = [{k: v for k, v in e.items() if k not in taken} for e in examples]
-        return beside, examples
+        return {name: columns.pop(name) for name in taken}, columns
+
+    def _by_column(self, examples: list[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        names = list(examples[0])
+        if self.sample_id_column is not None and self.sample_id_column not in names:
+            names.append(self.sample_id_column)
+        try:
+            return {name: [example[name] for example in examples] for name in names}
+        except KeyError:
+            for i, example in enumerate(examples):
+                for name in names:
+                    if name not in example:
+                        raise _missing(i, name, example) from None
+            raise
+
+    def _pad_columns(self, columns: dict[str, Any], framework: str) -> dict[str, Any]:
+        """What ``tokenizer.pad`` makes of the columns: by itself where it pads in its own way."""
+        tokenizer = self.tokenizer
+        own_way = (
+            getattr(type(tokenizer), "pad", None) is not PreTrainedTokenizerBase.pad
+            or type(tokenizer)._pad is not PreTrainedTokenizerBase._pad
+            or tokenizer.model_input_names[0] != "input_ids"
+            or tokenizer.pad_token is None  # raises its error
+            or "input_ids" not in columns
+            or _deep(columns.get("attention_mask"))
+        )
+        if own_way:
+            return pad_without_fast_tokenizer_warning(
+                tokenizer,
+                {name: _as_list(column) for name, column in columns.items()},
+                return_tensors=framework,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+            )
+        values = {
+            "input_ids": tokenizer.pad_token_id,
+            "token_type_ids": tokenizer.pad_token_type_id,
+            "special_tokens_mask": 1,
+            "attention_mask": 0,
+        }
+        batch = pad_batch(
+            {name: column for name, column in columns.items() if name in values},
+            padding_values=values,
+            padding_side=tokenizer.padding_side,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            attention_mask="attention_mask" in tokenizer.model_input_names,
+        )
+        padded = {k: v if framework == "pt" else v.numpy() for k, v in batch.items()}
+        others = {name: _as_list(v) for name, v in columns.items() if name not in values}
+        if others and not isinstance(columns["input_ids"][0], (list, tuple)):
+            others = to_py_obj(others)  # as ``pad`` does where the rows are arrays
+        padded |= BatchEncoding(others, tensor_type=framework)
+        return BatchEncoding({name: padded[name] for name in {**columns, **padded}})
+
+    def _pad_sequences(self, rows: list[Any], as_torch: bool) -> Any:
+        """Rows of ids without names, padded; of their own dtype where they are int32."""
+        if self.tokenizer.pad_token is None:  # fine for rows of one length, else its error
+            pad = _torch_collate_batch if as_torch else _numpy_collate_batch
+            return pad(rows, self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)
+        kind, narrow = (Tensor, torch.int32) if as_torch else (np.ndarray, np.dtype(np.int32))
+        narrow_rows = all(isinstance(row, kind) and row.dtype == narrow for row in rows)
+        ids = pad_rows(
+            rows,
+            padding_value=self.tokenizer.pad_token_id,
+            padding_side=self.tokenizer.padding_side,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            dtype=torch.int32 if narrow_rows else torch.int64,
+        )
+        return ids if as_torch else ids.numpy()
 
     def _sample_ids(self, beside: dict[str, list[Any]]) -> Tensor | None:
         """int64 [B] from the sample-id column; None without one."""
@@ -290,29 +351,45 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             ids.append(number - (1 << 64) if number >> 63 == 1 else number)
         return torch.tensor(ids, dtype=torch.int64)
 
-    def _real(self, examples: list[Any], inputs: Any) -> Tensor:
+    def _real(self, rows: list[Any], inputs: Any) -> Tensor:
         """Bool [B, T]: the tokens that the rows brought along, where there is no attention mask."""
-        rows = [e["input_ids"] if isinstance(e, Mapping) else e for e in examples]
         length = torch.tensor([len(row) for row in rows]).unsqueeze(1)
         column = torch.arange(inputs.shape[1])
         if self.tokenizer.padding_side == "left":
             return column >= inputs.shape[1] - length
         return column < length
 
-    def _pad_beside(self, rows: list[Any] | None, inputs: Any, as_torch: bool) -> Any:
-        """Offsets [B, T, 2] (padded with 0) or word ids [B, T] (padded with -1), int64."""
+    def _word_ids(self, rows: Any) -> Tensor | None:
+        """int64 [B, T], -1 beside the rows and for tokens that are in no word."""
         if rows is None or self.strategy != "whole_word":
             return None
-        padded: np.ndarray | None = None
-        for i, row in enumerate(rows):
-            values = np.asarray([-1 if value is None else value for value in row], dtype=np.int64)
-            if padded is None:
-                padded = np.full((*inputs.shape, *values.shape[1:]), -1 + (values.ndim > 1))
-            side = slice(0, len(values))
-            if self.tokenizer.padding_side == "left":
-                side = slice(inputs.shape[1] - len(values), inputs.shape[1])
-            padded[i, side] = values
-        return torch.from_numpy(padded) if as_torch else padded
+        rows = [
+            [-1 if word is None else word for word in row]
+            if isinstance(row, (list, tuple)) and None in row
+            else row
+            for row in _as_list(rows)
+        ]
+        return pad_rows(
+            rows,
+            padding_value=-1,
+            padding_side=self.tokenizer.padding_side,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )
+
+    def _offsets(self, rows: Any, inputs: Any, as_torch: bool) -> Any:
+        """int64 [B, T, 2], 0 beside the rows."""
+        if rows is None or self.strategy != "whole_word":
+            return None
+        flat = [
+            row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
+            for row in _as_list(rows)
+        ]
+        padded = pad_rows(
+            flat,
+            padding_side=self.tokenizer.padding_side,
+            pad_to_multiple_of=2 * (self.pad_to_multiple_of or 1),
+        ).view(*inputs.shape, 2)
+        return padded if as_torch else padded.numpy()
 
     def _seed_generator(self) -> None:
         """As the parent does: the stream of a seed begins at the first batch, in each worker."""
@@ -351,13 +428,40 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         return table
 
 
-def _allowed(
-    inputs: Tensor, special: Tensor | None, maskable: Tensor, attention_mask: Tensor | None
-) -> Tensor:
-    """Bool [B, T]: real tokens that are not special; an id outside the vocabulary is."""
-    if special is None:
-        inside = (inputs >= 0) & (inputs < maskable.numel())
-        allowed = maskable[torch.where(inside, inputs, 0).long()] & inside
-    else:
-        allowed = special == 0
-    return allowed if attention_mask is None else allowed & (attention_mask != 0)
+def _check_examples(examples: list[Any]) -> None:
+    if not examples:
+        raise ValueError("the batch is empty: a collator needs at least one example")
+    first = isinstance(examples[0], Mapping)
+    for i, example in enumerate(examples):
+        if isinstance(example, str) or not hasattr(example, "__len__"):
+            raise TypeError(
+                f"example {i} must be a mapping or a sequence of ids, got {type(example).__name__}"
+            )
+        if isinstance(example, Mapping) != first:
+            raise TypeError(
+                "a batch is either all mappings or all sequences of ids; example 0 is a "
+                f"{type(examples[0]).__name__}, example {i} a {type(example).__name__}"
+            )
+
+
+def _missing(i: int, name: str, example: Mapping[str, Any]) -> ValueError:
+    return ValueError(
+        f"example {i} has no column {name!r}; it has {sorted(example)}. "
+        "(Trainer drops columns the model does not take: maskft.attach(trainer) "
+        "keeps the sample ids, remove_unused_columns=False keeps everything.)"
+    )
+
+
+def _deep(attention_mask: Any) -> bool:
+    """The rows of an attention mask are matrices."""
+    if attention_mask is None or not len(attention_mask):
+        return False
+    first = attention_mask[0]
+    if isinstance(first, (list, tuple)):
+        return bool(first) and isinstance(first[0], (list, tuple))
+    return getattr(first, "ndim", 1) > 1
+
+
+def _as_list(column: Any) -> list[Any]:
+    """A column as a list of rows; one of Arrow as Python objects."""
+    return column.to_pylist() if hasattr(column, "to_pylist") else list(column)

@@ -1,9 +1,9 @@
-"""Whole words: the word each token belongs to, from the vocabulary, from offsets or from word ids.
+"""Whole words: what a tokenizer's vocabulary says about where they begin and end.
 
 A vocabulary says where words begin: WordPiece marks the pieces that go on (``##``), byte-level BPE
 and SentencePiece the ones that begin (a leading space, written ``Ġ`` or ``▁``), others the ones
 that end (``</w>``) or do not end (``@@``) a word. ``word_table`` reads those marks once into two
-bits per id, and ``word_units`` numbers the words of a batch from them.
+bits per id, and ``maskkernels.word_units`` numbers the words of a batch from them.
 
 What a word is follows the published practice of each family. WordPiece: every token without ``##``
 begins one, so punctuation stands alone (Google's BERT). The others: what stands between spaces, so
@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskkernels.units import ENDS, STARTS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STARTS = 1  # the token begins a word
-ENDS = 2  # the token after it begins a word
 _MARKS = 0.01  # a mark counts when this share of the vocabulary carries it
 _SPACELESS = (  # scripts without spaces between words, and the punctuation that goes with them
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -60,63 +60,6 @@ def word_table(tokenizer: "PreTrainedTokenizerBase") -> Tensor:
         if not added.special:
             table[i] = STARTS | ENDS
     return torch.from_numpy(table)
-
-
-def word_units(input_ids: Tensor, maskable: Tensor, table: Tensor) -> Tensor:
-    """Number the words of each row.
-
-    A maskable token begins a word if it is the first of its row, if the token before it is not
-    maskable or ends a word, or if it starts one by the table.
-
-    Args:
-        input_ids: int32 or int64 [B, T].
-        maskable: bool [B, T], False at padding and special tokens.
-        table: uint8 [V], from ``word_table``. An id outside it continues the word before.
-
-    Returns:
-        int64 [B, T]: the word of each maskable token, counted from 0 in its row; -1 elsewhere.
-    """
-    inside = (input_ids >= 0) & (input_ids < table.numel())
-    flags = torch.where(inside, table[torch.where(inside, input_ids, 0).long()], 0)
-    before = _shift(flags, 0)
-    begins = ((flags & STARTS) != 0) | ((before & ENDS) != 0)
-    return _number(begins, maskable)
-
-
-def units_from_offsets(offset_mapping: Tensor, maskable: Tensor) -> Tensor:
-    """Number the words of each row by the gaps between tokens, as Transformers' collator does.
-
-    Args:
-        offset_mapping: int [B, T, 2], where each token begins and ends in its text.
-        maskable: bool [B, T].
-
-    Returns:
-        int64 [B, T], as ``word_units``.
-    """
-    return _number(offset_mapping[..., 0] != _shift(offset_mapping[..., 1], -1), maskable)
-
-
-def units_from_word_ids(word_ids: Tensor, maskable: Tensor) -> Tensor:
-    """Number the words of each row where the word id changes.
-
-    Args:
-        word_ids: int [B, T]; negative: the token is in no word, and is never masked.
-        maskable: bool [B, T].
-
-    Returns:
-        int64 [B, T], as ``word_units``.
-    """
-    return _number(word_ids != _shift(word_ids, -1), maskable & (word_ids >= 0))
-
-
-def _shift(x: Tensor, first: int) -> Tensor:
-    """``x`` [B, T] one column to the right, with ``first`` in front."""
-    return torch.cat([torch.full_like(x[:, :1], first), x[:, :-1]], 1)
-
-
-def _number(begins: Tensor, maskable: Tensor) -> Tensor:
-    begins = maskable & (begins | ~_shift(maskable, 0))
-    return torch.where(maskable, begins.cumsum(1) - 1, -1)
 
 
 def _family(

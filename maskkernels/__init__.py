@@ -4,15 +4,23 @@ Importing this package imports torch and nothing heavier; Numba and Triton load 
 that needs them.
 """
 
+from maskkernels.batch import flatten_rows, pad_batch, pad_rows
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.rng import hash_rows, random_words, threshold
+from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
 
 __all__ = [
     "MaskedTokens",
     "MaskingPolicy",
+    "flatten_rows",
     "hash_rows",
     "mask_tokens",
+    "pad_batch",
+    "pad_rows",
     "random_words",
     "threshold",
+    "units_from_offsets",
+    "units_from_word_ids",
+    "word_units",
 ]
 __version__ = "0.1.0"

@@ -17,6 +17,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 _ABSENT = {
     torch.bool: np.empty(0, np.bool_),
+    torch.uint8: np.empty(0, np.uint8),
     torch.int64: np.empty(0, np.int64),
     torch.float64: np.empty(0, np.float64),
 }

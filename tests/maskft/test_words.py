@@ -8,14 +8,8 @@ from small import CORPUS, build_wordpiece
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-from maskft.words import (
-    ENDS,
-    STARTS,
-    units_from_offsets,
-    units_from_word_ids,
-    word_table,
-    word_units,
-)
+from maskft.words import ENDS, STARTS, word_table
+from maskkernels import units_from_offsets, units_from_word_ids, word_units
 
 TEXT = [*CORPUS, "我们在学习中文模型", "日本語のテスト です", "a\nb\tc d  e", "hello, world!"]
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
@@ -103,8 +97,7 @@ def words(tokenizer, text, table=None):
     """The pieces of each word, as the units group them."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     input_ids = torch.tensor([ids])
-    maskable = torch.ones_like(input_ids, dtype=torch.bool)
-    units = word_units(input_ids, maskable, word_table(tokenizer) if table is None else table)
+    units = word_units(input_ids, word_table(tokenizer) if table is None else table)
     groups = {}
     for unit, i in zip(units[0].tolist(), ids, strict=True):
         groups.setdefault(unit, []).append(i)
@@ -252,14 +245,15 @@ def test_offsets_give_the_words_of_transformers():
     stock, _ = DataCollatorForLanguageModeling._calc_word_ids_and_prob_mask(
         offsets.numpy(), special.long().numpy()
     )
-    ours = units_from_offsets(offsets, ~special)
+    ours = units_from_offsets(special.long(), offsets, special_tokens_mask=special)
     assert torch.equal(ours, torch.where(special, -1, torch.from_numpy(stock) - 1))
 
 
 def test_word_ids_change_where_words_do():
     ids = torch.tensor([[-1, 0, 0, 1, 2, 2, -1, 3]])
-    maskable = torch.tensor([[False, True, True, True, True, False, True, True]])
-    assert units_from_word_ids(ids, maskable).tolist() == [[-1, 0, 0, 1, 2, -1, -1, 3]]
+    special = torch.tensor([[1, 0, 0, 0, 0, 1, 0, 0]])
+    units = units_from_word_ids(ids, ids, special_tokens_mask=special)
+    assert units.tolist() == [[-1, 0, 0, 1, 2, -1, -1, 3]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -269,9 +263,7 @@ def test_padding_does_not_change_the_numbers(row, left, right):
     padded = torch.tensor([[4] * left + row + [5] * right], dtype=torch.int64)
     real = torch.zeros_like(padded, dtype=torch.bool)
     real[:, left : left + len(row)] = True
-    alone = word_units(
-        torch.tensor([row], dtype=torch.int64), torch.ones(1, len(row)).bool(), table
-    )
-    units = word_units(padded, real, table)
+    alone = word_units(torch.tensor([row], dtype=torch.int64), table)
+    units = word_units(padded, table, attention_mask=real)
     assert units[:, left : left + len(row)].tolist() == alone.tolist()
     assert (units[~real] == -1).all()

@@ -1,0 +1,225 @@
+"""Rows and examples to padded batches: check, flatten, choose a backend, write."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskkernels.backend import resolve
+from maskkernels.batch.rows import Rows, to_rows
+
+_CPU = torch.device("cpu")
+_INTEGERS = (torch.int32, torch.int64)
+
+
+def pad_rows(
+    rows: Any,
+    *,
+    padding_value: int = 0,
+    padding_side: str = "right",
+    pad_to_multiple_of: int | None = None,
+    dtype: torch.dtype = torch.int64,
+    pin_memory: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Pad rows of integers to the longest.
+
+    Args:
+        rows: B rows in any form that ``flatten_rows`` takes.
+        padding_value: what stands beside a row that is not the longest.
+        padding_side: "right" or "left".
+        pad_to_multiple_of: round the length up to a multiple of this.
+        dtype: int64 or int32.
+        pin_memory: put the result into page-locked memory, for copies to a GPU beside computation.
+        backend: "auto", "reference" or "numba".
+
+    Returns:
+        [B, T] of ``dtype``, in memory of its own.
+
+    Raises:
+        TypeError, ValueError: as ``flatten_rows``; an argument that does not fit; with int32, a
+            value that needs more.
+    """
+    found = to_rows(rows, "rows")
+    room = _Room(padding_side, pad_to_multiple_of, dtype, pin_memory, backend)
+    return room.pad("rows", found, padding_value, room.length(found))
+
+
+def pad_batch(
+    examples: Any,
+    *,
+    padding_values: Mapping[str, int],
+    padding_side: str = "right",
+    pad_to_multiple_of: int | None = None,
+    attention_mask: bool = True,
+    dtype: torch.dtype = torch.int64,
+    pin_memory: bool = False,
+    backend: str = "auto",
+) -> dict[str, Tensor]:
+    """Pad examples to a batch: what a Transformers tokenizer's ``pad`` returns, much faster.
+
+    Args:
+        examples: mappings from column names to values, one for each row; or one mapping from column
+            names to columns; or an Arrow table. A column of rows comes in any form that
+            ``flatten_rows`` takes.
+        padding_values: the columns that have one integer for each token, and what stands beside a
+            short row in each. The first of them gives the lengths and must be there; the others
+            may be missing.
+        padding_side, pad_to_multiple_of, dtype, pin_memory, backend: as for ``pad_rows``.
+        attention_mask: add a column "attention_mask", 1 at tokens and 0 at padding, where the
+            examples have none.
+
+    Returns:
+        a dict of tensors: [B, T] for the columns of ``padding_values``; other columns are stacked
+        as ``torch.tensor`` would stack their values.
+
+    Raises:
+        TypeError, ValueError: as ``pad_rows``; a column that is missing, or does not have one
+            value for each token, or has rows of several lengths and no padding value.
+    """
+    columns = _columns(examples)
+    leader = next(iter(padding_values))
+    if leader not in columns:
+        raise ValueError(f"the examples have no column {leader!r}; they have {sorted(columns)}")
+    room = _Room(padding_side, pad_to_multiple_of, dtype, pin_memory, backend)
+    lead = to_rows(columns[leader], leader)
+    length = room.length(lead)
+    batch = {}
+    for name, values in columns.items():
+        if name not in padding_values:
+            batch[name] = _stack(name, values)
+            continue
+        rows = lead if name == leader else to_rows(values, name, often_constant=True)
+        if rows is not lead and not np.array_equal(rows.bounds, lead.bounds):
+            raise _uneven(name, rows, leader, lead)
+        batch[name] = room.pad(name, rows, padding_values[name], length)
+    if attention_mask and "attention_mask" not in batch:
+        batch["attention_mask"] = room.real(lead, length)
+    return batch
+
+
+class _Room:
+    """The arguments that every column of a batch shares."""
+
+    def __init__(
+        self,
+        padding_side: str,
+        pad_to_multiple_of: int | None,
+        dtype: torch.dtype,
+        pin_memory: bool,
+        backend: str,
+    ) -> None:
+        if padding_side not in ("left", "right"):
+            raise ValueError(f'padding_side must be "left" or "right", got {padding_side!r}')
+        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of must be positive, got {pad_to_multiple_of}")
+        if dtype not in _INTEGERS:
+            raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
+        if pin_memory and not torch.cuda.is_available():
+            raise ValueError("pin_memory=True needs a GPU that torch can use; there is none")
+        self.left = padding_side == "left"
+        self.multiple = pad_to_multiple_of or 1
+        self.dtype, self.pin_memory = dtype, pin_memory
+        name = "_numba" if resolve(backend, _CPU) == "numba" else "reference"
+        self.backend: ModuleType = import_module(f"maskkernels.batch.{name}")
+
+    def length(self, rows: Rows) -> int:
+        """T: the longest row, rounded up."""
+        return -(-rows.longest // self.multiple) * self.multiple
+
+    def pad(self, name: str, rows: Rows, padding_value: int, length: int) -> Tensor:
+        count, values = rows.bounds.size - 1, rows.values
+        if self.dtype == torch.int32:
+            _check_int32(name, values, padding_value)
+        same = values.dtype == (np.int32 if self.dtype == torch.int32 else np.int64)
+        if rows.owned and same and values.size == count * length and not self.pin_memory:
+            return torch.from_numpy(values).view(count, length)  # no padding: it is there already
+        out = self.empty(count, length)
+        self.backend.pad(values, rows.bounds, self.left, padding_value, out.numpy())
+        return out
+
+    def real(self, rows: Rows, length: int) -> Tensor:
+        out = self.empty(rows.bounds.size - 1, length)
+        self.backend.real(rows.bounds, self.left, out.numpy())
+        return out
+
+    def empty(self, count: int, length: int) -> Tensor:
+        return torch.empty((count, length), dtype=self.dtype, pin_memory=self.pin_memory)
+
+
+def _columns(examples: Any) -> Mapping[str, Any]:
+    """Examples by column."""
+    if isinstance(examples, Mapping):
+        return examples
+    if type(examples).__module__.partition(".")[0] == "pyarrow":
+        return dict(zip(examples.column_names, examples.columns, strict=True))
+    examples = list(examples)
+    if not examples:
+        raise ValueError("the batch is empty: it needs at least one example")
+    names = examples[0].keys()
+    try:
+        return {name: [example[name] for example in examples] for name in names}
+    except KeyError:
+        for b, example in enumerate(examples):
+            for name in names:
+                if name not in example:
+                    raise ValueError(
+                        f"example {b} has no column {name!r}, which example 0 has"
+                    ) from None
+        raise
+
+
+def _stack(name: str, values: Any) -> Tensor:
+    """A column without padding: scalars, or rows of one length."""
+    values = values.to_pylist() if hasattr(values, "to_pylist") else list(values)
+    try:
+        if values and getattr(values[0], "ndim", 0):
+            stacked = torch.from_numpy(np.stack([np.asarray(value) for value in values]))
+            if stacked.is_floating_point():
+                return stacked.float()
+            return stacked if stacked.dtype == torch.bool else stacked.long()
+        if values and isinstance(values[0], (list, tuple)):
+            rows = _even_rows(name, values)
+            if rows is not None:
+                return rows
+        return torch.tensor([getattr(value, "tolist", lambda v=value: v)() for value in values])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"column {name!r} cannot become a tensor ({error}); leave it out, or name it in "
+            "padding_values where it has one integer for each token"
+        ) from None
+
+
+def _even_rows(name: str, values: list[Any]) -> Tensor | None:
+    """Lists of integers of one length as [B, n]; None where they are something else."""
+    try:
+        rows = to_rows(values, name)
+    except (TypeError, ValueError):
+        return None
+    if rows.values.size != len(values) * rows.longest:
+        return None
+    return torch.from_numpy(rows.values).view(len(values), rows.longest)
+
+
+def _uneven(name: str, rows: Rows, leader: str, lead: Rows) -> ValueError:
+    if rows.bounds.size != lead.bounds.size:
+        return ValueError(
+            f"column {name!r} has {rows.bounds.size - 1} rows, {leader!r} has "
+            f"{lead.bounds.size - 1}"
+        )
+    ours, theirs = np.diff(rows.bounds), np.diff(lead.bounds)
+    b = int((ours != theirs).argmax())
+    return ValueError(f"row {b} has {theirs[b]} values in {leader!r} but {ours[b]} in {name!r}")
+
+
+def _check_int32(name: str, values: np.ndarray, padding_value: int) -> None:
+    if values.dtype == np.int32 or not values.size:
+        low = high = padding_value
+    else:
+        low, high = min(int(values.min()), padding_value), max(int(values.max()), padding_value)
+    if low < -(1 << 31) or high >= 1 << 31:
+        raise ValueError(f"{name} goes from {low} to {high}, which does not fit in int32")

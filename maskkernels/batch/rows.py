@@ -1,0 +1,194 @@
+"""Rows of integers, in whatever form they come, as one flat array and the bounds of each row.
+
+A list goes through ``struct``: of all ways from Python integers to a buffer the fastest, six times
+``np.array``, and it takes integers and nothing else. Arrays are concatenated. Arrow columns are
+flat already and are not copied.
+"""
+
+import operator
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_LARGEST = 1 << 63
+
+
+class Rows(NamedTuple):
+    """Rows of integers, one after the other.
+
+    Attributes:
+        values: int32 or int64 [N].
+        bounds: int64 [B + 1]: row b is values[bounds[b]:bounds[b + 1]].
+        owned: nobody else holds the memory of ``values``.
+    """
+
+    values: np.ndarray
+    bounds: np.ndarray
+    owned: bool
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest row; 0 without rows."""
+        return int(np.diff(self.bounds).max(initial=0))
+
+
+def flatten_rows(rows: Any) -> tuple[Tensor, Tensor]:
+    """Lay rows of integers end to end: the packed form that ``mask_tokens`` takes.
+
+    Args:
+        rows: B rows of integers of any length: lists, tuples, NumPy arrays or tensors (mixed too),
+            a 2-D array or tensor, or an Arrow list column (chunked or not).
+
+    Returns:
+        (values [N], cu_seqlens int64 [B + 1]). ``values`` is int64, or int32 where every row is an
+        int32 array. It shares memory with an Arrow column and with a 2-D array.
+
+    Raises:
+        TypeError: a row is no sequence of integers, saying which and why.
+        ValueError: a row is not one-dimensional, holds nulls or an integer past 64 bits.
+    """
+    found = to_rows(rows, "rows")
+    values = found.values if found.values.flags.writeable else found.values.copy()
+    return torch.from_numpy(values), torch.from_numpy(found.bounds)
+
+
+def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
+    """``flatten_rows`` for a column called ``name`` in errors.
+
+    ``often_constant`` says that lists of one repeated number are likely, as in attention masks.
+    """
+    if type(rows).__module__.partition(".")[0] == "pyarrow":
+        return _from_arrow(rows, name)
+    if isinstance(rows, Tensor):
+        rows = _as_array(rows, name)
+    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype != object:
+        count, length = rows.shape
+        bounds = np.arange(count + 1, dtype=np.int64) * length
+        values = _as_integers(rows.reshape(-1), name)
+        return Rows(values, bounds, not np.may_share_memory(values, rows))
+    if isinstance(rows, (str, bytes)) or not hasattr(rows, "__len__"):
+        raise TypeError(f"{name} must be rows of integers, got {type(rows).__name__}")
+    rows = list(rows)
+    kinds = set(map(type, rows))
+    if kinds <= {list, tuple}:
+        return _from_lists(rows, name, often_constant)
+    if kinds != {np.ndarray}:
+        rows = [_as_array(row, f"row {b} of {name}") for b, row in enumerate(rows)]
+    return _from_arrays(rows, name)
+
+
+def _from_lists(rows: list[Sequence[int]], name: str, often_constant: bool) -> Rows:
+    lengths = list(map(len, rows))
+    bounds = _bounds(lengths)
+    values = np.empty(int(bounds[-1]), np.int64)
+    buffer = values.data.cast("B") if values.size else bytearray()
+    done = 0
+    try:
+        for row, begin, n in zip(rows, bounds.tolist(), lengths, strict=False):
+            if often_constant and n and row.count(row[0]) == n:
+                values[begin : begin + n] = operator.index(row[0])
+            else:
+                _packer(n).pack_into(buffer, 8 * begin, *row)
+            done += 1
+    except (struct.error, TypeError, OverflowError):
+        raise _not_integers(rows[done], f"row {done} of {name}") from None
+    return Rows(values, bounds, True)
+
+
+@lru_cache(maxsize=4096)
+def _packer(n: int) -> struct.Struct:
+    return struct.Struct(f"{n}q")
+
+
+def _not_integers(row: Sequence[Any], where: str) -> Exception:
+    for i, value in enumerate(row):
+        try:
+            number = operator.index(value)
+        except TypeError:
+            hint = "; it is not one-dimensional" if hasattr(value, "__len__") else ""
+            return TypeError(f"{where} holds {_short(value)} at {i}, not an integer{hint}")
+        if not -_LARGEST <= number < _LARGEST:
+            return ValueError(f"{where} holds {number} at {i}, which does not fit in 64 bits")
+    return TypeError(f"{where} is not a row of integers")  # it changed while we looked
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) < 40 else text[:36] + '...'} ({type(value).__name__})"
+
+
+def _as_array(row: Any, where: str) -> np.ndarray:
+    """One row as an array, integers or not."""
+    if isinstance(row, np.ndarray):
+        return row
+    if isinstance(row, Tensor):
+        return row.numpy() if row.is_cpu else row.cpu().numpy()
+    if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
+        raise TypeError(f"{where} must be a sequence of integers, got {type(row).__name__}")
+    if hasattr(row, "__array__") or hasattr(row, "__array_interface__"):
+        return np.asarray(row)
+    return np.fromiter(row, dtype=object, count=len(row))
+
+
+def _from_arrays(rows: list[np.ndarray], name: str) -> Rows:
+    for b, row in enumerate(rows):
+        if row.ndim != 1:
+            raise ValueError(
+                f"row {b} of {name} must be one-dimensional, got shape {tuple(row.shape)}"
+            )
+    bounds = _bounds([row.size for row in rows])
+    if len({row.dtype for row in rows}) > 1 or (rows and rows[0].dtype == object):
+        rows = [
+            _as_integers(row, f"row {b} of {name}").astype(np.int64, copy=False)
+            for b, row in enumerate(rows)
+        ]
+    values = np.concatenate(rows) if rows else np.empty(0, np.int64)
+    return Rows(_as_integers(values, name), bounds, True)
+
+
+def _as_integers(row: np.ndarray, where: str) -> np.ndarray:
+    """An array of any dtype as int32 or int64, where it holds integers."""
+    if row.dtype in (np.int64, np.int32):
+        return row
+    if row.dtype == object:
+        return _from_lists([row.tolist()], where, False).values
+    if row.size and row.dtype.kind not in "iub":
+        raise TypeError(f"{where} must hold integers, got {row.dtype}")
+    if row.dtype == np.uint64 and row.size and int(row.max()) >= _LARGEST:
+        raise ValueError(f"{where} holds {int(row.max())}, which does not fit in 64 bits")
+    return row.astype(np.int64)
+
+
+def _bounds(lengths: list[int]) -> np.ndarray:
+    bounds = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=bounds[1:])
+    return bounds
+
+
+def _from_arrow(column: Any, name: str) -> Rows:
+    """An Arrow list column; no copy unless it comes in several chunks."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if not isinstance(column, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
+        raise TypeError(f"{name} must be an Arrow list column, got {getattr(column, 'type', None)}")
+    if column.null_count:
+        raise ValueError(f"{name} holds {column.null_count} null rows")
+    if isinstance(column, pa.FixedSizeListArray):
+        bounds = np.arange(len(column) + 1, dtype=np.int64) * column.type.list_size
+        flat = column.flatten()
+    else:
+        offsets = column.offsets.to_numpy()
+        flat = column.values.slice(offsets[0], offsets[-1] - offsets[0])
+        bounds = (offsets - offsets[0]).astype(np.int64, copy=False)
+    if flat.null_count:
+        raise ValueError(f"{name} holds {flat.null_count} nulls inside rows")
+    if not pa.types.is_integer(flat.type):
+        raise TypeError(f"{name} must hold integers, got {flat.type}")
+    return Rows(_as_integers(flat.to_numpy(), name), bounds, False)
