@@ -148,11 +148,12 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             return super().torch_mask_tokens(inputs.clone(), special_tokens_mask, offset_mapping)
         maskable, policy, words = self._vocabulary()
         beside: dict[str, Any] = {
-            "attention_mask": None if attention_mask is None else attention_mask != 0,
+            "attention_mask": attention_mask,
+            "special_tokens_mask": None,
             "maskable": maskable,
         }
         if special_tokens_mask is not None:
-            beside["special_tokens_mask"] = torch.as_tensor(special_tokens_mask) != 0
+            beside["special_tokens_mask"] = torch.as_tensor(special_tokens_mask)
         units = None
         if self.strategy == "whole_word":
             if offset_mapping is not None:
@@ -283,11 +284,12 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
     def _pad_columns(self, columns: dict[str, Any], framework: str) -> dict[str, Any]:
         """What ``tokenizer.pad`` makes of the columns: by itself where it pads in its own way."""
         tokenizer = self.tokenizer
+        pad_token_id, inputs = tokenizer.pad_token_id, tokenizer.model_input_names
         own_way = (
             getattr(type(tokenizer), "pad", None) is not PreTrainedTokenizerBase.pad
             or type(tokenizer)._pad is not PreTrainedTokenizerBase._pad
-            or tokenizer.model_input_names[0] != "input_ids"
-            or tokenizer.pad_token is None  # raises its error
+            or inputs[0] != "input_ids"
+            or pad_token_id is None  # raises its error
             or "input_ids" not in columns
             or _deep(columns.get("attention_mask"))
         )
@@ -299,7 +301,7 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
                 pad_to_multiple_of=self.pad_to_multiple_of,
             )
         values = {
-            "input_ids": tokenizer.pad_token_id,
+            "input_ids": pad_token_id,
             "token_type_ids": tokenizer.pad_token_type_id,
             "special_tokens_mask": 1,
             "attention_mask": 0,
@@ -309,8 +311,10 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             padding_values=values,
             padding_side=tokenizer.padding_side,
             pad_to_multiple_of=self.pad_to_multiple_of,
-            attention_mask="attention_mask" in tokenizer.model_input_names,
+            attention_mask="attention_mask" in inputs,
         )
+        if framework == "pt" and columns.keys() <= values.keys():
+            return BatchEncoding(batch)
         padded = {k: v if framework == "pt" else v.numpy() for k, v in batch.items()}
         others = {name: _as_list(v) for name, v in columns.items() if name not in values}
         if others and not isinstance(columns["input_ids"][0], (list, tuple)):
@@ -431,6 +435,8 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
 def _check_examples(examples: list[Any]) -> None:
     if not examples:
         raise ValueError("the batch is empty: a collator needs at least one example")
+    if set(map(type, examples)) <= {dict}:  # the usual case, at once
+        return
     first = isinstance(examples[0], Mapping)
     for i, example in enumerate(examples):
         if isinstance(example, str) or not hasattr(example, "__len__"):

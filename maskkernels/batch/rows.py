@@ -77,6 +77,11 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
     kinds = set(map(type, rows))
     if kinds <= {list, tuple}:
         return _from_lists(rows, name, often_constant)
+    if kinds == {Tensor} and len({(row.dim(), row.is_cpu, row.dtype) for row in rows}) == 1:
+        values = torch.cat(rows).cpu().numpy() if rows[0].dim() == 1 else None
+        if values is not None:
+            bounds = _bounds([row.numel() for row in rows])
+            return Rows(_as_integers(values, name), bounds, True)
     if kinds != {np.ndarray}:
         rows = [_as_array(row, f"row {b} of {name}") for b, row in enumerate(rows)]
     return _from_arrays(rows, name)
@@ -136,13 +141,12 @@ def _as_array(row: Any, where: str) -> np.ndarray:
 
 
 def _from_arrays(rows: list[np.ndarray], name: str) -> Rows:
-    for b, row in enumerate(rows):
-        if row.ndim != 1:
-            raise ValueError(
-                f"row {b} of {name} must be one-dimensional, got shape {tuple(row.shape)}"
-            )
+    kinds = {(row.ndim, row.dtype) for row in rows}
+    if any(ndim != 1 for ndim, _ in kinds):
+        b, row = next((b, row) for b, row in enumerate(rows) if row.ndim != 1)
+        raise ValueError(f"row {b} of {name} must be one-dimensional, got shape {row.shape}")
     bounds = _bounds([row.size for row in rows])
-    if len({row.dtype for row in rows}) > 1 or (rows and rows[0].dtype == object):
+    if len(kinds) > 1 or (rows and rows[0].dtype == object):
         rows = [
             _as_integers(row, f"row {b} of {name}").astype(np.int64, copy=False)
             for b, row in enumerate(rows)

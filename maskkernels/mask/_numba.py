@@ -20,6 +20,7 @@ from maskkernels.rng._numba import (
     fill_words,
     first_real,
     flat,
+    flat_masks,
     gather_words,
     hash_row,
     row_bounds,
@@ -38,8 +39,8 @@ class Tokens(NamedTuple):
 
     ids: Any  # int32 or int64 [N]
     bounds: Any  # int64 [B + 1]
-    real: Any  # bool [N]
-    special: Any  # bool [N]
+    real: Any  # [N], bool both or int64 both
+    special: Any
     table: Any  # bool [V]
     units: Any  # int64 [N]
     rates: Any  # float64 [N]
@@ -119,7 +120,7 @@ def _keep_eligible(tokens, at, n):
         t = at[i]
         ok = True
         if real.size:
-            ok = real[t]
+            ok = real[t] != 0
         if units.size:
             ok = ok and units[t] >= 0
         if special.size:
@@ -417,8 +418,7 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens = Tokens(
         flat(job.input_ids, job.input_ids.dtype),
         row_bounds(job.input_ids, job.cu_seqlens),
-        flat(job.attention_mask, torch.bool),
-        flat(job.special_tokens_mask, torch.bool),
+        *flat_masks(job.attention_mask, job.special_tokens_mask),
         flat(job.maskable, torch.bool),
         flat(job.units, torch.int64),
         flat(job.rates, torch.float64),

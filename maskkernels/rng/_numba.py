@@ -137,12 +137,22 @@ def flat(tensor: Tensor | None, dtype: torch.dtype) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().numpy()).reshape(-1)
 
 
+def flat_masks(*masks: Tensor | None) -> list[np.ndarray]:
+    """Masks as flat arrays of one dtype: int64 where the first is, so as not to copy it, else bool.
+
+    Kernels look at few of their elements, and one dtype for all halves the kernels to compile.
+    """
+    first = next((mask for mask in masks if mask is not None), None)
+    dtype = torch.int64 if first is not None and first.dtype == torch.int64 else torch.bool
+    return [flat(mask, dtype) for mask in masks]
+
+
 def hash_rows(
     input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
 ) -> Tensor:
     bounds = row_bounds(input_ids, cu_seqlens)
     out = torch.empty(bounds.size - 1, dtype=torch.int64)
-    real = flat(attention_mask, torch.bool)
+    (real,) = flat_masks(attention_mask)
     _hash_rows(flat(input_ids, input_ids.dtype), real, bounds, out.numpy().view(np.uint64))
     return out
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.jit import kernel
-from maskkernels.rng._numba import flat, row_bounds
+from maskkernels.rng._numba import flat, flat_masks, row_bounds
 from maskkernels.threads import over_rows
 from maskkernels.units.flags import ENDS, STARTS
 
@@ -22,7 +22,7 @@ def _number_rows(
             token = np.uint64(ids[t])  # a negative id is a huge one
             ok = True
             if real.size:
-                ok = real[t]
+                ok = real[t] != 0
             if special.size:
                 ok = ok and not special[t]
             elif size:
@@ -51,8 +51,7 @@ def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | No
     arrays = (
         flat(input_ids, input_ids.dtype),
         bounds,
-        flat(attention_mask, torch.bool),
-        flat(special_tokens_mask, torch.bool),
+        *flat_masks(attention_mask, special_tokens_mask),
         flat(maskable, torch.bool),
         flat(which if name == "table" else None, torch.uint8),
         flat(which if name == "offsets" else None, torch.int64),

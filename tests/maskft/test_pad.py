@@ -129,3 +129,20 @@ def test_attention_masks_of_two_dimensions_are_left_to_the_tokenizer(tokenizer, 
     expected = stock([dict(row), dict(row)])["attention_mask"]
     found = DataCollatorForLanguageModeling(tokenizer, rng="hf", seed=1)([row, row])
     assert torch.equal(torch.as_tensor(found["attention_mask"]), torch.as_tensor(expected))
+
+
+@pytest.mark.parametrize("framework", ["pt", "np"])
+@pytest.mark.parametrize("beside", [{"label": 1}, {"label": 1, "attention_mask": [1, 1]}, {}])
+def test_columns_beside_the_rows_are_those_of_transformers(tokenizer, framework, beside):
+    rows = [{"input_ids": [5, 6], **beside}, {**beside, "input_ids": [7, 8]}]
+    one, two = (
+        kind(tokenizer, seed=1, return_tensors=framework, **options)(rows)
+        for kind, options in (
+            (transformers.DataCollatorForLanguageModeling, {}),
+            (DataCollatorForLanguageModeling, {"rng": "hf"}),
+        )
+    )
+    assert list(one) == list(two)
+    for name in one:
+        assert one[name].dtype == two[name].dtype
+        assert one[name].tolist() == two[name].tolist()
