@@ -77,11 +77,11 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
     kinds = set(map(type, rows))
     if kinds <= {list, tuple}:
         return _from_lists(rows, name, often_constant)
-    if kinds == {Tensor} and len({(row.dim(), row.is_cpu, row.dtype) for row in rows}) == 1:
-        values = torch.cat(rows).cpu().numpy() if rows[0].dim() == 1 else None
-        if values is not None:
+    if kinds == {Tensor}:
+        alike = {(row.dim(), row.is_cpu, row.dtype) for row in rows}
+        if len(alike) == 1 and next(iter(alike))[:2] == (1, True):
             bounds = _bounds([row.numel() for row in rows])
-            return Rows(_as_integers(values, name), bounds, True)
+            return Rows(_as_integers(torch.cat(rows).numpy(), name), bounds, True)
     if kinds != {np.ndarray}:
         rows = [_as_array(row, f"row {b} of {name}") for b, row in enumerate(rows)]
     return _from_arrays(rows, name)

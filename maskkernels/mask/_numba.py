@@ -415,10 +415,12 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     masked = torch.empty(job.input_ids.shape, dtype=job.input_ids.dtype)
     labels = torch.empty(job.input_ids.shape, dtype=job.input_ids.dtype)
     size = job.vocab_size if job.maskable is None else job.maskable.numel()
+    real, special = flat_masks(job.attention_mask, job.special_tokens_mask)
     tokens = Tokens(
         flat(job.input_ids, job.input_ids.dtype),
         row_bounds(job.input_ids, job.cu_seqlens),
-        *flat_masks(job.attention_mask, job.special_tokens_mask),
+        real,
+        special,
         flat(job.maskable, torch.bool),
         flat(job.units, torch.int64),
         flat(job.rates, torch.float64),
