@@ -412,12 +412,14 @@ def _key(word, position):
 
 
 def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    masked = torch.empty(job.input_ids.shape, dtype=job.input_ids.dtype)
-    labels = torch.empty(job.input_ids.shape, dtype=job.input_ids.dtype)
+    # NumPy allocates faster than torch, and large arrays in huge pages
+    ids = flat(job.input_ids, job.input_ids.dtype)
+    masked, labels = (np.empty(tuple(job.input_ids.shape), ids.dtype) for _ in range(2))
+    positions = np.empty(max(job.capacity, 0), np.int64)
     size = job.vocab_size if job.maskable is None else job.maskable.numel()
     real, special = flat_masks(job.attention_mask, job.special_tokens_mask)
     tokens = Tokens(
-        flat(job.input_ids, job.input_ids.dtype),
+        ids,
         row_bounds(job.input_ids, job.cu_seqlens),
         real,
         special,
@@ -437,37 +439,38 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         job.per_unit,
     )
     output = Output(
-        masked.numpy().reshape(-1),
-        labels.numpy().reshape(-1),
-        flat(None, torch.int64),
+        masked.reshape(-1),
+        labels.reshape(-1),
+        positions,
         job.mask_token_id,
         flat(job.replacement_ids, torch.int64),
         job.vocab_size,
         job.ignore_index,
         size,
     )
-    rows = tokens.bounds.size - 1
     run = _mask_budget if job.budget else _mask_tokens if job.units is None else _mask_units
+    rows = tokens.bounds.size - 1
 
-    positions = torch.empty(max(job.capacity, 0), dtype=torch.int64)
-
-    def part(begin: int, end: int) -> tuple[np.ndarray, int, int]:
-        if (begin, end) == (0, rows):
-            own = positions.numpy()
-        else:
+    def part(begin: int, end: int) -> tuple[int, int, np.ndarray]:
+        own = output
+        if end - begin < rows:  # the positions of other parts are not known yet
             room = int(tokens.bounds[end] - tokens.bounds[begin])
-            own = np.empty(min(positions.numel(), room), np.int64)
-        return own, *run(tokens, law, output._replace(positions=own), begin, end)
+            own = output._replace(positions=np.empty(min(positions.size, room), np.int64))
+        return *run(tokens, law, own, begin, end), own.positions
 
     parts = over_rows(part, tokens.bounds)
-    for _, _, bad in parts:
+    count = sum(count for count, _, _ in parts)
+    for _, bad, _ in parts:
         if bad >= 0:
             raise outside_vocabulary(job.input_ids, bad, size)
-    if job.capacity < 0:
-        return masked, labels, torch.empty(0, dtype=torch.int64), positions
     if len(parts) > 1:
-        found = np.concatenate([own[:count] for own, count, _ in parts])[: job.capacity]
-        positions[: found.size] = torch.from_numpy(found)
-    count = sum(count for _, count, _ in parts)
+        found = np.concatenate([own[:count] for count, _, own in parts])[: positions.size]
+        positions[: found.size] = found
     positions[count:] = -1
-    return masked, labels, torch.tensor(count), positions
+    found_count = torch.tensor(count) if job.capacity >= 0 else torch.empty(0, dtype=torch.int64)
+    return (
+        torch.from_numpy(masked),
+        torch.from_numpy(labels),
+        found_count,
+        torch.from_numpy(positions),
+    )
