@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.jit import inlined, kernel
+from maskkernels.jit import at_most, inlined, kernel, lowest_bit
 from maskkernels.mask.job import Job
 from maskkernels.mask.policy import outside_vocabulary, thresholds
 from maskkernels.rng._numba import (
@@ -152,8 +152,7 @@ def _pick_by_word(tokens, law, at, n, first, sample, index, words, action):
 @inlined
 def _write(tokens, law, output, at, action, n, first, sample, count, index, words):
     """Label the n selected tokens of a row and put in their place what ``action`` says."""
-    ids, out, labels, positions = tokens.ids, output.ids, output.labels, output.positions
-    mask_token_id, replacement_ids = output.mask_token_id, output.replacement_ids
+    ids, out, labels, mask_token_id = tokens.ids, output.ids, output.labels, output.mask_token_id
     random = 0
     for i in range(n):
         t = at[i]
@@ -162,14 +161,68 @@ def _write(tokens, law, output, at, action, n, first, sample, count, index, word
         out[t] = mask_token_id if action[i] == MASK else token
         index[random] = t - first
         random += action[i] == RANDOM
-    for i in range(min(n, positions.size - count)):
-        positions[count + i] = at[i]
-    gather_words(index, random, sample, law.c3 | _REPLACEMENT, law.seed, words)
+    _replace(law, output, first, index, random, sample, words)
+    return _note_positions(output, at, n, count)
+
+
+@inlined
+def _replace(law, output, first, index, n, sample, words):
+    """Put a random id at each of the n positions ``index`` of a row."""
+    out, replacement_ids = output.ids, output.replacement_ids
+    gather_words(index, n, sample, law.c3 | _REPLACEMENT, law.seed, words)
     choices = np.uint64(replacement_ids.size if replacement_ids.size else output.vocab_size)
-    for i in range(random):
+    for i in range(n):
         new = (np.uint64(words[i]) * choices) >> np.uint64(32)
         out[first + index[i]] = replacement_ids[new] if replacement_ids.size else new
+
+
+@inlined
+def _note_positions(output, at, n, count):
+    """Write at[:n] behind the ``count`` positions that stand there, as far as there is room."""
+    for i in range(min(n, output.positions.size - count)):
+        output.positions[count + i] = at[i]
     return count + n
+
+
+@inlined
+def _mask_block(tokens, law, output, begin, size, first, words, at, index):
+    """Mask what one rate for all selects of a block, given its words; (how many, how many random).
+
+    The selected tokens are the bits of a word compared 64 at a time; all but the loop over those
+    bits is free of branches. ``index`` takes the positions that are to become random.
+    """
+    ids, real, special, table = tokens.ids, tokens.real, tokens.special, tokens.table
+    out, labels = output.ids, output.labels
+    mask_token_id, ignore_index = output.mask_token_id, output.ignore_index
+    mask_below, random_below = law.mask_below, law.random_below
+    n = random = 0
+    if law.select == 0:
+        return n, random
+    highest = np.uint32(law.select - 1)
+    for group in range(0, size, 64):
+        bits = at_most(words, group, highest)
+        if size - group < 64:
+            bits &= (np.uint64(1) << np.uint64(size - group)) - np.uint64(1)
+        while bits:
+            i = group + lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            t = begin + i
+            token = ids[t]
+            ok = True
+            if real.size:
+                ok = real[t] != 0
+            if special.size:
+                ok = ok and not special[t]
+            elif table.size:
+                ok = ok and table[token if ok else 0]  # padding may hold any number
+            r = np.int64(words[i])
+            at[n] = t
+            n += ok
+            labels[t] = token if ok else ignore_index
+            out[t] = mask_token_id if ok and r < mask_below else token
+            index[random] = t - first
+            random += ok and r >= mask_below and r < random_below
+    return n, random
 
 
 @kernel
@@ -189,25 +242,20 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
         for begin in range(first, end, BLOCK):
             size = min(BLOCK, end - begin)
             fill_words(words[: (size + 3) & ~3], begin - first, sample, law.c3, law.seed)
-            n, select = 0, law.select
-            if tokens.rates.size:
-                for i in range(size):
-                    at[n] = begin + i
-                    n += np.int64(words[i]) < _threshold(tokens.rates[begin + i])
-            else:
-                for i in range(size):
-                    at[n] = begin + i
-                    n += np.int64(words[i]) < select
+            if not tokens.rates.size:
+                n, random = _mask_block(tokens, law, output, begin, size, first, words, at, index)
+                _replace(law, output, first, index, random, sample, words)
+                count = _note_positions(output, at, n, count)
+                continue
+            n = 0
+            for i in range(size):
+                at[n] = begin + i
+                n += np.int64(words[i]) < _threshold(tokens.rates[begin + i])
             n = _keep_eligible(tokens, at, n)
             for i in range(n):
-                r = np.int64(words[at[i] - begin])
-                if tokens.rates.size:
-                    p = tokens.rates[at[i]]
-                    mask_below = _threshold(p * law.mask_share)
-                    random_below = _threshold(p * law.both)
-                else:
-                    mask_below, random_below = law.mask_below, law.random_below
-                action[i] = (r >= mask_below) + (r >= random_below)
+                r, p = np.int64(words[at[i] - begin]), tokens.rates[at[i]]
+                mask_below = _threshold(p * law.mask_share)
+                action[i] = (r >= mask_below) + (r >= _threshold(p * law.both))
             count = _write(tokens, law, output, at, action, n, first, sample, count, index, words)
     return count, -1
 
