@@ -110,6 +110,31 @@ def _sample(tokens, b):
 
 
 @inlined
+def _bits(words, group, size, highest):
+    """Bit i: words[group + i] <= highest; for the 64 words from ``group``, none past ``size``."""
+    bits = at_most(words, group, highest)
+    if size - group < 64:
+        bits &= (np.uint64(1) << np.uint64(size - group)) - np.uint64(1)
+    return bits
+
+
+@inlined
+def _select(words, begin, size, select, at):
+    """Put begin + i into ``at`` for each of ``size`` words below ``select``; how many there are."""
+    n = 0
+    if select == 0:
+        return n
+    highest = np.uint32(select - 1)
+    for group in range(0, size, 64):
+        bits = _bits(words, group, size, highest)
+        while bits:
+            at[n] = begin + group + lowest_bit(bits)
+            n += 1
+            bits &= bits - np.uint64(1)
+    return n
+
+
+@inlined
 def _keep_eligible(tokens, at, n):
     """Drop from at[:n] what may not be masked; how many are left."""
     ids, real, special, table, units = (
@@ -200,9 +225,7 @@ def _mask_block(tokens, law, output, begin, size, first, words, at, index):
         return n, random
     highest = np.uint32(law.select - 1)
     for group in range(0, size, 64):
-        bits = at_most(words, group, highest)
-        if size - group < 64:
-            bits &= (np.uint64(1) << np.uint64(size - group)) - np.uint64(1)
+        bits = _bits(words, group, size, highest)
         while bits:
             i = group + lowest_bit(bits)
             bits &= bits - np.uint64(1)
@@ -325,6 +348,7 @@ def _mask_units(tokens, law, output, first_row, last_row):
     """Whole units of tokens. Returns as ``_mask_tokens``."""
     longest = _longest(tokens, first_row, last_row)
     unit_words = np.empty(longest + 4, np.uint32)
+    token_words = np.empty(BLOCK, np.uint32)
     slots = np.empty(longest, np.int64)
     table = np.empty(_power_of_two(2 * longest), np.int64)
     numbers = np.empty(longest, np.int64)
@@ -342,18 +366,15 @@ def _mask_units(tokens, law, output, first_row, last_row):
         slot, _ = _unit_words(tokens.units[row:end], sample, law, slots, table, numbers, unit_words)
         for begin in range(first, end, BLOCK):
             size = min(BLOCK, end - begin)
-            n, select, here = 0, law.select, slot[begin - row : begin - row + size]
+            n, here = 0, slot[begin - row : begin - row + size]
+            for i in range(size):
+                token_words[i] = unit_words[max(here[i], 0)]
             if tokens.rates.size:
                 for i in range(size):
                     at[n] = begin + i
-                    s = here[i]
-                    below = _threshold(tokens.rates[begin + i])
-                    n += (s >= 0) & (np.int64(unit_words[max(s, 0)]) < below)
+                    n += np.int64(token_words[i]) < _threshold(tokens.rates[begin + i])
             else:
-                for i in range(size):
-                    at[n] = begin + i
-                    s = here[i]
-                    n += (s >= 0) & (np.int64(unit_words[max(s, 0)]) < select)
+                n = _select(token_words, begin, size, law.select, at)
             n = _keep_eligible(tokens, at, n)
             _pick_by_word(tokens, law, at, n, first, sample, index, words, action)
             count = _write(tokens, law, output, at, action, n, first, sample, count, index, words)
