@@ -13,31 +13,28 @@ BLOCK = 1024  # tokens looked at together
 
 
 @inlined
-def _may_mask(ids, real, special, maskable, may):
-    """may[i] = whether token i of a block may be masked; a loop for each reason, to vectorise."""
+def _look_up(ids, table, found):
+    """found[i] = table[ids[i]], 0 outside it."""
     for i in range(ids.size):
-        may[i] = True
-    if real.size:
-        for i in range(ids.size):
-            may[i] = real[i] != 0
-    if special.size:
-        for i in range(ids.size):
-            may[i] &= special[i] == 0
-    elif maskable.size:
-        for i in range(ids.size):
-            token = np.uint64(ids[i])  # a negative id is a huge one
-            inside = token < np.uint64(maskable.size)
-            may[i] &= inside & maskable[token if inside else np.uint64(0)]
+        token = np.uint64(ids[i])  # a negative id is a huge one
+        inside = token < np.uint64(table.size)
+        entry = table[token if inside else np.uint64(0)]
+        found[i] = entry if inside else np.uint8(0)
 
 
 @inlined
-def _look_up(ids, table, flags):
-    """flags[i] = table[ids[i]], 0 outside it."""
-    for i in range(ids.size):
-        token = np.uint64(ids[i])
-        inside = token < np.uint64(table.size)
-        flag = table[token if inside else np.uint64(0)]
-        flags[i] = flag if inside else np.uint8(0)
+def _may_mask(ids, real, special, maskable, may):
+    """may[i] = 1 where token i of a block may be masked; a loop for each reason, to vectorise."""
+    if special.size:
+        for i in range(ids.size):
+            may[i] = special[i] == 0
+    elif maskable.size:
+        _look_up(ids, maskable, may)
+    else:
+        may[: ids.size] = 1
+    if real.size:
+        for i in range(ids.size):
+            may[i] &= real[i] != 0
 
 
 @inlined
@@ -51,12 +48,12 @@ def _number_rows(
     ids, bounds, real, special, maskable, table, offsets, word_ids, units, first_row, last_row
 ):
     """Of ``table`` [V], ``offsets`` [2 N] and ``word_ids`` [N] two are empty."""
-    may = np.zeros(BLOCK + 1, np.bool_)  # the token before a block stands at 0
+    may = np.zeros(BLOCK + 1, np.uint8)  # the token before a block stands at 0
     flags = np.zeros(BLOCK + 1, np.uint8)
-    starts = np.empty(BLOCK, np.bool_)
+    starts = np.empty(BLOCK, np.uint8)
     for b in range(first_row, last_row):
         number = np.int64(-1)
-        may[0], flags[0] = False, 0
+        may[0], flags[0] = 0, 0
         for begin in range(bounds[b], bounds[b + 1], BLOCK):
             end = min(begin + BLOCK, bounds[b + 1])
             size, block = end - begin, ids[begin:end]
@@ -75,10 +72,13 @@ def _number_rows(
                     may[i + 1] &= word >= 0
                     starts[i] = word != word_ids[max(begin + i - 1, 0)]
             out = units[begin:end]
+            for i in range(size):  # three loops: the one that goes step by step has to be short
+                starts[i] = may[i + 1] & (starts[i] | (may[i] ^ 1))
             for i in range(size):
-                ok = may[i + 1]
-                number += ok & (starts[i] | (not may[i]))
-                out[i] = number if ok else -1
+                number += np.int64(starts[i])
+                out[i] = number
+            for i in range(size):
+                out[i] = out[i] if may[i + 1] else -1
             may[0], flags[0] = may[size], flags[size]
 
 
@@ -90,7 +90,7 @@ def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | No
         flat(input_ids, input_ids.dtype),
         bounds,
         *flat_masks(attention_mask, special_tokens_mask),
-        flat(maskable, torch.bool),
+        flat(maskable, torch.bool).view(np.uint8),
         flat(which if name == "table" else None, torch.uint8),
         flat(which if name == "offsets" else None, torch.int64),
         flat(which if name == "word_ids" else None, torch.int64),
