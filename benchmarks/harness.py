@@ -61,12 +61,14 @@ def compare(
     contenders: dict[str, Callable[[], Any]],
     *,
     repeats: int = 50,
+    warm: bool = True,
     synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of each contender: quantiles 20, 50 and 80 of ``repeats`` interleaved calls.
 
-    Every round goes through the contenders in another order, and calls each once untimed before
-    the timed call, so that none pays for what its neighbour left in the caches and the allocator.
+    Every round goes through the contenders in another order. Unless ``warm`` is False, for calls
+    of seconds, it calls each once untimed before the timed call, so that none pays for what its
+    neighbour left in the caches and the allocator.
     """
     order, shuffle = list(contenders), random.Random(0).shuffle
     for call in contenders.values():
@@ -76,8 +78,9 @@ def compare(
     for _ in range(repeats):
         shuffle(order)
         for name in order:
-            contenders[name]()
-            synchronize()
+            if warm:
+                contenders[name]()
+                synchronize()
             begin = time.perf_counter()
             contenders[name]()
             synchronize()

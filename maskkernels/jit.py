@@ -12,7 +12,11 @@ from typing import Any
 
 import numba as nb
 from llvmlite import ir
+from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 from numba.extending import intrinsic
+
+_TRIED = ("0.68.",)  # versions of Numba
 
 inlined = nb.njit(forceinline=True)  # a function that kernels call: part of each of them
 
@@ -26,9 +30,25 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     compiled = nb.njit(nogil=True)(function)
     try:
         compiled.enable_caching()
+        if nb.__version__.startswith(_TRIED):
+            compiled._cache = _Cache(function)
     except RuntimeError:
         _warn_once()
     return compiled
+
+
+class _Cache(FunctionCache):
+    """Numba's cache on disk, without its set-up of the whole compiler in front of every load.
+
+    Machine code that is there needs the run-time and nothing else, and the rest was half of a
+    worker's first batch. Where there is no such code, compilation sets everything up by itself.
+    It rests on Numba's insides, so only the versions it was tried with have it.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
 
 @intrinsic
