@@ -77,7 +77,7 @@ def over_workers() -> list[dict[str, Any]]:
     for name, make in COLLATORS.items():
         check(name, [row["input_ids"] for row in whole], make(tokenizer())(whole))
     for workers in WORKERS:
-        timed = compare(passes(rows, workers), repeats=3, warm=False)
+        timed = compare(passes(rows, workers), repeats=3, turn=0)
         for name, ms in timed.items():
             results.append({
                 "part": "workers", "what": name, "workers": workers, "device": "cpu", **ms,

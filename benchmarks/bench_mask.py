@@ -90,7 +90,7 @@ def against_peers(shape: tuple[int, int], device: str) -> list[dict[str, Any]]:
     ids, calls = contenders(shape, device)
     check(ids, calls)
     sync = torch.cuda.synchronize if device != "cpu" else (lambda: None)
-    timed = compare(calls, repeats=100, synchronize=sync)
+    timed = compare(calls, repeats=30, synchronize=sync)
     return [
         {
             "part": "peers", "what": name, "shape": "x".join(map(str, shape)), "dtype": "int64",
@@ -116,7 +116,7 @@ def over_sizes() -> list[dict[str, Any]]:
                 "copy of the same bytes into new memory"
             ],
         }
-        for name, ms in compare(calls, repeats=50 if n < 1 << 22 else 5).items():
+        for name, ms in compare(calls, repeats=20 if n < 1 << 22 else 5).items():
             rows.append({
                 "part": "sizes", "what": name, "tokens": n, "device": "cpu", **ms,
                 "ns_per_token": ms["p50"] * 1e6 / n,
@@ -138,7 +138,7 @@ def over_threads() -> list[dict[str, Any]]:
     threads = {n: with_threads(n) for n in (1, 2)}
     if not all(torch.equal(a, b) for a, b in zip(threads[1](), threads[2](), strict=True)):
         raise RuntimeError("two threads mask otherwise than one: not timed")
-    timed = compare({str(n): call for n, call in threads.items()}, repeats=100)
+    timed = compare({str(n): call for n, call in threads.items()}, repeats=30)
     torch.set_num_threads(1)
     return [
         {
@@ -171,7 +171,7 @@ def kinds() -> list[dict[str, Any]]:
         "exact budget": masked(budget),
         "exact budget of units": masked(budget, units=units),
     }
-    timed = compare(calls, repeats=100)
+    timed = compare(calls, repeats=30)
     return [
         {
             "part": "kinds", "what": name, "shape": "64x512", "device": "cpu", **ms,

@@ -61,14 +61,15 @@ def compare(
     contenders: dict[str, Callable[[], Any]],
     *,
     repeats: int = 50,
-    warm: bool = True,
+    turn: float = 0.005,
     synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of each contender: quantiles 20, 50 and 80 of ``repeats`` interleaved calls.
+    """Milliseconds of each contender: quantiles 20, 50 and 80 of its interleaved calls.
 
-    Every round goes through the contenders in another order. Unless ``warm`` is False, for calls
-    of seconds, it calls each once untimed before the timed call, so that none pays for what its
-    neighbour left in the caches and the allocator.
+    Every one of ``repeats`` rounds goes through the contenders in another order. A contender's turn
+    is one call that is not timed, so that it does not pay for what its neighbour left in the caches
+    and the allocator, and then timed calls for ``turn`` seconds, at least one. With turn=0, for
+    calls of seconds, a turn is one timed call.
     """
     order, shuffle = list(contenders), random.Random(0).shuffle
     for call in contenders.values():
@@ -78,13 +79,18 @@ def compare(
     for _ in range(repeats):
         shuffle(order)
         for name in order:
-            if warm:
+            if turn:
                 contenders[name]()
                 synchronize()
-            begin = time.perf_counter()
-            contenders[name]()
-            synchronize()
-            times[name].append((time.perf_counter() - begin) * 1e3)
+            end = time.perf_counter() + turn
+            while True:
+                begin = time.perf_counter()
+                contenders[name]()
+                synchronize()
+                now = time.perf_counter()
+                times[name].append((now - begin) * 1e3)
+                if now >= end:
+                    break
     return {name: quantiles(values) for name, values in times.items()}
 
 
