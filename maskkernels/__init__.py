@@ -5,20 +5,42 @@ that needs them.
 """
 
 from maskkernels.batch import flatten_rows, pad_batch, pad_rows
+from maskkernels.denoise import (
+    CorruptedRows,
+    Denoiser,
+    ReplacedTokens,
+    SpanCorruption,
+    TextInfilling,
+    corrupt_spans,
+    corrupted_lengths,
+    infill_text,
+    replace_tokens,
+    ul2_denoisers,
+)
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.rng import hash_rows, random_words, threshold
 from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
 
 __all__ = [
+    "CorruptedRows",
+    "Denoiser",
     "MaskedTokens",
     "MaskingPolicy",
+    "ReplacedTokens",
+    "SpanCorruption",
+    "TextInfilling",
+    "corrupt_spans",
+    "corrupted_lengths",
     "flatten_rows",
     "hash_rows",
+    "infill_text",
     "mask_tokens",
     "pad_batch",
     "pad_rows",
     "random_words",
+    "replace_tokens",
     "threshold",
+    "ul2_denoisers",
     "units_from_offsets",
     "units_from_word_ids",
     "word_units",

@@ -1,0 +1,391 @@
+"""Denoising on the CPU: first how long each row becomes, then the rows, each written once.
+
+The law of ``reference.py``. Chosen places are bits of a row's bitmap, which one scan reads in
+order; tokens are copied a stretch at a time.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from maskkernels.denoise.job import Batch, CorruptedRows, too_few_sentinels
+from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
+from maskkernels.jit import inlined, kernel, lowest_bit
+from maskkernels.rng import threshold
+from maskkernels.rng._numba import counter_word, fill_words, flat, hash_row, word
+from maskkernels.threads import over_rows
+
+_LOW, _U32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+_DENOISER, _NOISE, _GAP = np.uint64(3), np.uint64(4), np.uint64(5)  # streams
+_LENGTH, _PLACE, _SENTENCE = np.uint64(6), np.uint64(7), np.uint64(8)
+_ONE = np.uint64(1)
+_HALF = np.int64(1 << 31)
+_NO_MASK = np.empty(0, np.bool_)
+
+
+class Rows(NamedTuple):
+    """The rows of a batch and where their words come from."""
+
+    ids: Any  # int32 or int64 [N]
+    bounds: Any  # int64 [B + 1]
+    sample_ids: Any  # uint64 [B]; an empty array: the hash of each row
+    seed: Any  # uint64
+    c3: Any  # uint64, stream 0
+    edges: Any  # int64 [E], sorted, ids that stay at the ends of a row
+
+
+class Plan(NamedTuple):
+    """What is known of each row before it is written; int64 [B] each but the sample."""
+
+    sample: Any  # uint64
+    begin: Any  # the tokens ids[begin:end] may be corrupted
+    end: Any
+    mode: Any  # the mode token, or -1
+    noise: Any  # tokens that are taken out
+    spans: Any
+    inputs: Any  # lengths
+    targets: Any
+
+
+class Marks(NamedTuple):
+    """What spans become."""
+
+    table: Any  # int64 [D, 5]
+    sentinels: Any  # int64 [S]
+    final: int  # 1 with a sentinel after the last span
+    eos: int  # or -1
+
+
+class Infill(NamedTuple):
+    """The numbers of text infilling."""
+
+    mask: int
+    ratio: int  # T(ratio)
+    table: Any  # int64 [L], of lengths
+    ends: Any  # int64 [E], sorted, ids that end a sentence; empty: no shuffling
+
+
+@inlined
+def _contains(ids, token):
+    """``token`` is one of ``ids``, which are sorted."""
+    low, high = 0, ids.size
+    while low < high:
+        middle = (low + high) >> 1
+        if ids[middle] < token:
+            low = middle + 1
+        else:
+            high = middle
+    return low < ids.size and ids[low] == token
+
+
+@inlined
+def _inner(rows, b):
+    """(begin, end) of the row without the tokens that stay at its ends."""
+    begin, end = rows.bounds[b], rows.bounds[b + 1]
+    while begin < end and _contains(rows.edges, rows.ids[begin]):
+        begin += 1
+    while end > begin and _contains(rows.edges, rows.ids[end - 1]):
+        end -= 1
+    return begin, end
+
+
+@inlined
+def _sample(rows, b):
+    if rows.sample_ids.size:
+        return rows.sample_ids[b]
+    return hash_row(rows.ids[rows.bounds[b] : rows.bounds[b + 1]], _NO_MASK, 0)
+
+
+@inlined
+def _word(rows, sample, stream, index):
+    c1, c2, k0, k1 = sample & _LOW, sample >> _U32, rows.seed & _LOW, rows.seed >> _U32
+    return word(np.uint64(index), c1, c2, rows.c3 | stream, k0, k1)
+
+
+@inlined
+def _fill(rows, sample, stream, count, words):
+    """The first ``count`` words of a stream."""
+    fill_words(words[: (count + 3) & ~3], 0, sample, rows.c3 | stream, rows.seed)
+
+
+@inlined
+def _below(word, bound):
+    """A number in [0, bound) from a word."""
+    return np.int64((np.uint64(word) * np.uint64(bound)) >> _U32)
+
+
+@inlined
+def _choose(bits, size, count, words):
+    """Set ``count`` of the first ``size`` bits and clear the others, as ``reference._chosen``."""
+    bits[: (size + 63) >> 6] = 0
+    for i in range(count):
+        highest = size - count + i
+        n = _below(words[i], highest + 1)
+        if (bits[n >> 6] >> np.uint64(n & 63)) & _ONE:
+            n = highest
+        bits[n >> 6] |= _ONE << np.uint64(n & 63)
+
+
+@inlined
+def _ends(rows, sample, stream, total, parts, bits, words, ends):
+    """Where each of ``parts`` parts of a random composition of ``total`` ends."""
+    _fill(rows, sample, stream, parts - 1, words)
+    _choose(bits, total - 1, parts - 1, words)
+    n = 0
+    for i in range((total + 62) >> 6):
+        left = bits[i]
+        while left:
+            ends[n] = 64 * i + lowest_bit(left) + 1
+            n += 1
+            left &= left - _ONE
+    ends[n] = total
+
+
+@inlined
+def _copy(ids, begin, end, out, at):
+    """Copy ids[begin:end] to ``out`` from ``at``; where it ends there."""
+    for t in range(end - begin):
+        out[at + t] = ids[begin + t]
+    return at + end - begin
+
+
+@inlined
+def _span_counts(size, density, mean, prefix):
+    """As ``job.span_counts``."""
+    if size < 2:
+        return 0, 0
+    noise = min(max((size * density + _HALF) >> 32, 1), size - 1)
+    if prefix:
+        return noise, 1
+    spans = ((noise << 16) + mean // 2) // mean
+    return noise, min(max(spans, 1), noise, size - noise)
+
+
+@kernel
+def _plan_spans(rows, marks, plan, first_row, last_row):
+    """The first row with too few sentinels, or -1."""
+    for b in range(first_row, last_row):
+        sample = _sample(rows, b)
+        begin, end = _inner(rows, b)
+        chosen = 0
+        if marks.table.shape[0] > 1:
+            w = np.int64(_word(rows, sample, _DENOISER, 0))
+            while w >= marks.table[chosen, 0]:
+                chosen += 1
+        entry = marks.table[chosen]
+        noise, spans = _span_counts(end - begin, entry[1], entry[2], entry[3])
+        if spans + marks.final > marks.sentinels.size:
+            plan.spans[b] = spans
+            return b
+        plan.sample[b], plan.begin[b], plan.end[b] = sample, begin, end
+        plan.mode[b], plan.noise[b], plan.spans[b] = entry[4], noise, spans
+        length = rows.bounds[b + 1] - rows.bounds[b]
+        plan.inputs[b] = length - noise + spans + (entry[4] >= 0)
+        plan.targets[b] = noise + spans + marks.final + (marks.eos >= 0)
+    return -1
+
+
+@kernel
+def _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, first_row, last_row):
+    longest = most = 1
+    for b in range(first_row, last_row):
+        longest = max(longest, plan.end[b] - plan.begin[b])
+        most = max(most, plan.spans[b])
+    bits = np.empty((longest + 63) >> 6, np.uint64)
+    words = np.empty(most + 3, np.uint32)
+    noise_ends, gap_ends = np.empty(most, np.int64), np.empty(most, np.int64)
+    ids, sentinels = rows.ids, marks.sentinels
+    for b in range(first_row, last_row):
+        begin, end, noise, spans = plan.begin[b], plan.end[b], plan.noise[b], plan.spans[b]
+        at, said = begins[b], target_begins[b]
+        if plan.mode[b] >= 0:
+            inputs[at] = plan.mode[b]
+            at += 1
+        at = _copy(ids, rows.bounds[b], begin, inputs, at)
+        here = begin
+        if spans:
+            sample, kept = plan.sample[b], end - begin - noise
+            _ends(rows, sample, _NOISE, noise, spans, bits, words, noise_ends)
+            _ends(rows, sample, _GAP, kept, spans, bits, words, gap_ends)
+            taken = 0
+            for i in range(spans):
+                gap_end = begin + gap_ends[i] + taken
+                at = _copy(ids, here, gap_end, inputs, at)
+                inputs[at] = targets[said] = sentinels[i]
+                taken = noise_ends[i]
+                here = begin + gap_ends[i] + taken
+                said = _copy(ids, gap_end, here, targets, said + 1)
+                at += 1
+        _copy(ids, here, rows.bounds[b + 1], inputs, at)
+        if marks.final:
+            targets[said] = sentinels[spans]
+            said += 1
+        if marks.eos >= 0:
+            targets[said] = marks.eos
+
+
+@inlined
+def _lengths(rows, infill, sample, size, words, lengths):
+    """(tokens masked, spans): the span lengths of a row in the order of their draws."""
+    if size == 0:
+        return 0, 0
+    budget = min(max((size * infill.ratio + _HALF) >> 32, 1), size)
+    taken, spans = 0, 0
+    while taken < budget and spans < size:
+        if spans & 3 == 0:
+            fill_words(words, spans, sample, rows.c3 | _LENGTH, rows.seed)
+        w, length = np.int64(words[spans & 3]), 0
+        while w >= infill.table[length]:
+            length += 1
+        length = min(length, budget - taken)
+        lengths[spans] = length
+        taken += length
+        spans += 1
+    return taken, spans
+
+
+@kernel
+def _plan_infilling(rows, infill, plan, first_row, last_row):
+    longest = 1
+    for b in range(first_row, last_row):
+        longest = max(longest, rows.bounds[b + 1] - rows.bounds[b])
+    words, lengths = np.empty(4, np.uint32), np.empty(longest, np.int64)
+    for b in range(first_row, last_row):
+        sample = _sample(rows, b)
+        begin, end = _inner(rows, b)
+        taken, spans = _lengths(rows, infill, sample, end - begin, words, lengths)
+        plan.sample[b], plan.begin[b], plan.end[b] = sample, begin, end
+        plan.noise[b], plan.spans[b] = taken, spans
+        plan.inputs[b] = rows.bounds[b + 1] - rows.bounds[b] - taken + spans
+
+
+@inlined
+def _shuffle(rows, infill, sample, begin, end, words, starts, order, out):
+    """Copy ids[begin:end] to ``out`` with its sentences in random order."""
+    count = 0
+    fresh = True
+    for t in range(begin, end):
+        if fresh:
+            starts[count] = t
+            count += 1
+        fresh = _contains(infill.ends, rows.ids[t])
+    starts[count] = end
+    for i in range(count):
+        order[i] = i
+    _fill(rows, sample, _SENTENCE, count, words)
+    for i in range(count - 1, 0, -1):
+        j = _below(words[i], i + 1)
+        order[i], order[j] = order[j], order[i]
+    at = 0
+    for i in range(count):
+        at = _copy(rows.ids, starts[order[i]], starts[order[i] + 1], out, at)
+
+
+@kernel
+def _write_infilling(rows, infill, plan, begins, inputs, first_row, last_row):
+    longest = most = 1
+    for b in range(first_row, last_row):
+        longest = max(longest, plan.end[b] - plan.begin[b])
+        most = max(most, plan.spans[b])
+    bits = np.empty((longest + most + 63) >> 6, np.uint64)
+    draws, lengths = np.empty(4, np.uint32), np.empty(most, np.int64)
+    shuffled = infill.ends.size > 0
+    words = np.empty((longest if shuffled else most) + 3, np.uint32)
+    starts = np.empty(longest + 1 if shuffled else 0, np.int64)
+    order = np.empty(longest if shuffled else 0, np.int64)
+    body = np.empty(longest if shuffled else 0, rows.ids.dtype)
+    for b in range(first_row, last_row):
+        sample, begin, end, spans = plan.sample[b], plan.begin[b], plan.end[b], plan.spans[b]
+        size = end - begin
+        at = _copy(rows.ids, rows.bounds[b], begin, inputs, begins[b])
+        ids, here = rows.ids, begin
+        if shuffled:
+            _shuffle(rows, infill, sample, begin, end, words, starts, order, body)
+            ids, here = body, 0
+        stop = here + size
+        if spans:
+            _lengths(rows, infill, sample, size, draws, lengths)
+            turn = _below(_word(rows, sample, _LENGTH, size), spans)
+            _fill(rows, sample, _PLACE, spans, words)
+            places = size - plan.noise[b] + spans
+            _choose(bits, places, spans, words)
+            done = 0
+            for i in range((places + 63) >> 6):
+                left = bits[i]
+                while left:
+                    gap = 64 * i + lowest_bit(left) - done
+                    at = _copy(ids, here, here + gap, inputs, at)
+                    inputs[at] = infill.mask
+                    at += 1
+                    here += gap + lengths[turn]
+                    turn = turn + 1 if turn + 1 < spans else 0
+                    done += gap + 1
+                    left &= left - _ONE
+        at = _copy(ids, here, stop, inputs, at)
+        _copy(rows.ids, end, rows.bounds[b + 1], inputs, at)
+
+
+def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
+    eos = -1 if corruption.eos_token_id is None else corruption.eos_token_id
+    edges = [*corruption.edge_token_ids, *([eos] if eos >= 0 else [])]
+    rows, plan = _rows(batch, edges), _plan(batch)
+    marks = Marks(
+        denoiser_table(corruption.denoisers),
+        np.array(corruption.sentinel_ids, np.int64),
+        int(corruption.final_sentinel),
+        eos,
+    )
+    for b in over_rows(lambda i, j: _plan_spans(rows, marks, plan, i, j), rows.bounds):
+        if b >= 0:
+            needed = int(plan.spans[b]) + marks.final
+            size = int(rows.bounds[b + 1] - rows.bounds[b])
+            raise too_few_sentinels(b, size, needed, marks.sentinels.size)
+    begins, target_begins = _begins(plan.inputs), _begins(plan.targets)
+    inputs = np.empty(begins[-1], rows.ids.dtype)
+    targets = np.empty(target_begins[-1], rows.ids.dtype)
+    over_rows(
+        lambda i, j: _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, i, j),
+        rows.bounds,
+    )
+    return CorruptedRows(*map(torch.from_numpy, (inputs, begins, targets, target_begins)))
+
+
+def infill_text(batch: Batch, infilling: TextInfilling) -> CorruptedRows:
+    rows, plan = _rows(batch, infilling.edge_token_ids), _plan(batch)
+    ends = infilling.sentence_end_ids if infilling.permute_sentences else ()
+    infill = Infill(
+        infilling.mask_token_id,
+        threshold(infilling.ratio),
+        poisson_table(float(infilling.mean_span_length)),
+        np.array(sorted(ends), np.int64),
+    )
+    over_rows(lambda i, j: _plan_infilling(rows, infill, plan, i, j), rows.bounds)
+    begins = _begins(plan.inputs)
+    inputs = np.empty(begins[-1], rows.ids.dtype)
+    over_rows(lambda i, j: _write_infilling(rows, infill, plan, begins, inputs, i, j), rows.bounds)
+    return CorruptedRows(
+        torch.from_numpy(inputs), torch.from_numpy(begins), batch.ids, batch.bounds
+    )
+
+
+def _rows(batch: Batch, edges: Any) -> Rows:
+    return Rows(
+        flat(batch.ids, batch.ids.dtype),
+        flat(batch.bounds, torch.int64),
+        flat(batch.sample_ids, torch.int64).view(np.uint64),
+        np.uint64(batch.seed),
+        counter_word(batch.epoch),
+        np.array(sorted(edges), np.int64),
+    )
+
+
+def _plan(batch: Batch) -> Plan:
+    count = batch.bounds.numel() - 1
+    return Plan(np.empty(count, np.uint64), *np.empty((7, count), np.int64))
+
+
+def _begins(lengths: np.ndarray) -> np.ndarray:
+    begins = np.zeros(lengths.size + 1, np.int64)
+    np.cumsum(lengths, out=begins[1:])
+    return begins
