@@ -30,7 +30,7 @@ def _ids(name: str, ids: Any) -> tuple[int, ...]:
 def _check_id(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not 0 <= value < 1 << 31:
+    if not 0 <= int(value) < 1 << 31:
         raise ValueError(f"{name} must be in [0, 2**31), got {value}")
 
 
@@ -121,8 +121,9 @@ class SpanCorruption:
         if self.eos_token_id is not None:
             _check_id("eos_token_id", self.eos_token_id)
         taken = {self.eos_token_id, *(denoiser.mode_token_id for denoiser in self.denoisers)}
-        if both := taken & set(self.sentinel_ids):
-            raise ValueError(f"sentinel_ids hold {min(both)}, the eos token or a mode token")
+        for value in self.sentinel_ids:
+            if value in taken:
+                raise ValueError(f"sentinel_ids hold {value}, the eos token or a mode token")
 
 
 @dataclass(frozen=True)

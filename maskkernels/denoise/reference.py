@@ -1,6 +1,7 @@
 """Denoising in plain Python, a row at a time. This file is the specification of the kernels."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,13 +74,14 @@ def _rows(batch: Batch) -> Iterator[tuple[list[int], Draw]]:
         sample_ids = rng.hash_rows(batch.ids, batch.bounds, None)
     ids, bounds = batch.ids.tolist(), batch.bounds.tolist()
     for b in range(len(bounds) - 1):
+        yield ids[bounds[b] : bounds[b + 1]], partial(_draw, batch, sample_ids[b].cpu())
 
-        def draw(stream: int, count: int, sample: Tensor = sample_ids[b].cpu()) -> list[int]:
-            index = torch.arange(count)
-            words = rng.random_words(sample.expand(count), index, batch.seed, batch.epoch, stream)
-            return words.tolist()
 
-        yield ids[bounds[b] : bounds[b + 1]], draw
+def _draw(batch: Batch, sample: Tensor, stream: int, count: int) -> list[int]:
+    """The first ``count`` words of a stream for one sample."""
+    index = torch.arange(count)
+    sample = sample.expand(count)
+    return rng.random_words(sample, index, batch.seed, batch.epoch, stream).tolist()
 
 
 def _take_apart(row: list[int], edges: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
