@@ -10,15 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskft.collator import DataCollatorForLanguageModeling
+    from maskft.denoising import DataCollatorForSpanCorruption, DataCollatorForTextInfilling
     from maskft.trainer import MaskingCallback, attach, detach
 
 _HOMES = {
     "DataCollatorForLanguageModeling": "maskft.collator",
+    "DataCollatorForSpanCorruption": "maskft.denoising",
+    "DataCollatorForTextInfilling": "maskft.denoising",
     "MaskingCallback": "maskft.trainer",
     "attach": "maskft.trainer",
     "detach": "maskft.trainer",
 }
-__all__ = ["DataCollatorForLanguageModeling", "MaskingCallback", "attach", "detach"]
+__all__ = [
+    "DataCollatorForLanguageModeling",
+    "DataCollatorForSpanCorruption",
+    "DataCollatorForTextInfilling",
+    "MaskingCallback",
+    "attach",
+    "detach",
+]
 
 
 def __getattr__(name: str) -> Any:

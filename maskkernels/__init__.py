@@ -4,7 +4,7 @@ Importing this package imports torch and nothing heavier; Numba and Triton load 
 that needs them.
 """
 
-from maskkernels.batch import flatten_rows, pad_batch, pad_rows
+from maskkernels.batch import PackedRows, flatten_rows, pad_batch, pad_rows
 from maskkernels.denoise import (
     CorruptedRows,
     Denoiser,
@@ -26,6 +26,7 @@ __all__ = [
     "Denoiser",
     "MaskedTokens",
     "MaskingPolicy",
+    "PackedRows",
     "ReplacedTokens",
     "SpanCorruption",
     "TextInfilling",

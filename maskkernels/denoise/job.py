@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from maskkernels.batch import PackedRows
+
 
 class Batch(NamedTuple):
     """Checked rows without padding, and where their random words come from.
@@ -32,6 +34,16 @@ class CorruptedRows(NamedTuple):
     cu_seqlens: Tensor
     target_ids: Tensor
     target_cu_seqlens: Tensor
+
+    @property
+    def inputs(self) -> PackedRows:
+        """What ``pad_rows`` and ``pad_batch`` make a batch of."""
+        return PackedRows(self.input_ids, self.cu_seqlens)
+
+    @property
+    def targets(self) -> PackedRows:
+        """As ``inputs``."""
+        return PackedRows(self.target_ids, self.target_cu_seqlens)
 
 
 def span_counts(size: int, density: int, mean: int, prefix: int) -> tuple[int, int]:
