@@ -2,11 +2,12 @@
 
 import sys
 
-from benchmarks import bench_collate, bench_loader, bench_mask
+from benchmarks import bench_collate, bench_denoise, bench_loader, bench_mask
 
 BENCHMARKS = {
     "mask": bench_mask.main,
     "collate": bench_collate.main,
+    "denoise": bench_denoise.main,
     "loader": bench_loader.main,
 }
 
