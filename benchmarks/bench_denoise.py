@@ -1,12 +1,14 @@
 """Span corruption against the scripts in use today, re-expressed from T5's published recipe.
 
-The NumPy script draws one noise mask a row by shuffling where segments begin, and cuts the batch
-with it; the Python script does the same token by token. "Python, by slices" is what a careful hand
-would write instead: cuts by ``random.sample``, rows put together from slices.
+The NumPy script draws one noise mask a row by shuffling where segments begin, and cuts each row
+with it; "NumPy, a batch at once" cuts them all together, which needs rows of one length. The Python
+script does the same token by token. "Python, by slices" is what a careful hand would write instead:
+cuts by ``random.sample``, rows put together from slices.
 """
 
+import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,16 @@ def numpy_cut(ids: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return np.concatenate([rows, np.full((len(ids), 1), EOS)], axis=1)
 
 
-def numpy_script(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def numpy_script(rows: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    inputs, targets = [], []
+    for row in rows:
+        body, hidden = row[None, :-1], numpy_mask(len(row) - 1)[None]
+        inputs.append(numpy_cut(body, hidden)[0])
+        targets.append(numpy_cut(body, ~hidden)[0])
+    return np.stack(inputs), np.stack(targets)
+
+
+def numpy_batch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     body = rows[:, :-1]
     hidden = np.stack([numpy_mask(body.shape[1]) for _ in body])
     return numpy_cut(body, hidden), numpy_cut(body, ~hidden)
@@ -134,13 +145,16 @@ def spans() -> tuple[np.ndarray, Calls]:
         eos_token_id=EOS, final_sentinel=False,
     )  # fmt: skip
 
+    seeds = itertools.count()  # fresh spans at every call, as the scripts draw them
+
     def ours() -> tuple[torch.Tensor, torch.Tensor]:
-        found = corrupt_spans(ids, corruption, seed=0)
+        found = corrupt_spans(ids, corruption, seed=next(seeds))
         return found.input_ids.view(COUNT, -1), found.target_ids.view(COUNT, -1)
 
     return rows, {
         "corrupt_spans": ours,
         "NumPy script": lambda: numpy_script(rows),
+        "NumPy, a batch at once": lambda: numpy_batch(rows),
         "Python script": lambda: python_script(lists),
         "Python, by slices": lambda: sliced_script(lists),
     }
@@ -159,11 +173,15 @@ def collators(form: str) -> tuple[np.ndarray, Calls]:
     rows[:, -1] = words.eos_token_id
     examples = [{"input_ids": make(row)} for row in rows]
 
-    def script() -> dict[str, torch.Tensor]:
-        inputs, labels = numpy_script(np.array([example["input_ids"] for example in examples]))
+    def script(cut: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        inputs, labels = cut(np.array([example["input_ids"] for example in examples]))
         return {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
 
-    return rows, {"maskft": lambda: ours(examples), "NumPy script": script}
+    return rows, {
+        "maskft": lambda: ours(examples),
+        "NumPy script": lambda: script(numpy_script),
+        "NumPy, a batch at once": lambda: script(numpy_batch),
+    }
 
 
 def infilling() -> Calls:
@@ -175,7 +193,8 @@ def infilling() -> Calls:
             4, permute_sentences=True, sentence_end_ids=range(5, 1605), edge_token_ids=(EOS,)
         ),
     }
-    return {name: lambda o=o: infill_text(ids, o, seed=0) for name, o in options.items()}
+    seeds = itertools.count()
+    return {name: lambda o=o: infill_text(ids, o, seed=next(seeds)) for name, o in options.items()}
 
 
 def check(name: str, rows: np.ndarray, inputs: Any, targets: Any) -> None:
@@ -214,14 +233,14 @@ def main() -> None:
     rows, calls = spans()
     for name, call in calls.items():
         check(name, rows, *call())
-    results = time_part("op, spans", "corrupt_spans", calls, repeats=20)
+    results = time_part("op, spans", "corrupt_spans", calls, repeats=10)
     for form in FORMS:
         rows, calls = collators(form)
         for name, call in calls.items():
             batch = call()
             check(name, rows, batch["input_ids"], batch["labels"])
-        results += time_part(f"collator, rows of {form}", "maskft", calls, repeats=20)
-    results += time_part("op, text infilling", "infill_text", infilling(), repeats=20)
+        results += time_part(f"collator, rows of {form}", "maskft", calls, repeats=10)
+    results += time_part("op, text infilling", "infill_text", infilling(), repeats=10)
     write("denoise_cpu", results)
 
 

@@ -4,6 +4,7 @@ The law of ``reference.py``. Chosen places are bits of a row's bitmap, which one
 order; tokens are copied a stretch at a time.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from maskkernels.denoise.job import Batch, CorruptedRows, too_few_sentinels
 from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
-from maskkernels.jit import inlined, kernel, lowest_bit
+from maskkernels.jit import copier, inlined, kernel, lowest_bit
 from maskkernels.rng import threshold
 from maskkernels.rng._numba import counter_word, fill_words, flat, hash_row, word
 from maskkernels.threads import over_rows
@@ -21,6 +22,7 @@ _DENOISER, _NOISE, _GAP = np.uint64(3), np.uint64(4), np.uint64(5)  # streams
 _LENGTH, _PLACE, _SENTENCE = np.uint64(6), np.uint64(7), np.uint64(8)
 _ONE = np.uint64(1)
 _HALF = np.int64(1 << 31)
+_copy_span, _copy_gap = copier(8), copier(32)
 _NO_MASK = np.empty(0, np.bool_)
 
 
@@ -35,17 +37,18 @@ class Rows(NamedTuple):
     edges: Any  # int64 [E], sorted, ids that stay at the ends of a row
 
 
-class Plan(NamedTuple):
-    """What is known of each row before it is written; int64 [B] each but the sample."""
-
-    sample: Any  # uint64
-    begin: Any  # the tokens ids[begin:end] may be corrupted
-    end: Any
-    mode: Any  # the mode token, or -1
-    noise: Any  # tokens that are taken out
-    spans: Any
-    inputs: Any  # lengths
-    targets: Any
+PLAN = np.dtype(  # what is known of each row before it is written
+    [
+        ("sample", np.uint64),
+        ("begin", np.int64),  # the tokens ids[begin:end] may be corrupted
+        ("end", np.int64),
+        ("mode", np.int64),  # the mode token, or -1
+        ("noise", np.int64),  # tokens that are taken out
+        ("spans", np.int64),
+        ("inputs", np.int64),  # lengths
+        ("targets", np.int64),
+    ]
+)
 
 
 class Marks(NamedTuple):
@@ -63,7 +66,7 @@ class Infill(NamedTuple):
     mask: int
     ratio: int  # T(ratio)
     table: Any  # int64 [L], of lengths
-    ends: Any  # int64 [E], sorted, ids that end a sentence; empty: no shuffling
+    ends: Any  # bool [E], whether each id ends a sentence, those above do not; empty: no shuffling
 
 
 @inlined
@@ -122,8 +125,8 @@ def _choose(bits, size, count, words):
     for i in range(count):
         highest = size - count + i
         n = _below(words[i], highest + 1)
-        if (bits[n >> 6] >> np.uint64(n & 63)) & _ONE:
-            n = highest
+        taken = np.int64((bits[n >> 6] >> np.uint64(n & 63)) & _ONE)
+        n += taken * (highest - n)  # a branch would be mispredicted
         bits[n >> 6] |= _ONE << np.uint64(n & 63)
 
 
@@ -140,14 +143,6 @@ def _ends(rows, sample, stream, total, parts, bits, words, ends):
             n += 1
             left &= left - _ONE
     ends[n] = total
-
-
-@inlined
-def _copy(ids, begin, end, out, at):
-    """Copy ids[begin:end] to ``out`` from ``at``; where it ends there."""
-    for t in range(end - begin):
-        out[at + t] = ids[begin + t]
-    return at + end - begin
 
 
 @inlined
@@ -176,13 +171,13 @@ def _plan_spans(rows, marks, plan, first_row, last_row):
         entry = marks.table[chosen]
         noise, spans = _span_counts(end - begin, entry[1], entry[2], entry[3])
         if spans + marks.final > marks.sentinels.size:
-            plan.spans[b] = spans
+            plan[b].spans = spans
             return b
-        plan.sample[b], plan.begin[b], plan.end[b] = sample, begin, end
-        plan.mode[b], plan.noise[b], plan.spans[b] = entry[4], noise, spans
+        plan[b].sample, plan[b].begin, plan[b].end = sample, begin, end
+        plan[b].mode, plan[b].noise, plan[b].spans = entry[4], noise, spans
         length = rows.bounds[b + 1] - rows.bounds[b]
-        plan.inputs[b] = length - noise + spans + (entry[4] >= 0)
-        plan.targets[b] = noise + spans + marks.final + (marks.eos >= 0)
+        plan[b].inputs = length - noise + spans + (entry[4] >= 0)
+        plan[b].targets = noise + spans + marks.final + (marks.eos >= 0)
     return -1
 
 
@@ -190,34 +185,35 @@ def _plan_spans(rows, marks, plan, first_row, last_row):
 def _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, first_row, last_row):
     longest = most = 1
     for b in range(first_row, last_row):
-        longest = max(longest, plan.end[b] - plan.begin[b])
-        most = max(most, plan.spans[b])
+        longest = max(longest, plan[b].end - plan[b].begin)
+        most = max(most, plan[b].spans)
     bits = np.empty((longest + 63) >> 6, np.uint64)
     words = np.empty(most + 3, np.uint32)
     noise_ends, gap_ends = np.empty(most, np.int64), np.empty(most, np.int64)
     ids, sentinels = rows.ids, marks.sentinels
+    limit, target_limit = begins[last_row], target_begins[last_row]
     for b in range(first_row, last_row):
-        begin, end, noise, spans = plan.begin[b], plan.end[b], plan.noise[b], plan.spans[b]
+        begin, end, noise, spans = plan[b].begin, plan[b].end, plan[b].noise, plan[b].spans
         at, said = begins[b], target_begins[b]
-        if plan.mode[b] >= 0:
-            inputs[at] = plan.mode[b]
+        if plan[b].mode >= 0:
+            inputs[at] = plan[b].mode
             at += 1
-        at = _copy(ids, rows.bounds[b], begin, inputs, at)
+        at = _copy_gap(ids, rows.bounds[b], begin, inputs, at, limit)
         here = begin
         if spans:
-            sample, kept = plan.sample[b], end - begin - noise
+            sample, kept = plan[b].sample, end - begin - noise
             _ends(rows, sample, _NOISE, noise, spans, bits, words, noise_ends)
             _ends(rows, sample, _GAP, kept, spans, bits, words, gap_ends)
             taken = 0
             for i in range(spans):
                 gap_end = begin + gap_ends[i] + taken
-                at = _copy(ids, here, gap_end, inputs, at)
+                at = _copy_gap(ids, here, gap_end, inputs, at, limit)
                 inputs[at] = targets[said] = sentinels[i]
                 taken = noise_ends[i]
                 here = begin + gap_ends[i] + taken
-                said = _copy(ids, gap_end, here, targets, said + 1)
+                said = _copy_span(ids, gap_end, here, targets, said + 1, target_limit)
                 at += 1
-        _copy(ids, here, rows.bounds[b + 1], inputs, at)
+        _copy_gap(ids, here, rows.bounds[b + 1], inputs, at, limit)
         if marks.final:
             targets[said] = sentinels[spans]
             said += 1
@@ -228,14 +224,13 @@ def _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, firs
 @inlined
 def _lengths(rows, infill, sample, size, words, lengths):
     """(tokens masked, spans): the span lengths of a row in the order of their draws."""
-    if size == 0:
-        return 0, 0
-    budget = min(max((size * infill.ratio + _HALF) >> 32, 1), size)
-    taken, spans = 0, 0
+    budget, taken, spans = 0, 0, 0
+    if size > 0:
+        budget = min(max((size * infill.ratio + _HALF) >> 32, 1), size)
     while taken < budget and spans < size:
-        if spans & 3 == 0:
+        if spans % words.size == 0:
             fill_words(words, spans, sample, rows.c3 | _LENGTH, rows.seed)
-        w, length = np.int64(words[spans & 3]), 0
+        w, length = np.int64(words[spans % words.size]), 0
         while w >= infill.table[length]:
             length += 1
         length = min(length, budget - taken)
@@ -246,30 +241,29 @@ def _lengths(rows, infill, sample, size, words, lengths):
 
 
 @kernel
-def _plan_infilling(rows, infill, plan, first_row, last_row):
-    longest = 1
-    for b in range(first_row, last_row):
-        longest = max(longest, rows.bounds[b + 1] - rows.bounds[b])
-    words, lengths = np.empty(4, np.uint32), np.empty(longest, np.int64)
+def _plan_infilling(rows, infill, plan, lengths, first_row, last_row):
+    """The lengths of row b's spans go to lengths[bounds[b]], lengths[bounds[b] + 1]..."""
+    words = np.empty(32, np.uint32)
     for b in range(first_row, last_row):
         sample = _sample(rows, b)
         begin, end = _inner(rows, b)
-        taken, spans = _lengths(rows, infill, sample, end - begin, words, lengths)
-        plan.sample[b], plan.begin[b], plan.end[b] = sample, begin, end
-        plan.noise[b], plan.spans[b] = taken, spans
-        plan.inputs[b] = rows.bounds[b + 1] - rows.bounds[b] - taken + spans
+        row = rows.bounds[b]
+        taken, spans = _lengths(rows, infill, sample, end - begin, words, lengths[row:])
+        plan[b].sample, plan[b].begin, plan[b].end = sample, begin, end
+        plan[b].noise, plan[b].spans = taken, spans
+        plan[b].inputs = rows.bounds[b + 1] - row - taken + spans
 
 
 @inlined
 def _shuffle(rows, infill, sample, begin, end, words, starts, order, out):
     """Copy ids[begin:end] to ``out`` with its sentences in random order."""
-    count = 0
-    fresh = True
+    ids, ends = rows.ids, infill.ends
+    count, fresh = 0, True
     for t in range(begin, end):
-        if fresh:
-            starts[count] = t
-            count += 1
-        fresh = _contains(infill.ends, rows.ids[t])
+        starts[count] = t
+        count += fresh
+        token = ids[t]
+        fresh = 0 <= token < ends.size and ends[token]
     starts[count] = end
     for i in range(count):
         order[i] = i
@@ -279,69 +273,68 @@ def _shuffle(rows, infill, sample, begin, end, words, starts, order, out):
         order[i], order[j] = order[j], order[i]
     at = 0
     for i in range(count):
-        at = _copy(rows.ids, starts[order[i]], starts[order[i] + 1], out, at)
+        at = _copy_gap(ids, starts[order[i]], starts[order[i] + 1], out, at, end - begin)
 
 
 @kernel
-def _write_infilling(rows, infill, plan, begins, inputs, first_row, last_row):
+def _write_infilling(rows, infill, plan, lengths, begins, inputs, first_row, last_row):
     longest = most = 1
     for b in range(first_row, last_row):
-        longest = max(longest, plan.end[b] - plan.begin[b])
-        most = max(most, plan.spans[b])
+        longest = max(longest, plan[b].end - plan[b].begin)
+        most = max(most, plan[b].spans)
     bits = np.empty((longest + most + 63) >> 6, np.uint64)
-    draws, lengths = np.empty(4, np.uint32), np.empty(most, np.int64)
     shuffled = infill.ends.size > 0
     words = np.empty((longest if shuffled else most) + 3, np.uint32)
     starts = np.empty(longest + 1 if shuffled else 0, np.int64)
     order = np.empty(longest if shuffled else 0, np.int64)
     body = np.empty(longest if shuffled else 0, rows.ids.dtype)
+    limit = begins[last_row]
     for b in range(first_row, last_row):
-        sample, begin, end, spans = plan.sample[b], plan.begin[b], plan.end[b], plan.spans[b]
-        size = end - begin
-        at = _copy(rows.ids, rows.bounds[b], begin, inputs, begins[b])
+        sample, begin, end, spans = plan[b].sample, plan[b].begin, plan[b].end, plan[b].spans
+        size, row = end - begin, rows.bounds[b]
+        at = _copy_gap(rows.ids, row, begin, inputs, begins[b], limit)
         ids, here = rows.ids, begin
         if shuffled:
             _shuffle(rows, infill, sample, begin, end, words, starts, order, body)
             ids, here = body, 0
         stop = here + size
         if spans:
-            _lengths(rows, infill, sample, size, draws, lengths)
-            turn = _below(_word(rows, sample, _LENGTH, size), spans)
+            turn = row + _below(_word(rows, sample, _LENGTH, size), spans)
             _fill(rows, sample, _PLACE, spans, words)
-            places = size - plan.noise[b] + spans
+            places = size - plan[b].noise + spans
             _choose(bits, places, spans, words)
             done = 0
             for i in range((places + 63) >> 6):
                 left = bits[i]
                 while left:
                     gap = 64 * i + lowest_bit(left) - done
-                    at = _copy(ids, here, here + gap, inputs, at)
+                    at = _copy_gap(ids, here, here + gap, inputs, at, limit)
                     inputs[at] = infill.mask
                     at += 1
                     here += gap + lengths[turn]
-                    turn = turn + 1 if turn + 1 < spans else 0
+                    turn = turn + 1 if turn + 1 < row + spans else row
                     done += gap + 1
                     left &= left - _ONE
-        at = _copy(ids, here, stop, inputs, at)
-        _copy(rows.ids, end, rows.bounds[b + 1], inputs, at)
+        at = _copy_gap(ids, here, stop, inputs, at, limit)
+        _copy_gap(rows.ids, end, rows.bounds[b + 1], inputs, at, limit)
 
 
 def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
     eos = -1 if corruption.eos_token_id is None else corruption.eos_token_id
     edges = [*corruption.edge_token_ids, *([eos] if eos >= 0 else [])]
-    rows, plan = _rows(batch, edges), _plan(batch)
+    rows, plan = _rows(batch, edges), np.empty(batch.bounds.numel() - 1, PLAN)
     marks = Marks(
         denoiser_table(corruption.denoisers),
-        np.array(corruption.sentinel_ids, np.int64),
+        _array(corruption.sentinel_ids),
         int(corruption.final_sentinel),
         eos,
     )
     for b in over_rows(lambda i, j: _plan_spans(rows, marks, plan, i, j), rows.bounds):
         if b >= 0:
-            needed = int(plan.spans[b]) + marks.final
+            needed = int(plan[b]["spans"]) + marks.final
             size = int(rows.bounds[b + 1] - rows.bounds[b])
             raise too_few_sentinels(b, size, needed, marks.sentinels.size)
-    begins, target_begins = _begins(plan.inputs), _begins(plan.targets)
+    begins, target_begins = _begins(plan["inputs"]), _begins(plan["targets"])
     inputs = np.empty(begins[-1], rows.ids.dtype)
     targets = np.empty(target_begins[-1], rows.ids.dtype)
     over_rows(
@@ -352,21 +345,39 @@ def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
 
 
 def infill_text(batch: Batch, infilling: TextInfilling) -> CorruptedRows:
-    rows, plan = _rows(batch, infilling.edge_token_ids), _plan(batch)
+    rows = _rows(batch, infilling.edge_token_ids)
+    plan = np.empty(batch.bounds.numel() - 1, PLAN)
     ends = infilling.sentence_end_ids if infilling.permute_sentences else ()
     infill = Infill(
         infilling.mask_token_id,
         threshold(infilling.ratio),
         poisson_table(float(infilling.mean_span_length)),
-        np.array(sorted(ends), np.int64),
+        _table(ends),
     )
-    over_rows(lambda i, j: _plan_infilling(rows, infill, plan, i, j), rows.bounds)
-    begins = _begins(plan.inputs)
+    lengths = np.empty(rows.ids.size, np.int32)  # a row has no more spans than tokens
+    over_rows(lambda i, j: _plan_infilling(rows, infill, plan, lengths, i, j), rows.bounds)
+    begins = _begins(plan["inputs"])
     inputs = np.empty(begins[-1], rows.ids.dtype)
-    over_rows(lambda i, j: _write_infilling(rows, infill, plan, begins, inputs, i, j), rows.bounds)
+    over_rows(
+        lambda i, j: _write_infilling(rows, infill, plan, lengths, begins, inputs, i, j),
+        rows.bounds,
+    )
     return CorruptedRows(
         torch.from_numpy(inputs), torch.from_numpy(begins), batch.ids, batch.bounds
     )
+
+
+@lru_cache(maxsize=64)
+def _array(ids: tuple[int, ...]) -> np.ndarray:
+    return np.array(ids, np.int64)
+
+
+@lru_cache(maxsize=64)
+def _table(ids: tuple[int, ...]) -> np.ndarray:
+    """Bool up to the highest of ``ids``, True at them."""
+    table = np.zeros(max(ids, default=-1) + 1, np.bool_)
+    table[list(ids)] = True
+    return table
 
 
 def _rows(batch: Batch, edges: Any) -> Rows:
@@ -376,16 +387,11 @@ def _rows(batch: Batch, edges: Any) -> Rows:
         flat(batch.sample_ids, torch.int64).view(np.uint64),
         np.uint64(batch.seed),
         counter_word(batch.epoch),
-        np.array(sorted(edges), np.int64),
+        _array(tuple(sorted(edges))),
     )
-
-
-def _plan(batch: Batch) -> Plan:
-    count = batch.bounds.numel() - 1
-    return Plan(np.empty(count, np.uint64), *np.empty((7, count), np.int64))
 
 
 def _begins(lengths: np.ndarray) -> np.ndarray:
     begins = np.zeros(lengths.size + 1, np.int64)
-    np.cumsum(lengths, out=begins[1:])
+    lengths.cumsum(out=begins[1:])
     return begins
