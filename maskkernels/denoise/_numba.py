@@ -228,9 +228,9 @@ def _lengths(rows, infill, sample, size, words, lengths):
     if size > 0:
         budget = min(max((size * infill.ratio + _HALF) >> 32, 1), size)
     while taken < budget and spans < size:
-        if spans % words.size == 0:
+        if spans & 31 == 0:  # 32 words at once
             fill_words(words, spans, sample, rows.c3 | _LENGTH, rows.seed)
-        w, length = np.int64(words[spans % words.size]), 0
+        w, length = np.int64(words[spans & 31]), 0
         while w >= infill.table[length]:
             length += 1
         length = min(length, budget - taken)
