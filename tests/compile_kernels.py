@@ -30,13 +30,14 @@ TARGETS = [
     GPUTarget("hip", "gfx942", 64),
 ]
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
-    "ids": "i64", "sample": "i32", "sample_ids": "i64", "first": "i64", "real": "u8",
-    "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "thresholds": "i64",
+    "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
+    "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
-    "out": "i64", "labels": "i64",
+    "out": "i64", "labels": "i64", "counts": "i32", "ends": "i64", "positions": "i64",
 }  # fmt: skip
-OVERRIDES = {"_random_words": {"sample": "i64"}}  # sample ids there, sample numbers elsewhere
-INT32 = {"ids": "i32", "out": "i32", "labels": "i32"}
+NARROW = {"ids": "i32", "out": "i32", "labels": "i32", "units": "i32", "rates": "fp32"}
+WIDE = {"real": "i64", "special": "i64"}  # masks as tokenizers give them
+BLOCKS = {"_limits": 1024, "_first_real": 1024, "_hash_rows": 1024, "_random_words": 256}
 
 
 def kernels() -> Iterator[JITFunction]:
@@ -50,22 +51,33 @@ def kernels() -> Iterator[JITFunction]:
 
 
 def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
-    """(signature, constexprs) for all flags off, each alone, all on, and int32 ids."""
+    """(signature, constexprs) for all flags off, each alone, all on; other widths too."""
     flags = [p.name for p in kernel.params if p.is_constexpr and p.name != "BLOCK"]
     settings = [frozenset(), *(frozenset({flag}) for flag in flags), frozenset(flags)]
-    narrow = [{}, INT32] if kernel.__name__ == "_mask_tokens" else [{}]
-    for on, dtypes in itertools.product(dict.fromkeys(settings), narrow):
-        types = POINTERS | OVERRIDES.get(kernel.__name__, {}) | dtypes
+    widths = [{}, NARROW | WIDE] if kernel.__name__ == "_mask_tokens" else [{}]
+    for on, dtypes in itertools.product(dict.fromkeys(settings), widths):
+        types = POINTERS | dtypes
         signature, constants = {}, {}
         for p in kernel.params:
             if p.is_constexpr:
                 signature[p.name] = "constexpr"
-                constants[p.name] = 512 if p.name == "BLOCK" else p.name in on
+                constants[p.name] = (
+                    BLOCKS.get(kernel.__name__, 512) if p.name == "BLOCK" else p.name in on
+                )
             elif p.name.endswith("_ptr"):
                 signature[p.name] = "*" + types[p.name.removesuffix("_ptr")]
             else:
                 signature[p.name] = p.annotation_type
         yield signature, constants
+
+
+def aligned(signature: dict) -> dict:
+    """What a launch tells the compiler of torch's tensors and of an even row length."""
+    return {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(signature.items())
+        if kind.startswith("*") or name == "length"
+    }
 
 
 def resources(cubin: bytes) -> str:
@@ -91,7 +103,7 @@ def main() -> int:
             worst = ""
             for signature, constants in variants(kernel):
                 try:
-                    source = ASTSource(kernel, signature, constexprs=constants)
+                    source = ASTSource(kernel, signature, constants, aligned(signature))
                     compiled = triton.compile(source, target=target, options={"num_warps": 4})
                     passed += 1
                 except Exception as error:
