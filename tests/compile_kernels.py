@@ -3,7 +3,7 @@
     python -m tests.compile_kernels
 
 Prints registers, spills and shared memory where the compiler tells; exits with 1 if any kernel
-does not compile.
+does not compile or spills.
 """
 
 import importlib
@@ -110,8 +110,13 @@ def main() -> int:
                     failed += 1
                     print(f"FAILED {kernel.__name__} {target} {constants}: {error}")
                     continue
-                if "cubin" in compiled.asm:
-                    worst = max(worst, resources(compiled.asm["cubin"]), key=registers)
+                if "cubin" not in compiled.asm:
+                    continue
+                usage = resources(compiled.asm["cubin"])
+                worst = max(worst, usage, key=registers)
+                if re.search(r"(STACK|LOCAL):[1-9]", usage):
+                    failed += 1
+                    print(f"SPILLS {kernel.__name__} {target} {constants}: {usage}")
             print(f"{kernel.module}.{kernel.__name__} {target.backend}:{target.arch} {worst}")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
