@@ -5,6 +5,7 @@ other files, so the name under which a kernel is cached carries a digest of them
 """
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numba as nb
 from llvmlite import ir
 from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime import rtsys
 from numba.extending import intrinsic
 
@@ -102,3 +104,13 @@ def _warn_once() -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+# A child that is forked while another thread compiles would wait for the compiler's lock for ever:
+# let the fork wait for the compiler instead.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
