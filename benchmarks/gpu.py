@@ -15,9 +15,8 @@ import torch
 
 from benchmarks import bench_mask
 from benchmarks.harness import compare, write
+from benchmarks.peers import MASK_ID, SPECIAL, VOCABULARY
 from maskkernels import MaskingPolicy, mask_tokens
-
-VOCABULARY, SPECIAL, MASK_ID = bench_mask.VOCABULARY, bench_mask.SPECIAL, bench_mask.MASK_ID
 
 
 def layouts(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:

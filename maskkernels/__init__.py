@@ -4,7 +4,7 @@ Importing this package imports torch and nothing heavier; Numba and Triton load 
 that needs them.
 """
 
-from maskkernels.batch import flatten_rows, pad_batch, pad_rows
+from maskkernels.batch import flatten_rows, pad_batch, pad_rows, table_columns
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.rng import hash_rows, random_words, threshold
 from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
@@ -18,6 +18,7 @@ __all__ = [
     "pad_batch",
     "pad_rows",
     "random_words",
+    "table_columns",
     "threshold",
     "units_from_offsets",
     "units_from_word_ids",

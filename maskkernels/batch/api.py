@@ -65,8 +65,8 @@ def pad_batch(
 
     Args:
         examples: mappings from column names to values, one for each row; or one mapping from column
-            names to columns; or an Arrow table. A column of rows comes in any form that
-            ``flatten_rows`` takes.
+            names to columns; or Arrow tables or pandas frames, one or several. A column of rows
+            comes in any form that ``flatten_rows`` takes.
         padding_values: the columns that have one integer for each token, and what stands beside a
             short row in each. The first of them gives the lengths and must be there; the others
             may be missing.
@@ -176,12 +176,44 @@ def _as_int(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
 
 
-def _columns(examples: Any) -> Mapping[str, Any]:
-    """Examples by column."""
+def table_columns(examples: Any) -> Mapping[str, Any] | None:
+    """{column name: column} of a batch that comes as a whole; None for a list of examples.
+
+    Args:
+        examples: a mapping; an Arrow table or record batch; a pandas frame; a list of those tables
+            or frames, which stand one below the other.
+    """
     if isinstance(examples, Mapping):
         return examples
-    if type(examples).__module__.partition(".")[0] == "pyarrow":
-        return dict(zip(examples.column_names, examples.columns, strict=True))
+    if isinstance(examples, (list, tuple)) and examples and _is_table(examples[0]):
+        tables = list(examples)
+    elif _is_table(examples):
+        tables = [examples]
+    else:
+        return None
+    if type(tables[0]).__module__.startswith("pandas"):
+        return {
+            name: [value for table in tables for value in table[name].tolist()]
+            for name in tables[0].columns
+        }
+    import pyarrow as pa
+
+    tables = [pa.Table.from_batches([t]) if isinstance(t, pa.RecordBatch) else t for t in tables]
+    table = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _is_table(examples: Any) -> bool:
+    library = type(examples).__module__.partition(".")[0]
+    attribute = {"pyarrow": "column_names", "pandas": "columns"}.get(library)
+    return attribute is not None and hasattr(examples, attribute)
+
+
+def _columns(examples: Any) -> Mapping[str, Any]:
+    """Examples by column."""
+    columns = table_columns(examples)
+    if columns is not None:
+        return columns
     if isinstance(examples, (str, bytes)) or not hasattr(examples, "__len__"):
         raise TypeError(f"examples must be a list of mappings, got {type(examples).__name__}")
     examples = list(examples)
