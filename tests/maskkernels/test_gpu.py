@@ -128,3 +128,17 @@ def test_a_whole_graph_compiles_on_the_device():
     policy = MaskingPolicy(3, V)
     compiled = torch.compile(lambda x: mask_tokens(x, policy, seed=5).labels, fullgraph=True)
     assert torch.equal(compiled(ids), mask_tokens(ids, policy, seed=5).labels)
+
+
+def test_offsets_past_2_to_the_31_are_right():
+    rows, length = 1 << 16, (1 << 15) + 1  # 8 GiB of int32 ids, and as much for each result
+    if torch.cuda.mem_get_info()[0] < 40 << 30:
+        pytest.skip("needs 40 GiB of free GPU memory")
+    ids = torch.full((rows, length), 5, dtype=torch.int32, device="cuda")
+    ids[-1] = torch.randint(0, V, (length,), dtype=torch.int32, device="cuda")
+    names = torch.arange(rows, device="cuda")
+    policy = MaskingPolicy(3, V)
+    found = mask_tokens(ids, policy, seed=1, sample_ids=names)
+    last = mask_tokens(ids[-1:].cpu(), policy, seed=1, sample_ids=names[-1:].cpu())
+    assert torch.equal(found.input_ids[-1:].cpu(), last.input_ids)
+    assert torch.equal(found.labels[-1:].cpu(), last.labels)

@@ -264,3 +264,28 @@ def test_without_a_folder_for_the_cache_it_works_and_says_so_once(package):
     assert found.stdout == run(package).stdout
     assert found.stderr.count("RuntimeWarning") == 1
     assert "NUMBA_CACHE_DIR" in found.stderr
+
+
+@pytest.mark.parametrize(("ending", "kept"), [("nbi", 50), ("nbc", 500)])
+def test_a_spoiled_cache_costs_a_compilation_and_no_more(package, ending, kept):
+    first = run(package)
+    for file in package.glob(f"maskkernels/mask/__pycache__/*.{ending}"):
+        file.write_bytes(file.read_bytes()[:kept])
+    second, third = run(package), run(package)
+    assert first.stdout == second.stdout == third.stdout != ""
+    assert second.stderr.count("RuntimeWarning") == 1
+    assert "cannot be read" in second.stderr
+    assert third.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files, as POSIX can")
+def test_a_full_disk_costs_the_cache_and_no_more(package):
+    full = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+"""
+    found = run(package, full + PRINT_MASKS)
+    assert found.stdout == run(package).stdout != ""
+    assert found.stderr.count("RuntimeWarning") == 1
+    assert "cannot be kept" in found.stderr
