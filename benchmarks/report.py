@@ -72,6 +72,11 @@ def bars(path: str, title: str, named: list[tuple[str, float, str]], unit: str) 
     save(figure, path)
 
 
+def beside(axes: Any) -> None:
+    """A legend to the right of the lines."""
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def save(figure: Any, path: str) -> None:
     figure.tight_layout()
     figure.savefig(DOCS / path, dpi=130, metadata={"Software": None})
@@ -133,7 +138,7 @@ def mask() -> str:
     axes.set_yscale("log")
     axes.set_xlabel("tokens in the batch")
     axes.set_ylabel("nanoseconds a token")
-    axes.legend(fontsize=8, frameon=False)
+    beside(axes)
     save(figure, "mask_sizes.png")
     by_peer = table(
         ["masker", "ms (20%)", "ms (50%)", "ms (80%)", "million tokens/s", "times mask_tokens"],
@@ -183,13 +188,13 @@ def loader() -> str:
     axes.set_yscale("log")
     axes.set_xlabel("DataLoader workers (two cores)")
     axes.set_ylabel("million tokens a second")
-    axes.legend(fontsize=8, frameon=False)
+    beside(axes)
     save(figure, "loader.png")
     passes = table(
         ["million tokens/s", *(f"{n} workers" for n in counts)],
         [[name, *(speed[name, n] for n in counts)] for name in names],
     )
-    beside = table(
+    step = table(
         ["no worker, step of 1 M tokens/s", "wait a step, ms", "speed left"],
         [[r["what"], r["wait_ms"], f"{r['speed_left']:.0%}"] for r in part(rows, "step")],
     )
@@ -201,7 +206,7 @@ def loader() -> str:
         "## The DataLoader\n\n4096 rows of 512 tokens in a `datasets.Dataset`, 64 to a batch, "
         "shuffled; a pass starts its workers anew. Handing batches from a worker to the parent "
         "costs more than making them: with maskft the fastest loader has no workers.\n\n"
-        f"![loader throughput](loader.png)\n\n{passes}\n\n{beside}\n\n{first}\n\n{origin}\n"
+        f"![loader throughput](loader.png)\n\n{passes}\n\n{step}\n\n{first}\n\n{origin}\n"
     )
 
 
