@@ -9,6 +9,7 @@ from torch import Tensor
 from maskkernels.backend import resolve
 from maskkernels.loss import reference
 from maskkernels.loss.job import Job, check_capacity, check_positions, outside_classes
+from maskkernels.loss.op import cross_entropy
 
 REDUCTIONS = ("mean", "sum", "none")
 CHUNK_BYTES = 1 << 26  # of logits at a time
@@ -243,16 +244,28 @@ def _cross_entropy(
         reduction, bool(accuracy), bool(entropy), int(top_k or 0),
         -1 if capacity is None else int(capacity), int(chunk_bytes), *needs,
     )  # fmt: skip
-    resolve(backend, rows.device)
-    if rows.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_values(job)
-    loss, count, *statistics = reference.cross_entropy(job)
+    name = _backend(backend, rows)
+    if name != "reference":
+        loss, count, *statistics = cross_entropy(job)
+    else:
+        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_values(job)  # the kernels look as they go
+        loss, count, *statistics = reference.cross_entropy(job)
     if reduction == "none" and positions is None:
         loss = loss.view(labels.shape)
     asked = (accuracy, entropy, top_k)
     return LossOutput(
         loss, count, *(s if a else None for s, a in zip(statistics, asked, strict=True))
     )
+
+
+def _backend(backend: str, rows: Tensor) -> str:
+    name = resolve(backend, rows.device)
+    if name != "reference" and rows.dtype == torch.float64:
+        if backend == "auto":
+            return "reference"
+        raise ValueError(f"backend={backend!r}: float64 is computed by the reference alone")
+    return name
 
 
 def _check_labels(name: str, rows: Tensor, labels: Tensor, positions: Tensor | None) -> bool:
