@@ -52,12 +52,17 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*(inputs[i] for i in _TENSORS))
     ctx.options = [None if i in _TENSORS else value for i, value in enumerate(inputs)]
     ctx.dtype = inputs[0].dtype
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.gradients = None if inputs[_REDUCTION] == "none" else output[-_LEAVES:]
+    ctx.set_materialize_grads(False)  # zeros as large as the weight, for what nobody uses
+    ctx.mark_non_differentiable(*output[1:-_LEAVES])
+    ctx.gradients = None  # else detached: an output would keep this node alive, and it the output
+    if inputs[_REDUCTION] != "none":
+        ctx.gradients = [g.detach() for g in output[-_LEAVES:]]
 
 
 def _backward(ctx, grad, *_):
     """Hand the gradients over, so that they exist once; a second backward computes them again."""
+    if grad is None:
+        return (None,) * len(Job._fields)
     asked = list(ctx.needs_input_grad[:_LEAVES])
     gradients, ctx.gradients = ctx.gradients, None
     if gradients is None or asked != ctx.options[-_LEAVES:] or torch.is_grad_enabled():
