@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from maskkernels.jit import inlined, kernel
 
 _f32 = np.float32
+_COLUMNS = 2048  # whose sums stay in the first-level cache
 # Sums that may be taken in any order become vector sums; products and sums may be fused.
 _summing = nb.njit(forceinline=True, fastmath={"contract", "reassoc"})
 _fused = nb.njit(forceinline=True, fastmath={"contract"})
@@ -301,7 +302,9 @@ def cross_entropy(rows, law, found, first, last):
 @kernel
 def add_rows(matrix, total, first, last):
     """Add the rows of a matrix to ``total``, in columns first..last, in order."""
-    for i in range(matrix.shape[0]):
-        row = matrix[i]
-        for v in range(first, last):
-            total[v] += row[v]
+    for begin in range(first, last, _COLUMNS):
+        sums = total[begin : min(begin + _COLUMNS, last)]
+        for i in range(matrix.shape[0]):
+            row = matrix[i, begin : begin + sums.size]
+            for v in range(sums.size):
+                sums[v] += row[v]

@@ -17,6 +17,8 @@ from maskkernels.loss.job import Job, check_capacity, check_positions, outside_c
 from maskkernels.threads import over_rows
 
 _BLOCK = 1 << 22  # bytes of a 16-bit matrix, as float32, that are converted at a time
+_CHUNK = 1 << 26  # bytes of logits at a time, and
+_ROWS = 256  # the fewest rows for which products with a large weight keep their speed
 _BITS = {2: np.int16, 4: np.int32}
 _NO_LOGITS = np.empty((0, 0), np.float32)
 
@@ -126,7 +128,7 @@ class Asked(NamedTuple):
 def _over_chunks(
     job: Job, selected: Selected, factors: np.ndarray, asked: Asked
 ) -> tuple[Found, tuple[Tensor, Tensor, Tensor]]:
-    """Compute all labelled rows, as many at a time as ``chunk_bytes`` allows."""
+    """Compute all labelled rows, a chunk at a time."""
     gradient = asked.input or asked.weight or asked.bias
     count, vocab_size = selected.slots.size, job.vocab_size
     nothing = np.empty(0, np.float32)
@@ -145,7 +147,7 @@ def _over_chunks(
         work = _InPlace(job, selected, asked)
     else:
         work = _Logits(job, selected, asked)
-    chunks = -(-count // max(1, work.chunk_bytes // (4 * vocab_size)))
+    chunks = -(-count // work.rows_at_once)
     size = -(-count // max(chunks, 1))
     for begin in range(0, count, max(size, 1)):
         chunk = slice(begin, min(begin + size, count))
@@ -176,7 +178,7 @@ class _InPlace:
     """Logits whose rows a kernel can read where they are."""
 
     def __init__(self, job: Job, selected: Selected, asked: Asked):
-        self.chunk_bytes = max(1, selected.slots.size) * job.vocab_size * 4  # all at once
+        self.rows_at_once = max(1, selected.slots.size)
         self.logits = job.input.numpy()
         rows, width = job.input.shape
         self.d_input = _zeros((rows if asked.input else 0, width), asked.dtype)
@@ -197,7 +199,7 @@ class _Logits:
     """Logits that are copied to float32, a chunk of labelled rows at a time."""
 
     def __init__(self, job: Job, selected: Selected, asked: Asked):
-        self.chunk_bytes = _BLOCK
+        self.rows_at_once = max(1, _BLOCK // (4 * job.vocab_size))
         self.input = job.input
         self.rows = torch.from_numpy(selected.rows)
         self.buffer = torch.empty(0)
@@ -223,12 +225,15 @@ class _Linear:
     """
 
     def __init__(self, job: Job, weight: Tensor, selected: Selected, asked: Asked):
-        self.weight, self.asked, self.chunk_bytes = weight, asked, job.chunk_bytes
+        self.weight, self.asked = weight, asked
         self.shape = job.input.shape
         self.rows = torch.from_numpy(selected.rows)
         self.x = job.input.index_select(0, self.rows).float()
         self.buffer = torch.empty(0)
         vocab_size, width = weight.shape
+        self.rows_at_once = max(1, job.chunk_bytes // (4 * vocab_size))
+        if not job.chunk_bytes:
+            self.rows_at_once = max(_CHUNK // (4 * vocab_size), _ROWS)
         size = vocab_size if weight.dtype == torch.float32 else max(1, _BLOCK // max(4 * width, 1))
         self.blocks = [slice(v, v + size) for v in range(0, vocab_size, size)]
         self.d_x = _allocate(self.x.shape if asked.input else (0, width))

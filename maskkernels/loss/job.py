@@ -11,7 +11,8 @@ class Job(NamedTuple):
 
     ``input`` is the hidden states [N, H] where there is a ``weight``, and the logits [N, V] where
     there is none. ``labels`` belong to the rows of ``input`` or, where ``aligned``, to
-    ``positions``. ``softcap`` and ``top_k`` are 0 where they are not asked for, ``capacity`` is -1.
+    ``positions``. ``softcap``, ``top_k`` and ``chunk_bytes`` are 0 where they are not asked for, and
+    ``capacity`` is -1.
     The three ``*_grad`` say which gradients the backward will ask for.
     """
 
