@@ -104,7 +104,7 @@ def test_masked_is_at_least_as_exact_as_torch(dtype, strided):
 # anything; 300,000: the largest that is promised
 @pytest.mark.parametrize("vocab_size", [2, 3, 31, 257, 30522, 50257, 300_000])
 def test_any_vocabulary(vocab_size):
-    """With a width at which matrix products, torch's in both, do not lose more than we save."""
+    """The matrix products, torch's in both, err with the square root of V."""
     leaves, labels = inputs(torch.float32, (5,), 65, vocab_size, share=1.0)
     wide = copies(leaves, torch.float64)
     ours = linear_cross_entropy(leaves[0], leaves[1], labels, leaves[2], backend="numba").loss
@@ -112,7 +112,7 @@ def test_any_vocabulary(vocab_size):
     exact = eager(wide[0], wide[1], labels, wide[2])
     assert_as_exact_as(
         with_gradients(ours, leaves), with_gradients(theirs, leaves), with_gradients(exact, wide),
-        torch.float32,
+        torch.float32, max(32.0, 0.3 * vocab_size**0.5),
     )  # fmt: skip
 
 
