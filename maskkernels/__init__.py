@@ -5,16 +5,20 @@ that needs them.
 """
 
 from maskkernels.batch import flatten_rows, pad_batch, pad_rows, table_columns
+from maskkernels.loss import LossOutput, linear_cross_entropy, masked_cross_entropy
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.rng import hash_rows, random_words, threshold
 from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
 
 __all__ = [
+    "LossOutput",
     "MaskedTokens",
     "MaskingPolicy",
     "flatten_rows",
     "hash_rows",
+    "linear_cross_entropy",
     "mask_tokens",
+    "masked_cross_entropy",
     "pad_batch",
     "pad_rows",
     "random_words",

@@ -37,7 +37,23 @@ POINTERS = {  # what a pointer argument points to; the names are the same in eve
 }  # fmt: skip
 NARROW = {"ids": "i32", "out": "i32", "labels": "i32", "units": "i32", "rates": "fp32"}
 WIDE = {"real": "i64", "special": "i64"}  # masks as tokenizers give them
-BLOCKS = {"_limits": 1024, "_first_real": 1024, "_hash_rows": 1024, "_random_words": 256}
+OVERRIDES = {
+    "_cross_entropy": {
+        "rows": "i64", "factors": "fp32", "class_weights": "fp32", "loss": "fp32",
+        "entropy": "fp32", "rank": "i32",
+    },
+    "_scale": {"factors": "fp32"},
+}  # fmt: skip
+FLOATS = [dict.fromkeys(("logits", "out", "bias"), t) for t in ("fp32", "bf16", "fp16")]
+DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
+    "_mask_tokens": [{}, NARROW | WIDE],
+    "_cross_entropy": [*FLOATS, FLOATS[2] | {"out": "fp32"}],
+    "_scale": FLOATS,
+}
+LAUNCH = {  # block and warps, 512 and 4 elsewhere
+    "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
+    "_random_words": (256, 4), "_cross_entropy": (2048, 8), "_scale": (2048, 4),
+}  # fmt: skip
 
 
 def kernels() -> Iterator[JITFunction]:
@@ -54,16 +70,14 @@ def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
     """(signature, constexprs) for all flags off, each alone, all on; other widths too."""
     flags = [p.name for p in kernel.params if p.is_constexpr and p.name != "BLOCK"]
     settings = [frozenset(), *(frozenset({flag}) for flag in flags), frozenset(flags)]
-    widths = [{}, NARROW | WIDE] if kernel.__name__ == "_mask_tokens" else [{}]
-    for on, dtypes in itertools.product(dict.fromkeys(settings), widths):
-        types = POINTERS | dtypes
+    block, _ = LAUNCH.get(kernel.__name__, (512, 4))
+    for on, dtypes in itertools.product(dict.fromkeys(settings), DTYPES.get(kernel.__name__, [{}])):
+        types = POINTERS | OVERRIDES.get(kernel.__name__, {}) | dtypes
         signature, constants = {}, {}
         for p in kernel.params:
             if p.is_constexpr:
                 signature[p.name] = "constexpr"
-                constants[p.name] = (
-                    BLOCKS.get(kernel.__name__, 512) if p.name == "BLOCK" else p.name in on
-                )
+                constants[p.name] = block if p.name == "BLOCK" else p.name in on
             elif p.name.endswith("_ptr"):
                 signature[p.name] = "*" + types[p.name.removesuffix("_ptr")]
             else:
@@ -104,7 +118,8 @@ def main() -> int:
             for signature, constants in variants(kernel):
                 try:
                     source = ASTSource(kernel, signature, constants, aligned(signature))
-                    compiled = triton.compile(source, target=target, options={"num_warps": 4})
+                    warps = LAUNCH.get(kernel.__name__, (512, 4))[1]
+                    compiled = triton.compile(source, target=target, options={"num_warps": warps})
                     passed += 1
                 except Exception as error:
                     failed += 1
