@@ -29,6 +29,7 @@ TARGETS = [
     GPUTarget("cuda", 100, 32),
     GPUTarget("hip", "gfx942", 64),
 ]
+SPILLS = 16  # bytes a thread that ptxas may give up for more threads at a time
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
     "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
@@ -52,7 +53,7 @@ DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
 }
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
     "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
-    "_random_words": (256, 4), "_cross_entropy": (2048, 8), "_scale": (2048, 4),
+    "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
 }  # fmt: skip
 
 
@@ -110,6 +111,11 @@ def registers(usage: str) -> int:
     return int(found[1]) if found else 0
 
 
+def spilled(usage: str) -> int:
+    """The bytes of stack and local memory in what ``resources`` prints."""
+    return sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", usage)))
+
+
 def main() -> int:
     passed, failed = 0, 0
     for kernel in kernels():
@@ -129,7 +135,7 @@ def main() -> int:
                     continue
                 usage = resources(compiled.asm["cubin"])
                 worst = max(worst, usage, key=registers)
-                if re.search(r"(STACK|LOCAL):[1-9]", usage):
+                if spilled(usage) > SPILLS:
                     failed += 1
                     print(f"SPILLS {kernel.__name__} {target} {constants}: {usage}")
             print(f"{kernel.module}.{kernel.__name__} {target.backend}:{target.arch} {worst}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from maskkernels.loss.job import Job
 from maskkernels.loss.reference import divisor_of
 
-BLOCK = 2048  # classes looked at together
+BLOCK = 4096  # classes looked at together
 _CHUNK = 1 << 29  # bytes of logits at a time
 _ROWS = 1024, 4096  # of a chunk, unless its bytes are given
 IGNORED, NO_CLASS = -1, -2  # in place of a label
