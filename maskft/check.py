@@ -39,8 +39,10 @@ class Difference:
         )
 
 
-def compare(model: Any, batch: dict[str, Any] | None = None) -> Difference:
-    """Compare a fused model with the stock model that it was, in evaluation mode.
+def compare(
+    model: Any, batch: dict[str, Any] | None = None, *, training: bool = False
+) -> Difference:
+    """Compare a fused model with the stock model that it was.
 
     ``.grad`` of the parameters, buffers' values aside, stays as it was.
 
@@ -48,6 +50,7 @@ def compare(model: Any, batch: dict[str, Any] | None = None) -> Difference:
         model: a fused model.
         batch: what it is called with, labels included. None: 2 rows of 16 random tokens, a third
             of them labelled.
+        training: whether in training mode, where dropout must be 0 for a fair comparison.
     """
     from maskft.fuse import fused
 
@@ -55,8 +58,8 @@ def compare(model: Any, batch: dict[str, Any] | None = None) -> Difference:
     if forward is None:
         raise ValueError(f"this {type(model).__name__} is not fused")
     batch = random_batch(model) if batch is None else batch
-    training = model.training
-    model.eval()
+    before = model.training
+    model.train(training)
     try:
         loss, gradients = _loss_and_gradients(model, batch, return_logits=False)
         forward.detach()
@@ -65,7 +68,7 @@ def compare(model: Any, batch: dict[str, Any] | None = None) -> Difference:
         finally:
             forward.attach()
     finally:
-        model.train(training)
+        model.train(before)
     scale = max((g.abs().max().item() for g in stock.values()), default=0.0) or 1.0
     worst, parameter = 0.0, "no parameter"
     for name in stock.keys() | gradients.keys():

@@ -5,7 +5,7 @@
 
 What acts is on the instance, as attributes that ``unfuse_loss`` takes away again: a ``forward``, a
 hook on the base model, a ``forward`` of the decoder and a ``loss_function``. They hold references
-to one another and no closures, so that copies and pickles of the model are fused in their own right.
+to one another and no closures, so that a copy or a pickle of the model is fused in its own right.
 """
 
 import inspect
