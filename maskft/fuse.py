@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskft.head import Head, read, unwrap
+from maskft.head import Head, decoder_inputs, read, unwrap
 from maskft.rows import Job, shifted
 from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
 
@@ -327,7 +327,9 @@ class FusedForward:
         if not self.head.decoder_inputs_from_labels:
             return
         if call.get("decoder_input_ids") is None and call.get("decoder_inputs_embeds") is None:
-            call["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels)
+            for name, made in decoder_inputs(self.model, labels).items():
+                if call.get(name) is None:
+                    call[name] = made
 
     def _added_bias(self) -> Tensor | None:
         bias = self.head.bias

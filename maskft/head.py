@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.parameter import Buffer
 
-_REFUSED = {
+# Classes that are mapped and not covered.
+REFUSED = {
     "ProphetNetForCausalLM": "it predicts several tokens ahead, with a loss for each",
     "ProphetNetForConditionalGeneration": "it predicts several tokens ahead, with a loss for each",
     "MusicgenForCausalLM": "it has a decoder for each codebook",
     "MusicgenMelodyForCausalLM": "it has a decoder for each codebook",
     "Gemma4AssistantForCausalLM": "it computes no loss",
     "Gemma4UnifiedAssistantForCausalLM": "it computes no loss",
+    "GitForCausalLM": "it shifts its labels past the tokens of its image",
     "GraniteSpeechForConditionalGeneration": "it shifts its labels by its attention mask",
     "GraniteSpeechPlusForConditionalGeneration": "it shifts its labels by its attention mask",
     "Qwen2AudioForConditionalGeneration": "it makes its labels anew as it merges in the audio",
@@ -32,6 +34,9 @@ _NOT_THE_DECODER = {
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _SCALES = ("logit_scale", "lm_head_multiplier", "logits_scaling")
 _MULTIPLIED_BY_LOGITS_SCALING = ("HyperCLOVAXForCausalLM",)  # Granite divides
+_SCALES_HIDDEN_STATES = ("MiniCPM3ForCausalLM",)
+# Models that take padding out of the decoder inputs that they make.
+_MASKS_DECODER_INPUTS = ("EncoderDecoderModel",)
 # Biases that are added after the decoder, by where they stand.
 _BIASES = {"EsmForMaskedLM": "lm_head.bias"}
 
@@ -70,8 +75,8 @@ def read(model: Any) -> Head:
         TypeError: a class that is not covered, by name.
     """
     owner, name = _owner(model)
-    if name in _REFUSED:
-        raise TypeError(f"fuse_loss does not cover {name}: {_REFUSED[name]}")
+    if name in REFUSED:
+        raise TypeError(f"fuse_loss does not cover {name}: {REFUSED[name]}")
     config = _text_config(model)
     code = getattr(inspect.unwrap(owner.forward), "__code__", None)
     words = () if code is None else code.co_names
@@ -97,6 +102,23 @@ def read(model: Any) -> Head:
         or ("final_logits_bias" if hasattr(model, "final_logits_bias") else None),
         parameters=tuple(inspect.signature(owner.forward).parameters)[1:],
     )
+
+
+def decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
+    """What a model makes for its decoder of ``labels``, [B, T] as they are."""
+    owner, name = _owner(model)
+    config = model.config
+    if hasattr(model, "_shift_right"):
+        made = model._shift_right(labels)
+    else:
+        shift = inspect.unwrap(owner.forward).__globals__["shift_tokens_right"]
+        takes = len(inspect.signature(shift).parameters)
+        ids = (config.pad_token_id, getattr(config, "decoder_start_token_id", None))
+        made = shift(labels, *ids[: takes - 1])
+    inputs = {"decoder_input_ids": made}
+    if name in _MASKS_DECODER_INPUTS:
+        inputs["decoder_attention_mask"] = (made != config.pad_token_id).to(made.dtype)
+    return inputs
 
 
 def plain_linear(module: Any) -> bool:
@@ -182,7 +204,7 @@ def _why_not_linear(decoder: Any, config: Any) -> str | None:
 
 def _scale(name: str, config: Any, words: tuple[str, ...]) -> float:
     scale = 1.0
-    for attribute in _SCALES:
+    for attribute in () if name in _SCALES_HIDDEN_STATES else _SCALES:
         factor = getattr(config, attribute, None) if attribute in words else None
         if factor is None:
             continue

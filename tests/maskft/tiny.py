@@ -4,6 +4,9 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.integrations.heterogeneity.configuration_utils import (
+    AmbiguousGlobalPerLayerAttributeError,
+)
 from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -48,9 +51,41 @@ SMALL: dict[str, Any] = {
     "linear_value_head_dim": 8, "lru_width": 32, "num_labels": 2,
     "use_mamba_kernels": False, "output_router_logits": False,
 }  # fmt: skip
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_ROPES = {"full_attention": _ROPE, "sliding_attention": _ROPE}
 # Only what SMALL does not get right, by model type; ... leaves the class's own value.
 SPECIAL: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "bamba": {"attn_layer_indices": [1]},
+    "blt": {"use_cache": False},
+    "cohere_compass_text": {"rope_parameters": _ROPES},
+    "codegen": {"rotary_dim": 4},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 4}},
+    "dots1": {"n_shared_experts": 1},
+    "dots3_note": {"per_layer_config": {}},
     "falcon": {"head_dim": ...},
+    "gemma3n": {"text_config": {"num_kv_shared_layers": 0}},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "gptj": {"rotary_dim": 4},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": {"layer_types": ["linear_attention", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm3": {"layer_types": ["linear_attention", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "moshi": {"audio_vocab_size": VOCABULARY},
+    "nemo_speechlm": {"head_config": {"audio_hidden_size": 32}},
+    "neomme": {"head_dim": 16},
+    "qwen3_5": {"text_config": {"num_hidden_layers": 4}},
+    "qwen3_5_moe": {"text_config": {"num_hidden_layers": 4}},
+    "qwen3_next": {"num_hidden_layers": 4},
+    "qwen4_exp": {"text_config": {"num_hidden_layers": 4, "use_cache": False}},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "xlnet": {"max_position_embeddings": ...},
+    "xlstm": {"v_head_dim": ..., "qk_head_dim": ..., "chunk_size": 16},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba2": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
+    "zaya": {"num_experts_per_tok": 1},
     "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1, "num_hidden_layers": ...},
     "perceiver": {"max_position_embeddings": 16},
     "reformer": {
@@ -61,7 +96,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "xmod": {"default_language": "en_XX"},
 }  # fmt: skip
-NEEDS_TRAINING_MODE = ("reformer",)
+NEEDS_TRAINING_MODE = ("reformer", "rwkv")
 
 
 def tiny_config(model_type: str) -> Any:
@@ -103,6 +138,10 @@ def tiny_model(kind: str, model_type: str) -> Any:
         config = config.get_text_config()
     if kind == "causal" and hasattr(config, "is_decoder"):
         config.is_decoder = True
+    if getattr(config, "is_encoder_decoder", False) and not hasattr(
+        config, "decoder_start_token_id"
+    ):
+        config.decoder_start_token_id = 2
     model = cls(config).train(model_type in NEEDS_TRAINING_MODE)
     decoder = model.get_output_embeddings()
     with torch.no_grad():
