@@ -9,9 +9,9 @@ from torch import Tensor
 from maskkernels.backend import resolve
 from maskkernels.loss import reference
 from maskkernels.loss.job import Job, check_capacity, check_positions, outside_classes
+from maskkernels.loss.op import cross_entropy
 
 REDUCTIONS = ("mean", "sum", "none")
-CHUNK_BYTES = 1 << 26  # of logits at a time
 
 
 class LossOutput(NamedTuple):
@@ -97,7 +97,7 @@ def masked_cross_entropy(
     return _cross_entropy(
         "logits", logits, None, None, labels, positions, class_weights, ignore_index,
         label_smoothing, z_loss, softcap, logit_scale, reduction, num_items, accuracy, entropy,
-        top_k, None, CHUNK_BYTES, backend,
+        top_k, None, None, backend,
     )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def linear_cross_entropy(
     entropy: bool = False,
     top_k: int | None = None,
     capacity: int | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     backend: str = "auto",
 ) -> LossOutput:
     """Cross-entropy of ``F.linear(hidden, weight, bias)``, computed for labelled rows only.
@@ -142,7 +142,8 @@ def linear_cross_entropy(
         capacity: without positions, at most so many rows are labelled. A GPU then computes this
             many rows whatever the labels, without waiting to count them, and the loss is NaN where
             there are more; the CPU counts, and raises.
-        chunk_bytes: how many bytes of logits may exist at a time; at least one row does.
+        chunk_bytes: how many bytes of logits may exist at a time; at least one row does. None: 64
+            MiB or 256 rows on the CPU, whichever is more; on a GPU half a GiB, or 1024 rows.
         backend: "auto", "reference" (all logits at once), "numba" (CPU) or "triton" (GPU).
 
     Returns:
@@ -166,7 +167,8 @@ def linear_cross_entropy(
         _check_int("capacity", capacity, 0)
         if positions is not None:
             raise ValueError("capacity goes without positions: their number is the capacity")
-    _check_int("chunk_bytes", chunk_bytes, 1)
+    if chunk_bytes is not None:
+        _check_int("chunk_bytes", chunk_bytes, 1)
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
         hidden, weight, bias = _autocast(torch.get_autocast_dtype(kind), hidden, weight, bias)
@@ -204,7 +206,7 @@ def _cross_entropy(
     entropy: bool,
     top_k: int | None,
     capacity: int | None,
-    chunk_bytes: int,
+    chunk_bytes: int | None,
     backend: str,
 ) -> LossOutput:
     """Check what both losses share; ``name`` is what the caller calls ``rows``."""
@@ -241,18 +243,30 @@ def _cross_entropy(
         class_weights, _items(num_items, rows.device, dtype), aligned, int(ignore_index),
         float(label_smoothing), float(z_loss), float(softcap or 0.0), float(logit_scale),
         reduction, bool(accuracy), bool(entropy), int(top_k or 0),
-        -1 if capacity is None else int(capacity), int(chunk_bytes), *needs,
+        -1 if capacity is None else int(capacity), int(chunk_bytes or 0), *needs,
     )  # fmt: skip
-    resolve(backend, rows.device)
-    if rows.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_values(job)
-    loss, count, *statistics = reference.cross_entropy(job)
+    name = _backend(backend, rows)
+    if name != "reference":
+        loss, count, *statistics = cross_entropy(job)
+    else:
+        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_values(job)  # the kernels look as they go
+        loss, count, *statistics = reference.cross_entropy(job)
     if reduction == "none" and positions is None:
         loss = loss.view(labels.shape)
     asked = (accuracy, entropy, top_k)
     return LossOutput(
         loss, count, *(s if a else None for s, a in zip(statistics, asked, strict=True))
     )
+
+
+def _backend(backend: str, rows: Tensor) -> str:
+    name = resolve(backend, rows.device)
+    if name != "reference" and rows.dtype == torch.float64:
+        if backend == "auto":
+            return "reference"
+        raise ValueError(f"backend={backend!r}: float64 is computed by the reference alone")
+    return name
 
 
 def _check_labels(name: str, rows: Tensor, labels: Tensor, positions: Tensor | None) -> bool:

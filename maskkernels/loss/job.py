@@ -1,7 +1,8 @@
 """What every loss backend is handed, and the op schemas that say the same to PyTorch."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -10,7 +11,8 @@ class Job(NamedTuple):
 
     ``input`` is the hidden states [N, H] where there is a ``weight``, and the logits [N, V] where
     there is none. ``labels`` belong to the rows of ``input`` or, where ``aligned``, to
-    ``positions``. ``softcap`` and ``top_k`` are 0 where they are not asked for, ``capacity`` is -1.
+    ``positions``. ``softcap``, ``top_k`` and ``chunk_bytes`` are 0 where they are not asked for, and
+    ``capacity`` is -1.
     The three ``*_grad`` say which gradients the backward will ask for.
     """
 
@@ -37,9 +39,23 @@ class Job(NamedTuple):
     weight_grad: bool
     bias_grad: bool
 
+    def detached(self) -> "Job":
+        """The same with tensors that autograd does not follow."""
+        tensors: dict[str, Any] = {
+            name: value.detach()
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        return self._replace(**tensors)
+
     @property
     def vocab_size(self) -> int:
         return self.input.shape[1] if self.weight is None else self.weight.shape[0]
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Of gradients that wait for the backward: a loss scale may still lift them."""
+        return torch.float32 if self.input.dtype == torch.float16 else self.input.dtype
 
     @property
     def rows(self) -> int:
@@ -48,10 +64,12 @@ class Job(NamedTuple):
 
 
 _SCHEMA_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "SymInt"}
-ARGUMENTS = ", ".join(
+_ARGUMENTS = ", ".join(
     f"{_SCHEMA_TYPES.get(kind) or kind.__name__} {name}"
     for name, kind in Job.__annotations__.items()
 )
+SCHEMA = f"({_ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})"
+BACKWARD_SCHEMA = f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)"
 
 
 def check_positions(job: Job) -> None:
