@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_sentence(model_dir, text, tmp_path, monkeypatch, cap
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train.PredictedRowsTrainer, "save_model", full)
+    monkeypatch.setattr(train.SteadyTrainer, "save_model", full)
     arguments = ["train", "--model", model_dir, "--train-file", text, "--max_steps", "1"]
     arguments += [
         "--output_dir",
