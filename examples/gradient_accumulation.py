@@ -61,9 +61,8 @@ def main() -> None:
     for size, steps in ((8, 1), (4, 2), (2, 4), (1, 8)):
         stock = one_update(copy.deepcopy(model), size, steps)
         fused = one_update(maskft.fuse_loss(copy.deepcopy(model)), size, steps)
-        print(
-            f"{size} x {steps:<18}{stock[0]:>12.4f}{stock[1]:>8.3f}{fused[0]:>14.4f}{fused[1]:>8.3f}"
-        )
+        numbers = f"{stock[0]:>12.4f}{stock[1]:>8.3f}{fused[0]:>14.4f}{fused[1]:>8.3f}"
+        print(f"{size} x {steps:<18}{numbers}")
 
 
 if __name__ == "__main__":

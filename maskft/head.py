@@ -157,7 +157,7 @@ def unwrap(model: Any) -> Any:
             )
 
 
-def _owner(model: Any) -> tuple[type, str]:
+def _owner(model: Any) -> tuple[Any, str]:
     """The class whose ``forward`` runs, and its name; FSDP and others put their own before it."""
     owner = next(c for c in type(model).__mro__ if "forward" in vars(c))
     return owner, owner.__name__

@@ -1,4 +1,7 @@
-"""What one of two ranks does in test_fuse_distributed.py: python -m tests.maskft.ranks JOB FOLDER."""
+"""What each of two ranks does for test_fuse_distributed.py.
+
+python -m tests.maskft.ranks JOB FOLDER
+"""
 
 import copy
 import sys

@@ -1,4 +1,4 @@
-"""fuse_loss: stock's loss and gradients from the predicted rows alone, on one instance, reversibly."""
+"""fuse_loss: stock's loss and gradients from the predicted rows alone, and no trace after."""
 
 import copy
 import pickle
@@ -222,9 +222,7 @@ def test_capacity_is_checked_on_the_cpu(bert):
 def test_label_smoothing(bert):
     batch = tiny_batch(bert)
     logits, labels = bert(input_ids=batch["input_ids"]).logits, batch["labels"]
-    expected = F.cross_entropy(
-        logits.view(-1, VOCABULARY), labels.view(-1), label_smoothing=0.2
-    )
+    expected = F.cross_entropy(logits.view(-1, VOCABULARY), labels.view(-1), label_smoothing=0.2)
     fuse_loss(bert, label_smoothing=0.2)
     torch.testing.assert_close(bert(**batch).loss, expected)
 

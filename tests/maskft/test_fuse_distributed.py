@@ -17,18 +17,17 @@ def run(job, folder):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tests.maskft.ranks", job, str(folder)]
     ranks = []
     for rank in range(2):
         place = {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
             "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.maskft.ranks", job, str(folder)],
-                env=os.environ | place, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+        started = subprocess.Popen(
+            command, env=os.environ | place, stderr=subprocess.PIPE, text=True
         )
+        ranks.append(started)
     for rank in ranks:
         _, errors = rank.communicate(timeout=300)
         assert rank.returncode == 0, errors[-3000:]
