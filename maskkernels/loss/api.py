@@ -315,7 +315,7 @@ def _check_numbers(
         raise ValueError(f"z_loss must be finite and not negative, got {z_loss}")
     if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"softcap must be finite and positive, or None, got {softcap}")
-    if not math.isfinite(logit_scale):
+    if not -math.inf < logit_scale < math.inf:
         raise ValueError(f"logit_scale must be finite, got {logit_scale}")
 
 

@@ -61,7 +61,8 @@ def cross_entropy(job: Job) -> tuple[Tensor, ...]:
     if job.reduction == "none":
         asked = Asked(False, False, False, job.stored_dtype)
     factors = np.full(count if any(asked[:3]) else 0, 1.0 / divisor)
-    found, gradients = _over_chunks(job, selected, factors, asked)
+    with torch.autocast("cpu", enabled=False):
+        found, gradients = _over_chunks(job, selected, factors, asked)
     if job.reduction == "none":
         loss = torch.zeros(job.rows)
         loss.numpy()[selected.slots] = found.loss
@@ -87,18 +88,22 @@ def cross_entropy_backward(grad: Tensor, job: Job) -> tuple[Tensor, Tensor, Tens
     factors = np.ascontiguousarray(np.broadcast_to(factors, selected.slots.shape))
     asked = Asked(job.input_grad, job.weight_grad, job.bias_grad, job.input.dtype)
     job = job._replace(accuracy=False, entropy=False, top_k=0)
-    return _over_chunks(job, selected, factors, asked)[1]
+    with torch.autocast("cpu", enabled=False):
+        return _over_chunks(job, selected, factors, asked)[1]
 
 
-def scale(gradients: Sequence[Tensor], factor: Tensor, job: Job) -> None:
-    """Multiply gradients by ``factor`` in place; of logits' only the labelled rows."""
-    if factor.item() == 1.0:
-        return
-    for gradient in gradients if job.weight is not None else ():
-        gradient.mul_(factor)
-    if job.weight is None and job.input_grad:
+def scale(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply gradients by ``factor`` in place."""
+    if factor.item() != 1.0:
+        for gradient in gradients:
+            gradient.mul_(factor)
+
+
+def scale_rows(gradient: Tensor, factor: Tensor, job: Job) -> None:
+    """Multiply the labelled rows of the logits' gradient by ``factor``; the others are zero."""
+    if factor.item() != 1.0:
         for row in _select(job.detached()).rows.tolist():
-            gradients[0][row].mul_(factor)
+            gradient[row].mul_(factor)
 
 
 def _scalar(value: Any) -> Tensor:

@@ -11,9 +11,8 @@ class Job(NamedTuple):
 
     ``input`` is the hidden states [N, H] where there is a ``weight``, and the logits [N, V] where
     there is none. ``labels`` belong to the rows of ``input`` or, where ``aligned``, to
-    ``positions``. ``softcap``, ``top_k`` and ``chunk_bytes`` are 0 where they are not asked for, and
-    ``capacity`` is -1.
-    The three ``*_grad`` say which gradients the backward will ask for.
+    ``positions``. Numbers that are not given: ``softcap``, ``top_k`` and ``chunk_bytes`` are 0,
+    ``capacity`` is -1. The three ``*_grad`` say which gradients the backward will ask for.
     """
 
     input: Tensor

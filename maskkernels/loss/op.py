@@ -51,7 +51,7 @@ def _setup_context(ctx, inputs, output):
     """Keep the gradients for the first backward, and the inputs for another."""
     ctx.save_for_backward(*(inputs[i] for i in _TENSORS))
     ctx.options = [None if i in _TENSORS else value for i, value in enumerate(inputs)]
-    ctx.dtype = inputs[0].dtype
+    ctx.dtype, ctx.is_linear = inputs[0].dtype, inputs[1] is not None
     ctx.set_materialize_grads(False)  # zeros as large as the weight, for what nobody uses
     ctx.mark_non_differentiable(*output[1:-_LEAVES])
     ctx.gradients = None  # else detached: an output would keep this node alive, and it the output
@@ -68,7 +68,7 @@ def _backward(ctx, grad, *_):
     if gradients is None or asked != ctx.options[-_LEAVES:] or torch.is_grad_enabled():
         found = _cross_entropy_backward(grad, *_job(ctx)[:-_LEAVES], *asked)
     else:
-        found = [g.to(ctx.dtype) for g in _scaled(gradients, grad, _job(ctx))]
+        found = [g.to(ctx.dtype) for g in _scaled(ctx, gradients, grad)]
     found = [g if ask else None for g, ask in zip(found, asked, strict=True)]
     return *found, *[None] * (len(Job._fields) - _LEAVES)
 
@@ -80,7 +80,7 @@ def _job(ctx):
     return Job(*arguments)
 
 
-def _scaled(gradients, grad, job):
+def _scaled(ctx, gradients, grad):
     """Gradients times ``grad``, in place: the first backward is their only user.
 
     Not where PyTorch traces (its tensors are a subclass then): what a graph has computed in its
@@ -89,7 +89,10 @@ def _scaled(gradients, grad, job):
     if type(grad) is not Tensor:
         return [g * grad for g in gradients]
     backend = _gpu() if grad.is_cuda else _cpu()
-    backend.scale(gradients, grad, job)
+    if ctx.is_linear:
+        backend.scale(gradients, grad)
+    else:
+        backend.scale_rows(gradients[0], grad, _job(ctx))
     return gradients
 
 
