@@ -63,7 +63,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 4},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 4, "clip_qkv": 8.0}},
     "dots1": {"n_shared_experts": 1},
-    "dots3_note": {"num_hidden_layers": ...},
     "falcon": {"head_dim": ...},
     "gemma3n": {"text_config": {"num_kv_shared_layers": 0}},
     "gemma3n_text": {"num_kv_shared_layers": 0},
@@ -74,6 +73,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
+    "mimo_v2_flash": {"num_key_value_heads": 2},
     "minicpm3": {"dim_model_base": 16},
     "mobilebert": {"embedding_size": 16},
     "mamba2": {"num_heads": 8, "head_dim": 8},
@@ -84,10 +84,18 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3_5": {"text_config": {"num_hidden_layers": 4}},
     "qwen3_5_moe": {"text_config": {"num_hidden_layers": 4}},
     "qwen3_next": {"num_hidden_layers": 4},
-    "qwen4_exp": {"text_config": {"num_hidden_layers": 4, "use_cache": False}},
+    "qwen4_exp": {
+        "text_config": {
+            "num_hidden_layers": 4, "use_cache": False, "indexer_n_heads": 2, "indexer_kv_heads": 1,
+            "indexer_head_dim": 8, "indexer_budget": 8, "indexer_compress_ratio": 4,
+        },
+    },
     "recurrent_gemma": {"num_hidden_layers": 3},
     "xlnet": {"max_position_embeddings": ...},
-    "xlstm": {"v_head_dim": ..., "qk_head_dim": ..., "chunk_size": ...},
+    "xlstm": {
+        "hidden_size": 64, "qk_dim_factor": 1.0, "v_head_dim": ..., "qk_head_dim": ...,
+        "mode": "train", "return_last_states": False,
+    },
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zamba2": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
     "zaya": {"num_experts_per_tok": 1},
@@ -101,7 +109,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "xmod": {"default_language": "en_XX"},
 }  # fmt: skip
-NEEDS_TRAINING_MODE = ("reformer", "rwkv")
+NEEDS_TRAINING_MODE = ("reformer", "rwkv", "xlstm")
 
 
 def tiny_config(model_type: str) -> Any:
