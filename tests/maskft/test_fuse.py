@@ -317,6 +317,10 @@ def test_compiled(name, capacity):
     loss.backward()
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert_same((loss.detach(), found), expected)
+    unlabelled = dict(batch, labels=batch["labels"].clone())
+    unlabelled["labels"][0] = -100
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        torch.testing.assert_close(compiled(**unlabelled).loss, model(**unlabelled).loss)
     if capacity is not None:
         batch["labels"] = batch["input_ids"]
         assert compiled(**batch).loss.isnan()
