@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from maskft.head import Head, decoder_inputs, read, unwrap
 from maskft.rows import Job, shifted
+from maskkernels.backend import BACKENDS
 from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
 
 LOGITS = (False, True, "eval")
@@ -79,6 +80,8 @@ def fuse_loss(
         raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
     if capacity is not None and capacity < 1:
         raise ValueError(f"capacity must be at least 1, got {capacity}")
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
     inner = unwrap(model)
     if fused(inner) is not None:
         raise ValueError(
@@ -214,7 +217,7 @@ class FusedForward:
         if self.head.shift:
             targets = kwargs.get("shift_labels")
             targets = shifted(labels) if targets is None else targets
-        job = Job(targets, num_items)
+        job = Job(targets, num_items, labels, kwargs.get("shift_labels"))
         if not wanted:
             shift = self.head.shift and kwargs.get("shift_labels") is None
             job.choose(positions, shift, self.options.capacity)
@@ -266,6 +269,22 @@ class FusedForward:
         ).loss
         job.stand_in = job.or_nan(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
         return job.stand_in
+
+    def check_labels(self, job: Job, labels: Tensor | None, shift_labels: Tensor | None) -> None:
+        """Refuse a model whose loss is not on the labels that it was called with."""
+        if labels is job.labels_given and shift_labels is job.shift_labels_given:
+            return
+        if torch.compiler.is_compiling() or self.verified:
+            return
+        own = shift_labels
+        if own is None and labels is not None:
+            own = shifted(labels) if self.head.shift else labels
+        targets = job.targets.reshape(-1)
+        if own is None or not torch.equal(own.reshape(-1).to(targets.device), targets):
+            raise TypeError(
+                f"fuse_loss does not cover {self.head.name}: it computes its loss on other labels "
+                "than those it is called with"
+            )
 
     def finish(self, job: Job, logits: Tensor) -> Tensor:
         """The loss of a job whose ``logits`` (or what stands in for them) the model has made."""
@@ -382,6 +401,8 @@ class FusedLossFunction:
         job = self.fused.job
         if job is None:
             return self.stock(logits, *args, **kwargs)
+        labels = args[0] if args else kwargs.get("labels")
+        self.fused.check_labels(job, labels, kwargs.get("shift_labels"))
         return self.fused.finish(job, logits)
 
 

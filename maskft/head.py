@@ -46,7 +46,7 @@ class Head:
     """How a model gets from hidden states to its loss.
 
     Attributes:
-        name: the class whose ``forward`` runs.
+        name: the class of the model.
         shift: whether a row predicts the next row's label.
         calls_loss_function: whether the model computes its loss with ``self.loss_function``, or
             with code of its own (and then has nothing to add to it).
@@ -74,9 +74,10 @@ def read(model: Any) -> Head:
     Raises:
         TypeError: a class that is not covered, by name.
     """
-    owner, name = _owner(model)
+    owner, called = _owner(model), type(model).__name__
+    name = owner.__name__
     if name in REFUSED:
-        raise TypeError(f"fuse_loss does not cover {name}: {REFUSED[name]}")
+        raise TypeError(f"fuse_loss does not cover {called}: {REFUSED[name]}")
     config = _text_config(model)
     code = getattr(inspect.unwrap(owner.forward), "__code__", None)
     words = () if code is None else code.co_names
@@ -84,14 +85,14 @@ def read(model: Any) -> Head:
     known = owner.__module__.startswith("transformers.") and name in _mapped()
     if not calls and not known:
         raise TypeError(
-            f"fuse_loss does not cover {name}: it is not one of Transformers' masked, causal or "
+            f"fuse_loss does not cover {called}: it is not one of Transformers' masked, causal or "
             "sequence-to-sequence language models, and it does not compute its loss with "
             "self.loss_function"
         )
     decoder = model.get_output_embeddings()
     return Head(
-        name=name,
-        shift=_shifts(model, name) if calls else False,
+        name=called,
+        shift=_shifts(model) if calls else False,
         # ModernBERT's sparse prediction gathers by the labels, which are gathered for already.
         calls_loss_function=calls and not getattr(model, "sparse_prediction", False),
         decoder_inputs_from_labels="shift_tokens_right" in words or "_shift_right" in words,
@@ -106,7 +107,7 @@ def read(model: Any) -> Head:
 
 def decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
     """What a model makes for its decoder of ``labels``, [B, T] as they are."""
-    owner, name = _owner(model)
+    owner = _owner(model)
     config = model.config
     if hasattr(model, "_shift_right"):
         made = model._shift_right(labels)
@@ -116,7 +117,7 @@ def decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
         ids = (config.pad_token_id, getattr(config, "decoder_start_token_id", None))
         made = shift(labels, *ids[: takes - 1])
     inputs = {"decoder_input_ids": made}
-    if name in _MASKS_DECODER_INPUTS:
+    if owner.__name__ in _MASKS_DECODER_INPUTS:
         inputs["decoder_attention_mask"] = (made != config.pad_token_id).to(made.dtype)
     return inputs
 
@@ -157,10 +158,9 @@ def unwrap(model: Any) -> Any:
             )
 
 
-def _owner(model: Any) -> tuple[Any, str]:
-    """The class whose ``forward`` runs, and its name; FSDP and others put their own before it."""
-    owner = next(c for c in type(model).__mro__ if "forward" in vars(c))
-    return owner, owner.__name__
+def _owner(model: Any) -> Any:
+    """The class whose ``forward`` runs; FSDP and others put their own before it."""
+    return next(c for c in type(model).__mro__ if "forward" in vars(c))
 
 
 def _mapped() -> set[str]:
@@ -173,13 +173,13 @@ def _mapped() -> set[str]:
     }
 
 
-def _shifts(model: Any, name: str) -> bool:
+def _shifts(model: Any) -> bool:
     from transformers.loss.loss_utils import ForCausalLMLoss, ForMaskedLMLoss
 
     function = model.loss_function
     if function not in (ForCausalLMLoss, ForMaskedLMLoss):
         raise TypeError(
-            f"fuse_loss does not cover {name} with the loss function "
+            f"fuse_loss does not cover {type(model).__name__} with the loss function "
             f"{getattr(function, '__name__', function)!r}"
         )
     return function is ForCausalLMLoss

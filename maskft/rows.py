@@ -20,6 +20,7 @@ class Job:
     Attributes:
         targets: what each row of the batch predicts, [B, T].
         num_items: what the sum of losses is divided by; None: the labels of this call.
+        labels_given, shift_labels_given: what the call brought along.
         rows: int64 [R], which of the flattened rows are computed, -1 for none; None: all.
         in_decoder: whether the decoder computes the loss.
         gathered: whether the base model's hook has gathered the rows.
@@ -27,9 +28,13 @@ class Job:
         loss: the loss, once it is known.
     """
 
-    def __init__(self, targets: Tensor, num_items: Any) -> None:
+    def __init__(
+        self, targets: Tensor, num_items: Any, labels: Tensor, shift_labels: Tensor | None
+    ) -> None:
         self.targets = targets
         self.num_items = num_items
+        self.labels_given = labels
+        self.shift_labels_given = shift_labels
         self.rows: Tensor | None = None
         self.in_decoder = False
         self.gathered = False

@@ -3,7 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from transformers import BertForMaskedLM, BertForSequenceClassification, LlamaForCausalLM
+from transformers import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
+from transformers.modeling_outputs import CausalLMOutput
 
 from maskft import fuse_loss, unfuse_loss
 from maskft.fuse import fused
@@ -70,6 +76,8 @@ def test_models_that_are_not_covered_are_named():
     config = tiny_config("bert")
     with pytest.raises(TypeError, match="BertForSequenceClassification"):
         fuse_loss(BertForSequenceClassification(config))
+    with pytest.raises(TypeError, match="LlamaForSequenceClassification with the loss function"):
+        fuse_loss(LlamaForSequenceClassification(tiny_config("llama")))
     with pytest.raises(TypeError, match="Linear"):
         fuse_loss(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="does not cover ProphetNetForCausalLM: it predicts"):
@@ -109,8 +117,6 @@ def test_logits_that_are_tampered_with_are_noticed():
             loss = None
             if labels is not None:
                 loss = self.loss_function(logits, labels, self.vocab_size)
-            from transformers.modeling_outputs import CausalLMOutput
-
             return CausalLMOutput(loss=loss, logits=logits)
 
     model = Tempered(tiny_config("llama")).eval()
@@ -122,6 +128,43 @@ def test_logits_that_are_tampered_with_are_noticed():
     unfuse_loss(model)
     fuse_loss(model, linear=False)
     assert_same(gradients(model, batch), expected)
+
+
+@pytest.mark.parametrize("how", ["unshifted", "changed", "copied"])
+@pytest.mark.parametrize("linear", [None, False])
+def test_labels_that_a_model_makes_itself_are_noticed(how, linear):
+    class Own(LlamaForCausalLM):
+        def forward(self, input_ids, labels=None):
+            logits = self.lm_head(self.model(input_ids).last_hidden_state)
+            if how == "unshifted":
+                loss = self.loss_function(logits, None, self.vocab_size, shift_labels=labels)
+            elif how == "changed":
+                labels = labels.masked_fill(labels == 8, -100)
+                loss = self.loss_function(logits, labels, self.vocab_size)
+            else:
+                loss = self.loss_function(logits, labels.clone(), self.vocab_size)
+            return CausalLMOutput(loss=loss, logits=logits)
+
+    model = Own(tiny_config("llama")).eval()
+    batch = tiny_batch(model)
+    expected = gradients(model, batch)
+    fuse_loss(model, linear=linear)
+    if how == "copied":
+        assert_same(gradients(model, batch), expected)
+    else:
+        with pytest.raises(TypeError, match="does not cover Own: it computes its loss on other"):
+            model(**batch)
+
+
+def test_sparse_prediction_of_modernbert():
+    model = tiny_model("masked", "modernbert")
+    model.config.sparse_prediction = model.sparse_prediction = True
+    batch = tiny_batch(model)
+    expected = gradients(model, batch)
+    fuse_loss(model)
+    assert_same(gradients(model, batch), expected)
+    batch.pop("labels")
+    assert model(**batch).logits.shape == (2, 16, 128)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -196,6 +239,7 @@ def test_losses_of_a_router_are_added_or_refused():
 def test_arguments_that_do_not_fit(bert):
     for arguments, kind, match in (
         ({"logits": "always"}, ValueError, "logits must be one of"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of"),
         ({"capacity": 0}, ValueError, "capacity must be at least 1"),
         ({"capacity": 1.5}, TypeError, "capacity must be an int"),
     ):

@@ -171,3 +171,14 @@ def test_saved_by_trainer_and_loaded_again(tmp_path):
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("capacity", [None, 64])
+def test_compiled_by_trainer(tmp_path, capacity):
+    model = still(tiny_model("masked", "bert"))
+    _, whole = update(copy.deepcopy(model), tmp_path)
+    torch.compiler.reset()
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    fuse_loss(model, capacity=capacity)
+    _, parts = update(model, tmp_path, 2, 4, **options)
+    assert abs(parts - whole) < 1e-4 * whole
