@@ -293,8 +293,12 @@ class FusedForward:
             raise TypeError(f"{name} computes more than one loss; fuse_loss does not cover that")
         if not job.in_decoder:
             labels = job.labels() if job.gathered else job.targets
-            if logits.shape[:-1] != labels.shape:
-                logits = logits.reshape(*labels.shape, logits.shape[-1])
+            if logits.shape[:-1].numel() != labels.numel():
+                raise TypeError(
+                    f"fuse_loss does not cover {name}: it makes logits {tuple(logits.shape)} for "
+                    f"labels {tuple(labels.shape)}"
+                )
+            logits = logits.reshape(*labels.shape, logits.shape[-1])
             loss = masked_cross_entropy(
                 logits, labels.to(logits.device), num_items=job.num_items, **self.options.loss()
             ).loss
