@@ -40,8 +40,9 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup ## run the CPU benchmarks into benchmarks/results
+bench: setup ## run the CPU benchmarks and draw them into docs
 	@$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.report
 
 gpu: ## run the GPU tests and benchmarks with $(PYTHON), which brings torch and triton
 	@$(PYTHON) -m benchmarks.gpu

@@ -1,10 +1,15 @@
-"""Run every CPU benchmark, or the named ones: ``python -m benchmarks [mask] [collate]``."""
+"""Run every CPU benchmark, or the named ones: ``python -m benchmarks mask loader``."""
 
 import sys
 
-from benchmarks import bench_collate, bench_mask
+from benchmarks import bench_collate, bench_loader, bench_loss, bench_mask
 
-BENCHMARKS = {"mask": bench_mask.main, "collate": bench_collate.main}
+BENCHMARKS = {
+    "mask": bench_mask.main,
+    "collate": bench_collate.main,
+    "loader": bench_loader.main,
+    "loss": bench_loss.main,
+}
 
 
 def main() -> int:

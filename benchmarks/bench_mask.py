@@ -1,4 +1,4 @@
-"""mask_tokens against Transformers' mask function and a plain torch rewrite of it, CPU or GPU."""
+"""mask_tokens against Transformers' mask function, rewrites of it, and a copy of the same bytes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,29 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling
 
-from benchmarks.harness import compare, write
+from benchmarks.harness import compare, peak_mib, write
+from benchmarks.peers import (
+    MASK_ID,
+    SPECIAL,
+    VOCABULARY,
+    SparseNumpy,
+    check_masks,
+    cpu_peers,
+    maskable_table,
+    plain_torch,
+)
 from maskkernels import MaskingPolicy, mask_tokens
 
-VOCABULARY, SPECIAL, MASK_ID = 30522, 1000, 103
+POLICY = MaskingPolicy(MASK_ID, VOCABULARY)
+SIZES = tuple(1 << n for n in range(10, 27, 2))
 
 
 class _Tokenizer:
-    """What Transformers' mask function asks of a tokenizer, with no per-row Python in it."""
+    """What Transformers' mask function asks of a tokenizer."""
 
     mask_token = "[MASK]"
     mask_token_id = MASK_ID
+    special = frozenset(range(SPECIAL))
 
     def __len__(self) -> int:
         return VOCABULARY
@@ -25,67 +37,180 @@ class _Tokenizer:
     def convert_tokens_to_ids(self, token: str) -> int:
         return MASK_ID
 
-
-def plain_torch(ids: Tensor, maskable: Tensor) -> tuple[Tensor, Tensor]:
-    """The 80/10/10 rule in as few torch calls as it takes: one uniform draw decides everything."""
-    u = torch.rand(ids.shape, device=ids.device)
-    u = torch.where(maskable[ids], u, 1.0)
-    labels = torch.where(u < 0.15, ids, -100)
-    out = torch.where(u < 0.12, MASK_ID, ids)
-    random = torch.randint(VOCABULARY, ids.shape, device=ids.device)
-    return torch.where((u >= 0.12) & (u < 0.135), random, out), labels
+    def get_special_tokens_mask(self, ids: list[int], already_has_special_tokens: bool) -> list:
+        return [1 if token in self.special else 0 for token in ids]
 
 
-def contenders(shape: tuple[int, int], device: str) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name, on one batch of random ids."""
-    policy = MaskingPolicy(MASK_ID, VOCABULARY)
-    maskable = torch.ones(VOCABULARY, dtype=torch.bool, device=device)
-    maskable[:SPECIAL] = False
+def stock_mask(ids: Tensor, special_tokens_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Transformers' torch_mask_tokens at its defaults; it works in place, so it gets a copy."""
+    collator = object.__new__(DataCollatorForLanguageModeling)
+    collator.tokenizer, collator.generator = _Tokenizer(), None
+    collator.whole_word_mask, collator.mlm_probability = False, 0.15
+    collator.mask_replace_prob, collator.random_replace_prob = 0.8, 0.1
+    mask = DataCollatorForLanguageModeling.torch_mask_tokens
+    return mask(collator, ids.clone(), special_tokens_mask)
+
+
+def contenders(
+    shape: tuple[int, int] = (64, 512), device: str = "cpu"
+) -> tuple[Tensor, dict[str, Callable[[], Any]]]:
+    """(ids, what is timed by name)."""
+    maskable = maskable_table().to(device)
     ids = torch.randint(SPECIAL, VOCABULARY, shape, device=device)
     sample_ids = torch.arange(shape[0], device=device)
-    special = torch.zeros_like(ids)
     out = [torch.empty_like(ids) for _ in range(2)]
     calls: dict[str, Callable[[], Any]] = {
-        "mask_tokens": lambda: mask_tokens(ids, policy, seed=1, maskable=maskable),
-        "mask_tokens, sample ids given": lambda: mask_tokens(
-            ids, policy, seed=1, maskable=maskable, sample_ids=sample_ids
-        ),
-        "plain torch": lambda: plain_torch(ids, maskable),
+        "mask_tokens": lambda: mask_tokens(
+            ids, POLICY, seed=1, maskable=maskable, sample_ids=sample_ids
+        )[:2],
+        "mask_tokens, hashing the rows": lambda: mask_tokens(
+            ids, POLICY, seed=1, maskable=maskable
+        )[:2],
         "copy of the same bytes": lambda: [o.copy_(ids) for o in out],
+        "copy of the same bytes into new memory": lambda: [ids.clone() for _ in out],
     }
-    if device == "cpu":  # stock draws on the CPU whatever the device
-        stock = DataCollatorForLanguageModeling.torch_mask_tokens
-        collator = object.__new__(DataCollatorForLanguageModeling)
-        collator.tokenizer, collator.generator = _Tokenizer(), None
-        collator.whole_word_mask, collator.mlm_probability = False, 0.15
-        collator.mask_replace_prob, collator.random_replace_prob = 0.8, 0.1
-        calls["transformers, special_tokens_mask given"] = lambda: stock(
-            collator, ids.clone(), special
+    if device == "cpu":  # stock and the peers draw on the CPU
+        special = torch.zeros_like(ids)
+        calls |= cpu_peers(ids)
+        calls["torch_mask_tokens, special tokens given"] = lambda: stock_mask(ids, special)
+        calls["torch_mask_tokens, as Trainer runs it"] = lambda: stock_mask(ids, None)
+    else:
+        calls["plain torch"] = lambda: plain_torch(ids, maskable)
+    return ids, calls
+
+
+def check(ids: Tensor, calls: dict[str, Callable[[], Any]]) -> None:
+    """Raise where a contender does not mask as it should."""
+    for name, call in calls.items():
+        if not name.startswith("copy"):
+            check_masks(name, ids, *call())
+
+
+def against_peers(shape: tuple[int, int], device: str) -> list[dict[str, Any]]:
+    ids, calls = contenders(shape, device)
+    check(ids, calls)
+    sync = torch.cuda.synchronize if device != "cpu" else (lambda: None)
+    timed = compare(calls, repeats=30, synchronize=sync)
+    return [
+        {
+            "part": "peers", "what": name, "shape": "x".join(map(str, shape)), "dtype": "int64",
+            "device": device, **ms, "Mtokens_per_s": ids.numel() / ms["p50"] / 1e3,
+            "times_ours": ms["p50"] / timed["mask_tokens"]["p50"],
+        }
+        for name, ms in timed.items()
+    ]  # fmt: skip
+
+
+def over_sizes() -> list[dict[str, Any]]:
+    """Nanoseconds for each token from 2^10 to 2^26 tokens, in rows of at most 512."""
+    rows = []
+    for n in SIZES:
+        ids, calls = contenders((n // 512, 512))
+        numpy = SparseNumpy(maskable_table())
+        calls = {
+            "mask_tokens": calls["mask_tokens"],
+            "sparse NumPy": lambda ids=ids, numpy=numpy: numpy(ids),
+            "plain torch": calls["plain torch"],
+            "copy of the same bytes": calls["copy of the same bytes"],
+            "copy of the same bytes into new memory": calls[
+                "copy of the same bytes into new memory"
+            ],
+        }
+        for name, ms in compare(calls, repeats=20 if n < 1 << 22 else 5).items():
+            rows.append({
+                "part": "sizes", "what": name, "tokens": n, "device": "cpu", **ms,
+                "ns_per_token": ms["p50"] * 1e6 / n,
+            })  # fmt: skip
+    return rows
+
+
+def over_threads() -> list[dict[str, Any]]:
+    """One and two threads on half a million tokens, interleaved."""
+    ids, calls = contenders((1024, 512))
+
+    def with_threads(n: int) -> Callable[[], Any]:
+        def call() -> Any:
+            torch.set_num_threads(n)
+            return calls["mask_tokens"]()
+
+        return call
+
+    threads = {n: with_threads(n) for n in (1, 2)}
+    if not all(torch.equal(a, b) for a, b in zip(threads[1](), threads[2](), strict=True)):
+        raise RuntimeError("two threads mask otherwise than one: not timed")
+    timed = compare({str(n): call for n, call in threads.items()}, repeats=30)
+    torch.set_num_threads(1)
+    return [
+        {
+            "part": "threads", "what": "mask_tokens", "threads": int(n), "shape": "1024x512",
+            "device": "cpu", **ms, "Mtokens_per_s": ids.numel() / ms["p50"] / 1e3,
+        }
+        for n, ms in timed.items()
+    ]  # fmt: skip
+
+
+def kinds() -> list[dict[str, Any]]:
+    """Every way to select, against single tokens."""
+    maskable = maskable_table()
+    ids = torch.randint(SPECIAL, VOCABULARY, (64, 512))
+    sample_ids = torch.arange(64)
+    units = (torch.arange(512) // 2).expand(64, 512).contiguous()
+    budget = MaskingPolicy(MASK_ID, VOCABULARY, selection="budget")
+    rates = torch.full(ids.shape, 0.15, dtype=torch.float64)
+
+    def masked(policy: MaskingPolicy, **beside: Any) -> Callable[[], Any]:
+        return lambda: mask_tokens(
+            ids, policy, seed=1, maskable=maskable, sample_ids=sample_ids, **beside
         )
-    return calls
+
+    calls = {
+        "single tokens": masked(POLICY),
+        "single tokens, positions too": masked(POLICY, capacity=8192),
+        "single tokens, a rate for each": masked(POLICY, rates=rates),
+        "units": masked(POLICY, units=units),
+        "exact budget": masked(budget),
+        "exact budget of units": masked(budget, units=units),
+    }
+    timed = compare(calls, repeats=30)
+    return [
+        {
+            "part": "kinds", "what": name, "shape": "64x512", "device": "cpu", **ms,
+            "times_single": ms["p50"] / timed["single tokens"]["p50"],
+        }
+        for name, ms in timed.items()
+    ]  # fmt: skip
+
+
+def memory() -> list[dict[str, Any]]:
+    """Peak memory on 8192x512 tokens (32 MiB of ids), results included."""
+    names = [
+        "mask_tokens",
+        "sparse NumPy",
+        "plain torch",
+        "torch_mask_tokens, special tokens given",
+    ]
+    return [
+        {
+            "part": "memory", "what": name, "shape": "8192x512", "device": "cpu",
+            "peak_MiB": peak_mib("benchmarks.bench_mask", "large_calls", name),
+        }
+        for name in names
+    ]  # fmt: skip
+
+
+def large_calls() -> dict[str, Callable[[], Any]]:
+    """The contenders of ``memory``, by name."""
+    return contenders((8192, 512))[1]
 
 
 def main(device: str = "cpu") -> None:
-    """Time 64x512 and, on a GPU, 4096x512 tokens, after a look at the rate each one masks."""
+    """Everything on one core of the CPU, or the peers on a GPU."""
     torch.set_num_threads(1)
-    rows = []
-    for shape in [(64, 512)] if device == "cpu" else [(64, 512), (4096, 512)]:
-        calls = contenders(shape, device)
-        for name, call in calls.items():
-            if name.startswith("copy"):
-                continue
-            rate = (call()[1] != -100).double().mean().item()
-            if not abs(rate - 0.15) < 0.02:
-                raise RuntimeError(f"{name} masked {rate:.3f} of the tokens: not timed")
-        sync = torch.cuda.synchronize if device != "cpu" else (lambda: None)
-        timed = compare(calls, synchronize=sync)
-        for name, ms in timed.items():
-            rows.append({
-                "what": name, "shape": "x".join(map(str, shape)), "dtype": "int64",
-                "device": device, **ms,
-                "Mtokens_per_s": shape[0] * shape[1] / ms["p50"] / 1e3,
-                "times_ours": ms["p50"] / timed["mask_tokens"]["p50"],
-            })  # fmt: skip
+    if device == "cpu":
+        rows = against_peers((64, 512), device)
+        rows += over_sizes() + over_threads() + kinds() + memory()
+    else:
+        rows = [row for shape in ((64, 512), (4096, 512)) for row in against_peers(shape, device)]
     write(f"mask_{device}", rows)
 
 

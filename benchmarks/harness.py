@@ -1,20 +1,23 @@
 """Time contenders side by side: checked first, interleaved, reported with their provenance."""
 
+import importlib
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("maskkernels", "torch", "numpy", "numba", "triton", "transformers")
+PACKAGES = ("maskkernels", "torch", "numpy", "numba", "triton", "transformers", "datasets")
 
 
 def provenance() -> dict[str, Any]:
@@ -24,7 +27,7 @@ def provenance() -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True, text=True, cwd=Path(__file__).parent,
+        capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     return {
         "device": device,
@@ -58,34 +61,85 @@ def compare(
     contenders: dict[str, Callable[[], Any]],
     *,
     repeats: int = 50,
+    turn: float = 0.005,
     synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of each contender: quantiles 20, 50 and 80 of ``repeats`` interleaved calls."""
+    """Milliseconds of each contender: quantiles 20, 50 and 80 of its interleaved calls.
+
+    Every one of ``repeats`` rounds goes through the contenders in another order. A contender's turn
+    is one call that is not timed, so that it does not pay for what its neighbour left in the caches
+    and the allocator, and then timed calls for ``turn`` seconds, at least one. With turn=0, for
+    calls of seconds, a turn is one timed call.
+    """
+    order, shuffle = list(contenders), random.Random(0).shuffle
     for call in contenders.values():
-        call()
         call()
     synchronize()
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
-        for name, call in contenders.items():
-            begin = time.perf_counter()
-            call()
-            synchronize()
-            times[name].append((time.perf_counter() - begin) * 1e3)
-    quantiles = {name: statistics.quantiles(values, n=10) for name, values in times.items()}
-    return {name: {"p20": q[1], "p50": q[4], "p80": q[7]} for name, q in quantiles.items()}
+        shuffle(order)
+        for name in order:
+            if turn:
+                contenders[name]()
+                synchronize()
+            end = time.perf_counter() + turn
+            while True:
+                begin = time.perf_counter()
+                contenders[name]()
+                synchronize()
+                now = time.perf_counter()
+                times[name].append((now - begin) * 1e3)
+                if now >= end:
+                    break
+    return {name: quantiles(values) for name, values in times.items()}
+
+
+def quantiles(values: Iterable[float]) -> dict[str, float]:
+    """Quantiles 20, 50 and 80."""
+    q = statistics.quantiles(values, n=10)
+    return {"p20": q[1], "p50": q[4], "p80": q[7]}
+
+
+def peak_mib(module: str, function: str, name: str) -> float:
+    """MiB that one call adds to the memory of a process of its own, at its peak.
+
+    ``module.function()`` gives contenders by name; the named one is called once to warm up, and
+    once more while the kernel keeps the highest mark of resident memory (Linux only).
+    """
+    code = f"from benchmarks.harness import _print_peak; _print_peak(*{(module, function, name)!r})"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return float(run.stdout.split()[-1])
+
+
+def _print_peak(module: str, function: str, name: str) -> None:
+    torch.set_num_threads(1)
+    call = getattr(importlib.import_module(module), function)()[name]
+    call()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts from here
+    before = _status("VmRSS")
+    call()
+    print((_status("VmHWM") - before) / 1024)
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(f"no {field} in /proc/self/status")
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> Path:
     """Write rows with provenance as JSON, and print them; returns the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"provenance": provenance(), "rows": rows}, indent=1) + "\n")
-    for row in rows:
-        print(
-            "  ".join(
-                f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()
-            )
-        )
-    print(f"wrote {path.relative_to(Path(__file__).parent.parent)}")
+    rounded = [
+        {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+        for row in rows
+    ]
+    path.write_text(json.dumps({"provenance": provenance(), "rows": rounded}, indent=1) + "\n")
+    for row in rounded:
+        print("  ".join(f"{k}={v}" for k, v in row.items()))
+    print(f"wrote {path.relative_to(ROOT)}")
     return path

@@ -35,8 +35,21 @@ POINTERS = {  # what a pointer argument points to; the names are the same in eve
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
     "out": "i64", "labels": "i64",
 }  # fmt: skip
-OVERRIDES = {"_random_words": {"sample": "i64"}}  # sample ids there, sample numbers elsewhere
-INT32 = {"ids": "i32", "out": "i32", "labels": "i32"}
+OVERRIDES = {
+    "_random_words": {"sample": "i64"},  # sample ids there, sample numbers elsewhere
+    "_cross_entropy": {
+        "rows": "i64", "factors": "fp32", "class_weights": "fp32", "loss": "fp32",
+        "entropy": "fp32", "rank": "i32",
+    },
+    "_scale": {"factors": "fp32"},
+}  # fmt: skip
+FLOATS = [dict.fromkeys(("logits", "out", "bias"), t) for t in ("fp32", "bf16", "fp16")]
+DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
+    "_mask_tokens": [{}, {"ids": "i32", "out": "i32", "labels": "i32"}],
+    "_cross_entropy": [*FLOATS, FLOATS[2] | {"out": "fp32"}],
+    "_scale": FLOATS,
+}
+LAUNCH = {"_cross_entropy": (4096, 8), "_scale": (4096, 4)}  # block and warps, 512 and 4 elsewhere
 
 
 def kernels() -> Iterator[JITFunction]:
@@ -53,14 +66,14 @@ def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
     """(signature, constexprs) for all flags off, each alone, all on, and int32 ids."""
     flags = [p.name for p in kernel.params if p.is_constexpr and p.name != "BLOCK"]
     settings = [frozenset(), *(frozenset({flag}) for flag in flags), frozenset(flags)]
-    narrow = [{}, INT32] if kernel.__name__ == "_mask_tokens" else [{}]
-    for on, dtypes in itertools.product(dict.fromkeys(settings), narrow):
+    block, _ = LAUNCH.get(kernel.__name__, (512, 4))
+    for on, dtypes in itertools.product(dict.fromkeys(settings), DTYPES.get(kernel.__name__, [{}])):
         types = POINTERS | OVERRIDES.get(kernel.__name__, {}) | dtypes
         signature, constants = {}, {}
         for p in kernel.params:
             if p.is_constexpr:
                 signature[p.name] = "constexpr"
-                constants[p.name] = 512 if p.name == "BLOCK" else p.name in on
+                constants[p.name] = block if p.name == "BLOCK" else p.name in on
             elif p.name.endswith("_ptr"):
                 signature[p.name] = "*" + types[p.name.removesuffix("_ptr")]
             else:
@@ -92,7 +105,8 @@ def main() -> int:
             for signature, constants in variants(kernel):
                 try:
                     source = ASTSource(kernel, signature, constexprs=constants)
-                    compiled = triton.compile(source, target=target, options={"num_warps": 4})
+                    warps = LAUNCH.get(kernel.__name__, (512, 4))[1]
+                    compiled = triton.compile(source, target=target, options={"num_warps": warps})
                     passed += 1
                 except Exception as error:
                     failed += 1

@@ -148,7 +148,10 @@ class _Room:
         return out
 
     def empty(self, count: int, length: int) -> Tensor:
-        return torch.empty((count, length), dtype=self.dtype, pin_memory=self.pin_memory)
+        if self.pin_memory:
+            return torch.empty((count, length), dtype=self.dtype, pin_memory=True)
+        narrow = self.dtype == torch.int32  # NumPy allocates large arrays in huge pages
+        return torch.from_numpy(np.empty((count, length), np.int32 if narrow else np.int64))
 
 
 def _columns(examples: Any) -> Mapping[str, Any]:

@@ -1,10 +1,11 @@
 """Rows of integers, in whatever form they come, as one flat array and the bounds of each row.
 
-A list goes through ``struct``: of all ways from Python integers to a buffer the fastest, six times
-``np.array``, and it takes integers and nothing else. Arrays are concatenated. Arrow columns are
-flat already and are not copied.
+A list goes through ``struct``: of all ways from Python integers to a buffer the fastest, twice as
+fast as ``np.array``, and it takes integers and nothing else. Arrays are concatenated. Arrow columns
+are flat already and are not copied.
 """
 
+import itertools
 import operator
 import struct
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Rows(NamedTuple):
     @property
     def longest(self) -> int:
         """The length of the longest row; 0 without rows."""
-        return int(np.diff(self.bounds).max(initial=0))
+        return int((self.bounds[1:] - self.bounds[:-1]).max(initial=0))
 
 
 def flatten_rows(rows: Any) -> tuple[Tensor, Tensor]:
@@ -169,9 +170,7 @@ def _as_integers(row: np.ndarray, where: str) -> np.ndarray:
 
 
 def _bounds(lengths: list[int]) -> np.ndarray:
-    bounds = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=bounds[1:])
-    return bounds
+    return np.array([0, *itertools.accumulate(lengths)], np.int64)
 
 
 def _from_arrow(column: Any, name: str) -> Rows:

@@ -154,9 +154,10 @@ def linear_cross_entropy(
     """
     _check_float("hidden", hidden)
     _check_float("weight", weight, hidden)
-    if weight.dim() != 2 or hidden.dim() < 1 or weight.shape[1] != hidden.shape[-1]:
+    shapes_fit = weight.dim() == 2 and hidden.dim() > 0 and weight.shape[1] == hidden.shape[-1]
+    if not shapes_fit or not weight.shape[1]:
         raise ValueError(
-            "weight must be [V, H] and hidden [..., H], "
+            "weight must be [V, H] and hidden [..., H] with H above 0, "
             f"got {tuple(weight.shape)} and {tuple(hidden.shape)}"
         )
     if bias is not None:

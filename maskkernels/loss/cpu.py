@@ -137,7 +137,9 @@ def _over_chunks(
     gradient = asked.input or asked.weight or asked.bias
     count, vocab_size = selected.slots.size, job.vocab_size
     nothing = np.empty(0, np.float32)
-    class_weights = nothing if job.class_weights is None else job.class_weights.numpy()
+    class_weights = nothing
+    if job.class_weights is not None:
+        class_weights = job.class_weights.contiguous().numpy()
     law = Law(
         job.label_smoothing, job.z_loss, np.float32(job.softcap), np.float32(job.logit_scale),
         float(class_weights.sum(dtype=np.float64)) if class_weights.size else float(vocab_size),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.jit import inlined, kernel
+from maskkernels.jit import at_most, inlined, kernel, lowest_bit
 from maskkernels.mask.job import Job
 from maskkernels.mask.policy import outside_vocabulary, thresholds
 from maskkernels.rng._numba import (
@@ -110,6 +110,31 @@ def _sample(tokens, b):
 
 
 @inlined
+def _bits(words, group, size, highest):
+    """Bit i: words[group + i] <= highest; for the 64 words from ``group``, none past ``size``."""
+    bits = at_most(words, group, highest)
+    if size - group < 64:
+        bits &= (np.uint64(1) << np.uint64(size - group)) - np.uint64(1)
+    return bits
+
+
+@inlined
+def _select(words, begin, size, select, at):
+    """Put begin + i into ``at`` for each of ``size`` words below ``select``; how many there are."""
+    n = 0
+    if select == 0:
+        return n
+    highest = np.uint32(select - 1)
+    for group in range(0, size, 64):
+        bits = _bits(words, group, size, highest)
+        while bits:
+            at[n] = begin + group + lowest_bit(bits)
+            n += 1
+            bits &= bits - np.uint64(1)
+    return n
+
+
+@inlined
 def _keep_eligible(tokens, at, n):
     """Drop from at[:n] what may not be masked; how many are left."""
     ids, real, special, table, units = (
@@ -152,8 +177,7 @@ def _pick_by_word(tokens, law, at, n, first, sample, index, words, action):
 @inlined
 def _write(tokens, law, output, at, action, n, first, sample, count, index, words):
     """Label the n selected tokens of a row and put in their place what ``action`` says."""
-    ids, out, labels, positions = tokens.ids, output.ids, output.labels, output.positions
-    mask_token_id, replacement_ids = output.mask_token_id, output.replacement_ids
+    ids, out, labels, mask_token_id = tokens.ids, output.ids, output.labels, output.mask_token_id
     random = 0
     for i in range(n):
         t = at[i]
@@ -162,14 +186,66 @@ def _write(tokens, law, output, at, action, n, first, sample, count, index, word
         out[t] = mask_token_id if action[i] == MASK else token
         index[random] = t - first
         random += action[i] == RANDOM
-    for i in range(min(n, positions.size - count)):
-        positions[count + i] = at[i]
-    gather_words(index, random, sample, law.c3 | _REPLACEMENT, law.seed, words)
+    _replace(law, output, first, index, random, sample, words)
+    return _note_positions(output, at, n, count)
+
+
+@inlined
+def _replace(law, output, first, index, n, sample, words):
+    """Put a random id at each of the n positions ``index`` of a row."""
+    out, replacement_ids = output.ids, output.replacement_ids
+    gather_words(index, n, sample, law.c3 | _REPLACEMENT, law.seed, words)
     choices = np.uint64(replacement_ids.size if replacement_ids.size else output.vocab_size)
-    for i in range(random):
+    for i in range(n):
         new = (np.uint64(words[i]) * choices) >> np.uint64(32)
         out[first + index[i]] = replacement_ids[new] if replacement_ids.size else new
+
+
+@inlined
+def _note_positions(output, at, n, count):
+    """Write at[:n] behind the ``count`` positions that stand there, as far as there is room."""
+    for i in range(min(n, output.positions.size - count)):
+        output.positions[count + i] = at[i]
     return count + n
+
+
+@inlined
+def _mask_block(tokens, law, output, begin, size, first, words, at, index):
+    """Mask what one rate for all selects of a block, given its words; (how many, how many random).
+
+    The selected tokens are the bits of a word compared 64 at a time; all but the loop over those
+    bits is free of branches. ``index`` takes the positions that are to become random.
+    """
+    ids, real, special, table = tokens.ids, tokens.real, tokens.special, tokens.table
+    out, labels = output.ids, output.labels
+    mask_token_id, ignore_index = output.mask_token_id, output.ignore_index
+    mask_below, random_below = law.mask_below, law.random_below
+    n = random = 0
+    if law.select == 0:
+        return n, random
+    highest = np.uint32(law.select - 1)
+    for group in range(0, size, 64):
+        bits = _bits(words, group, size, highest)
+        while bits:
+            i = group + lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            t = begin + i
+            token = ids[t]
+            ok = True
+            if real.size:
+                ok = real[t] != 0
+            if special.size:
+                ok = ok and not special[t]
+            elif table.size:
+                ok = ok and table[token if ok else 0]  # padding may hold any number
+            r = np.int64(words[i])
+            at[n] = t
+            n += ok
+            labels[t] = token if ok else ignore_index
+            out[t] = mask_token_id if ok and r < mask_below else token
+            index[random] = t - first
+            random += ok and r >= mask_below and r < random_below
+    return n, random
 
 
 @kernel
@@ -189,25 +265,20 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
         for begin in range(first, end, BLOCK):
             size = min(BLOCK, end - begin)
             fill_words(words[: (size + 3) & ~3], begin - first, sample, law.c3, law.seed)
-            n, select = 0, law.select
-            if tokens.rates.size:
-                for i in range(size):
-                    at[n] = begin + i
-                    n += np.int64(words[i]) < _threshold(tokens.rates[begin + i])
-            else:
-                for i in range(size):
-                    at[n] = begin + i
-                    n += np.int64(words[i]) < select
+            if not tokens.rates.size:
+                n, random = _mask_block(tokens, law, output, begin, size, first, words, at, index)
+                _replace(law, output, first, index, random, sample, words)
+                count = _note_positions(output, at, n, count)
+                continue
+            n = 0
+            for i in range(size):
+                at[n] = begin + i
+                n += np.int64(words[i]) < _threshold(tokens.rates[begin + i])
             n = _keep_eligible(tokens, at, n)
             for i in range(n):
-                r = np.int64(words[at[i] - begin])
-                if tokens.rates.size:
-                    p = tokens.rates[at[i]]
-                    mask_below = _threshold(p * law.mask_share)
-                    random_below = _threshold(p * law.both)
-                else:
-                    mask_below, random_below = law.mask_below, law.random_below
-                action[i] = (r >= mask_below) + (r >= random_below)
+                r, p = np.int64(words[at[i] - begin]), tokens.rates[at[i]]
+                mask_below = _threshold(p * law.mask_share)
+                action[i] = (r >= mask_below) + (r >= _threshold(p * law.both))
             count = _write(tokens, law, output, at, action, n, first, sample, count, index, words)
     return count, -1
 
@@ -277,6 +348,7 @@ def _mask_units(tokens, law, output, first_row, last_row):
     """Whole units of tokens. Returns as ``_mask_tokens``."""
     longest = _longest(tokens, first_row, last_row)
     unit_words = np.empty(longest + 4, np.uint32)
+    token_words = np.empty(BLOCK, np.uint32)
     slots = np.empty(longest, np.int64)
     table = np.empty(_power_of_two(2 * longest), np.int64)
     numbers = np.empty(longest, np.int64)
@@ -294,18 +366,15 @@ def _mask_units(tokens, law, output, first_row, last_row):
         slot, _ = _unit_words(tokens.units[row:end], sample, law, slots, table, numbers, unit_words)
         for begin in range(first, end, BLOCK):
             size = min(BLOCK, end - begin)
-            n, select, here = 0, law.select, slot[begin - row : begin - row + size]
+            n, here = 0, slot[begin - row : begin - row + size]
+            for i in range(size):
+                token_words[i] = unit_words[max(here[i], 0)]
             if tokens.rates.size:
                 for i in range(size):
                     at[n] = begin + i
-                    s = here[i]
-                    below = _threshold(tokens.rates[begin + i])
-                    n += (s >= 0) & (np.int64(unit_words[max(s, 0)]) < below)
+                    n += np.int64(token_words[i]) < _threshold(tokens.rates[begin + i])
             else:
-                for i in range(size):
-                    at[n] = begin + i
-                    s = here[i]
-                    n += (s >= 0) & (np.int64(unit_words[max(s, 0)]) < select)
+                n = _select(token_words, begin, size, law.select, at)
             n = _keep_eligible(tokens, at, n)
             _pick_by_word(tokens, law, at, n, first, sample, index, words, action)
             count = _write(tokens, law, output, at, action, n, first, sample, count, index, words)
@@ -412,12 +481,14 @@ def _key(word, position):
 
 
 def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    masked = torch.empty(job.input_ids.shape, dtype=job.input_ids.dtype)
-    labels = torch.empty(job.input_ids.shape, dtype=job.input_ids.dtype)
+    # NumPy allocates faster than torch, and large arrays in huge pages
+    ids = flat(job.input_ids, job.input_ids.dtype)
+    masked, labels = (np.empty(tuple(job.input_ids.shape), ids.dtype) for _ in range(2))
+    positions = np.empty(max(job.capacity, 0), np.int64)
     size = job.vocab_size if job.maskable is None else job.maskable.numel()
     real, special = flat_masks(job.attention_mask, job.special_tokens_mask)
     tokens = Tokens(
-        flat(job.input_ids, job.input_ids.dtype),
+        ids,
         row_bounds(job.input_ids, job.cu_seqlens),
         real,
         special,
@@ -437,37 +508,38 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         job.per_unit,
     )
     output = Output(
-        masked.numpy().reshape(-1),
-        labels.numpy().reshape(-1),
-        flat(None, torch.int64),
+        masked.reshape(-1),
+        labels.reshape(-1),
+        positions,
         job.mask_token_id,
         flat(job.replacement_ids, torch.int64),
         job.vocab_size,
         job.ignore_index,
         size,
     )
-    rows = tokens.bounds.size - 1
     run = _mask_budget if job.budget else _mask_tokens if job.units is None else _mask_units
+    rows = tokens.bounds.size - 1
 
-    positions = torch.empty(max(job.capacity, 0), dtype=torch.int64)
-
-    def part(begin: int, end: int) -> tuple[np.ndarray, int, int]:
-        if (begin, end) == (0, rows):
-            own = positions.numpy()
-        else:
+    def part(begin: int, end: int) -> tuple[int, int, np.ndarray]:
+        own = output
+        if end - begin < rows:  # the positions of other parts are not known yet
             room = int(tokens.bounds[end] - tokens.bounds[begin])
-            own = np.empty(min(positions.numel(), room), np.int64)
-        return own, *run(tokens, law, output._replace(positions=own), begin, end)
+            own = output._replace(positions=np.empty(min(positions.size, room), np.int64))
+        return *run(tokens, law, own, begin, end), own.positions
 
     parts = over_rows(part, tokens.bounds)
-    for _, _, bad in parts:
+    count = sum(count for count, _, _ in parts)
+    for _, bad, _ in parts:
         if bad >= 0:
             raise outside_vocabulary(job.input_ids, bad, size)
-    if job.capacity < 0:
-        return masked, labels, torch.empty(0, dtype=torch.int64), positions
     if len(parts) > 1:
-        found = np.concatenate([own[:count] for own, count, _ in parts])[: job.capacity]
-        positions[: found.size] = torch.from_numpy(found)
-    count = sum(count for _, count, _ in parts)
+        found = np.concatenate([own[:count] for count, _, own in parts])[: positions.size]
+        positions[: found.size] = found
     positions[count:] = -1
-    return masked, labels, torch.tensor(count), positions
+    found_count = torch.tensor(count) if job.capacity >= 0 else torch.empty(0, dtype=torch.int64)
+    return (
+        torch.from_numpy(masked),
+        torch.from_numpy(labels),
+        found_count,
+        torch.from_numpy(positions),
+    )

@@ -4,10 +4,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.jit import kernel
+from maskkernels.jit import inlined, kernel
 from maskkernels.rng._numba import flat, flat_masks, row_bounds
 from maskkernels.threads import over_rows
 from maskkernels.units.flags import ENDS, STARTS
+
+BLOCK = 1024  # tokens looked at together
+
+
+@inlined
+def _look_up(ids, table, found):
+    """found[i] = table[ids[i]], 0 outside it."""
+    for i in range(ids.size):
+        token = np.uint64(ids[i])  # a negative id is a huge one
+        inside = token < np.uint64(table.size)
+        entry = table[token if inside else np.uint64(0)]
+        found[i] = entry if inside else np.uint8(0)
+
+
+@inlined
+def _may_mask(ids, real, special, maskable, may):
+    """may[i] = 1 where token i of a block may be masked; a loop for each reason, to vectorise."""
+    if special.size:
+        for i in range(ids.size):
+            may[i] = special[i] == 0
+    elif maskable.size:
+        _look_up(ids, maskable, may)
+    else:
+        may[: ids.size] = 1
+    if real.size:
+        for i in range(ids.size):
+            may[i] &= real[i] != 0
+
+
+@inlined
+def _part(array, begin, end):
+    """A block of an array that may be absent."""
+    return array[begin:end] if array.size else array
 
 
 @kernel
@@ -15,33 +48,38 @@ def _number_rows(
     ids, bounds, real, special, maskable, table, offsets, word_ids, units, first_row, last_row
 ):
     """Of ``table`` [V], ``offsets`` [2 N] and ``word_ids`` [N] two are empty."""
-    size, words = np.uint64(maskable.size), np.uint64(table.size)
+    may = np.zeros(BLOCK + 1, np.uint8)  # the token before a block stands at 0
+    flags = np.zeros(BLOCK + 1, np.uint8)
+    starts = np.empty(BLOCK, np.uint8)
     for b in range(first_row, last_row):
-        number, goes_on, before = -1, False, np.int64(0)
-        for t in range(bounds[b], bounds[b + 1]):
-            token = np.uint64(ids[t])  # a negative id is a huge one
-            ok = True
-            if real.size:
-                ok = real[t] != 0
-            if special.size:
-                ok = ok and not special[t]
-            elif size:
-                ok = ok and token < size and maskable[token]
+        number = np.int64(-1)
+        may[0], flags[0] = 0, 0
+        for begin in range(bounds[b], bounds[b + 1], BLOCK):
+            end = min(begin + BLOCK, bounds[b + 1])
+            size, block = end - begin, ids[begin:end]
+            _may_mask(block, _part(real, begin, end), _part(special, begin, end), maskable, may[1:])
             if table.size:
-                now = np.int64(table[token]) if token < words else 0
-                begins = (now & STARTS) != 0 or (before & ENDS) != 0
-                before = now
+                _look_up(block, table, flags[1:])
+                for i in range(size):
+                    starts[i] = ((flags[i + 1] & STARTS) | (flags[i] & ENDS)) != 0
             elif offsets.size:
-                begins = offsets[2 * t] != before
-                before = offsets[2 * t + 1]
+                for i in range(size):  # the first of a row has a number of its own anyway
+                    t = begin + i
+                    starts[i] = offsets[2 * t] != offsets[max(2 * t - 1, 0)]
             else:
-                now = word_ids[t]
-                ok = ok and now >= 0
-                begins = now != before
-                before = now
-            number += ok and (begins or not goes_on)
-            units[t] = number if ok else -1
-            goes_on = ok
+                for i in range(size):
+                    word = word_ids[begin + i]
+                    may[i + 1] &= word >= 0
+                    starts[i] = word != word_ids[max(begin + i - 1, 0)]
+            out = units[begin:end]
+            for i in range(size):  # three loops: the one that goes step by step has to be short
+                starts[i] = may[i + 1] & (starts[i] | (may[i] ^ 1))
+            for i in range(size):
+                number += np.int64(starts[i])
+                out[i] = number
+            for i in range(size):
+                out[i] = out[i] if may[i + 1] else -1
+            may[0], flags[0] = may[size], flags[size]
 
 
 def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | None, *beside):
@@ -52,7 +90,7 @@ def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | No
         flat(input_ids, input_ids.dtype),
         bounds,
         *flat_masks(attention_mask, special_tokens_mask),
-        flat(maskable, torch.bool),
+        flat(maskable, torch.bool).view(np.uint8),
         flat(which if name == "table" else None, torch.uint8),
         flat(which if name == "offsets" else None, torch.int64),
         flat(which if name == "word_ids" else None, torch.int64),

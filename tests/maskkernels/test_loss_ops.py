@@ -41,6 +41,7 @@ def test_labels_outside_the_classes_are_named():
     ("change", "error", "message"),
     [
         ({"hidden": HIDDEN[..., :6]}, ValueError, r"weight must be \[V, H\].*\(11, 7\).*23, 6\)"),
+        ({"hidden": HIDDEN[..., :0], "weight": WEIGHT[:, :0]}, ValueError, "with H above 0"),
         ({"hidden": [1.0]}, TypeError, "hidden must be a tensor of floats"),
         ({"hidden": LABELS}, TypeError, "hidden must be a tensor of floats"),
         ({"hidden": HIDDEN.bfloat16()}, TypeError, "weight is torch.float32, hidden torch.bfl"),

@@ -147,9 +147,47 @@ print(mask_tokens(torch.arange(64).view(2, 32), MaskingPolicy(3, 64), seed=1).la
 """
 
 
-def run(folder, **environment):
+EVERY_KERNEL = """
+import importlib, pkgutil, torch, maskkernels
+from maskkernels import *
+ids, words = torch.arange(40, 104).view(2, 32), torch.ones(104, dtype=torch.uint8)
+keep, sample_ids = torch.ones_like(ids), torch.arange(2)
+def results(backend):
+    for ids_ in (ids, ids.int()):
+        units = word_units(ids_, words, attention_mask=keep, backend=backend)
+        yield units
+        yield hash_rows(ids_, attention_mask=keep, backend=backend)
+        for selection in ("bernoulli", "budget"):
+            for unit in (None, units):
+                policy = MaskingPolicy(3, 104, selection=selection)
+                yield mask_tokens(ids_, policy, seed=1, units=unit, capacity=9, backend=backend)[0]
+    yield random_words(sample_ids, sample_ids, seed=1, backend=backend)
+    yield pad_rows([[1, 2], [3]], backend=backend)
+    rows = {"a": [[1, 2], [3]]}
+    yield pad_batch(rows, padding_values={"a": 0}, backend=backend)["attention_mask"]
+assert all(torch.equal(a, b) for a, b in zip(results("numba"), results("reference"), strict=True))
+hits = misses = 0
+for room in pkgutil.walk_packages(maskkernels.__path__, "maskkernels."):
+    if room.name.endswith("._numba"):
+        for kernel in vars(importlib.import_module(room.name)).values():
+            if getattr(kernel, "stats", None) and kernel.stats.cache_path:  # not inlined ones
+                hits += sum(kernel.stats.cache_hits.values())
+                misses += sum(kernel.stats.cache_misses.values())
+print(hits, misses)
+"""
+
+
+def test_a_second_process_loads_every_kernel_and_compiles_none(package):
+    first, second = (run(package, EVERY_KERNEL) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    compiled = int(first.stdout.split()[1])
+    assert compiled >= 10
+    assert second.stdout.split() == [str(compiled), "0"]
+
+
+def run(folder, code=PRINT_MASKS, **environment):
     return subprocess.run(
-        [sys.executable, "-c", PRINT_MASKS], capture_output=True, text=True, cwd=folder,
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder), **environment}, timeout=300,
     )  # fmt: skip
 

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_interpreted_kernels_equal_the_reference():
+
+@pytest.mark.parametrize("script", ["interpret_triton.py", "interpret_loss.py"])
+def test_interpreted_kernels_equal_the_reference(script):
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("interpret_triton.py")],
+        [sys.executable, Path(__file__).with_name(script)],
         env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,227 @@
+"""Draw the committed results: ``python -m benchmarks.report``.
+
+Reads benchmarks/results/*.json and writes docs/benchmarks.md, the figures beside it, and the part
+of README.md between its two markers. No number in them comes from anywhere else.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.harness import RESULTS, ROOT
+
+DOCS = ROOT / "docs"
+OURS, THEIRS, OTHER = "#1b7f5c", "#b5b5b5", "#5b7db1"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+Row = dict[str, Any]
+
+
+def load(name: str) -> tuple[str, list[Row]]:
+    """(where and with what the numbers were measured, rows)."""
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    origin = found["provenance"]
+    versions = ", ".join(
+        f"{package} {version}"
+        for package, version in origin["versions"].items()
+        if package in ("python", "torch", "numpy", "numba", "transformers", "datasets")
+    )
+    return (
+        f"{origin['device']}, {origin['threads']} thread; {versions}; commit {origin['commit']}, "
+        f"{origin['date']}; `{origin['command']}`",
+        found["rows"],
+    )
+
+
+def part(rows: Iterable[Row], name: str) -> list[Row]:
+    return [row for row in rows if row["part"] == name]
+
+
+def table(headings: list[str], lines: Iterable[list[Any]]) -> str:
+    """A Markdown table; numbers with three digits."""
+    text = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for line in lines:
+        cells = [digits(cell) if isinstance(cell, float) else str(cell) for cell in line]
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text)
+
+
+def digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value >= 1000:
+        return f"{round(value, 2 - len(str(int(value)))):,.0f}"
+    return f"{value:.3g}"
+
+
+def bars(path: str, title: str, named: list[tuple[str, float, str]], unit: str) -> None:
+    """Horizontal bars on a logarithmic axis, each with its number."""
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(named) + 1.1))
+    names, values, colours = zip(*reversed(named), strict=True)
+    drawn = axes.barh(names, values, color=colours)
+    axes.bar_label(drawn, [digits(v) for v in values], padding=3, fontsize=9)
+    axes.set_xscale("log")
+    axes.set_xlim(right=max(values) * 3)
+    axes.set_xlabel(unit)
+    axes.set_title(title, fontsize=11, loc="left")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    save(figure, path)
+
+
+def save(figure: Any, path: str) -> None:
+    figure.tight_layout()
+    figure.savefig(DOCS / path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+
+
+def collate() -> tuple[str, str]:
+    """(section of the document, table for the README)."""
+    origin, rows = load("collate_cpu")
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    pairs = {}
+    for name in parts:
+        by = {row["what"]: row for row in part(rows, name)}
+        pairs[name] = (by["maskft"], by["transformers"])
+    drawn = [
+        (f"{name}: {who}", row["Mtokens_per_s"], colour)
+        for name, both in pairs.items()
+        if not name.startswith("ragged")
+        for who, row, colour in zip(
+            ("Transformers", "maskft"), reversed(both), (THEIRS, OURS), strict=True
+        )
+    ]
+    title = "Rows to masked batch, 32,768 tokens, one core"
+    bars("collate.png", title, drawn, "million tokens a second (log scale)")
+    lines = [
+        [name, theirs["p50"], ours["p50"], theirs["p50"] / ours["p50"]]
+        for name, (ours, theirs) in pairs.items()
+    ]
+    headings = ["batch", "Transformers, ms", "maskft, ms", "times faster"]
+    short = table(headings, [line for line in lines if not line[0].startswith("ragged")])
+    section = (
+        "## The collator\n\nRows to a padded and masked batch, at the collators' defaults; ragged "
+        "rows have an eighth of 512 tokens to all of it. Transformers' whole-word masking is given "
+        "the offsets and special tokens it needs.\n\n![throughput of the collators](collate.png)"
+        f"\n\n{table(headings, lines)}\n\n{origin}\n"
+    )
+    return section, short
+
+
+def mask() -> str:
+    origin, rows = load("mask_cpu")
+    peers = part(rows, "peers")
+    colours = {"mask_tokens": OURS, "mask_tokens, hashing the rows": OURS}
+    drawn = [
+        (row["what"], row["Mtokens_per_s"], OTHER if "copy" in row["what"] else
+         colours.get(row["what"], THEIRS))
+        for row in sorted(peers, key=lambda row: row["p50"])
+    ]  # fmt: skip
+    bars("mask.png", "Masking 64x512 ids, one core", drawn, "million tokens a second (log scale)")
+    sizes = part(rows, "sizes")
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    for name in dict.fromkeys(row["what"] for row in sizes):
+        line = [row for row in sizes if row["what"] == name]
+        axes.plot(
+            [row["tokens"] for row in line], [row["ns_per_token"] for row in line],
+            marker="o", markersize=3, label=name,
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens in the batch")
+    axes.set_ylabel("nanoseconds a token")
+    axes.legend(fontsize=8, frameon=False)
+    save(figure, "mask_sizes.png")
+    by_peer = table(
+        ["masker", "ms (20%)", "ms (50%)", "ms (80%)", "million tokens/s", "times mask_tokens"],
+        [
+            [r["what"], r["p20"], r["p50"], r["p80"], r["Mtokens_per_s"], r["times_ours"]]
+            for r in sorted(peers, key=lambda row: row["p50"])
+        ],
+    )
+    kinds = table(
+        ["selection", "ms", "times single tokens"],
+        [[r["what"], r["p50"], r["times_single"]] for r in part(rows, "kinds")],
+    )
+    threads = table(
+        ["threads", "ms", "million tokens/s"],
+        [[r["threads"], r["p50"], r["Mtokens_per_s"]] for r in part(rows, "threads")],
+    )
+    memory = table(
+        ["masker", "peak MiB above its input, 8192x512 (32 MiB of ids)"],
+        [[r["what"], r["peak_MiB"]] for r in part(rows, "memory")],
+    )
+    return (
+        "## The op\n\n`mask_tokens` against the mask functions of others on [64, 512] int64 ids. "
+        '"Plain torch" draws once for each token with whole-tensor operations; "sparse NumPy" '
+        'draws 32 bits a token and then touches the selected ones; "by gaps" draws the distances '
+        "between selected tokens, so it never looks at the others. None of the three can give the "
+        "same masks in another batch, on another device or after a resume. A copy of the same "
+        "bytes is the limit of memory.\n\n![throughput of maskers](mask.png)\n\n"
+        f"{by_peer}\n\n![cost over sizes](mask_sizes.png)\n\n{kinds}\n\n"
+        f"1024x512 tokens over threads:\n\n{threads}\n\n{memory}\n\n{origin}\n"
+    )
+
+
+def loader() -> str:
+    origin, rows = load("loader_cpu")
+    workers = part(rows, "workers")
+    counts = list(dict.fromkeys(row["workers"] for row in workers))
+    names = list(dict.fromkeys(row["what"] for row in workers))
+    speed = {(row["what"], row["workers"]): row["Mtokens_per_s"] for row in workers}
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    for name in names:
+        ours = name.startswith("maskft")
+        axes.plot(
+            [str(n) for n in counts], [speed[name, n] for n in counts], marker="o", label=name,
+            color=OURS if ours else THEIRS,
+            linestyle={"lists": "-", "numpy": "--"}.get(name.split(", ")[1], ":"),
+        )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_xlabel("DataLoader workers (two cores)")
+    axes.set_ylabel("million tokens a second")
+    axes.legend(fontsize=8, frameon=False)
+    save(figure, "loader.png")
+    passes = table(
+        ["million tokens/s", *(f"{n} workers" for n in counts)],
+        [[name, *(speed[name, n] for n in counts)] for name in names],
+    )
+    beside = table(
+        ["no worker, step of 1 M tokens/s", "wait a step, ms", "speed left"],
+        [[r["what"], r["wait_ms"], f"{r['speed_left']:.0%}"] for r in part(rows, "step")],
+    )
+    first = table(
+        ["first batch", "", "seconds"],
+        [[r["part"], r["what"], r["seconds"]] for r in rows if "seconds" in r],
+    )
+    return (
+        "## The DataLoader\n\n4096 rows of 512 tokens in a `datasets.Dataset`, 64 to a batch, "
+        "shuffled; a pass starts its workers anew. Handing batches from a worker to the parent "
+        "costs more than making them: with maskft the fastest loader has no workers.\n\n"
+        f"![loader throughput](loader.png)\n\n{passes}\n\n{beside}\n\n{first}\n\n{origin}\n"
+    )
+
+
+def main() -> None:
+    DOCS.mkdir(exist_ok=True)
+    section, short = collate()
+    head = (
+        "# Benchmarks\n\nWritten by `python -m benchmarks.report` from benchmarks/results. Medians "
+        "of interleaved calls; every contender's result is checked before it is timed. `make "
+        "bench` measures again. What was tried on the way is in "
+        "[benchmarks/NOTES.md](../benchmarks/NOTES.md).\n\n"
+    )
+    text = head + "\n".join([section, mask(), loader()])
+    (DOCS / "benchmarks.md").write_text(text)
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{short}\n{END}{after}")
+    print("wrote docs/benchmarks.md, its figures, and the table in README.md")
+
+
+if __name__ == "__main__":
+    main()

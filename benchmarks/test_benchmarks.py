@@ -1,0 +1,39 @@
+"""The same contenders under pytest-benchmark: ``python -m pytest benchmarks``."""
+
+import pytest
+import torch
+
+from benchmarks import bench_collate, bench_mask
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.benchmark(group="mask 64x512")
+@pytest.mark.parametrize("name", list(bench_mask.contenders()[1]))
+def test_mask(benchmark, name):
+    ids, calls = bench_mask.contenders()
+    bench_mask.check(ids, {name: calls[name]})
+    benchmark(calls[name])
+
+
+@pytest.mark.benchmark(group="collate 64x512")
+@pytest.mark.parametrize("form", list(bench_collate.FORMS))
+@pytest.mark.parametrize("name", ["maskft", "transformers"])
+def test_collate(benchmark, form, name):
+    rows, calls = bench_collate.single_tokens(form, ragged=False)
+    bench_collate.check(name, rows, calls[name]())
+    benchmark(calls[name])
+
+
+@pytest.mark.benchmark(group="whole words 64x512")
+@pytest.mark.parametrize("name", ["maskft", "maskft, from offsets", "transformers"])
+def test_whole_words(benchmark, name):
+    rows, calls = bench_collate.whole_words(64, 512)
+    bench_collate.check(name, rows, calls[name]())
+    benchmark(calls[name])
