@@ -58,11 +58,15 @@ _ROPES = {"full_attention": _ROPE, "sliding_attention": _ROPE}
 SPECIAL: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "bamba": {"attn_layer_indices": [1]},
-    "blt": {"use_cache": False},
+    "blt": {"use_cache": False, "decoder_config": {"hidden_size_global": 32}},
     "cohere_compass_text": {"rope_parameters": _ROPES},
     "codegen": {"rotary_dim": 4},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 4, "clip_qkv": 8.0}},
     "dots1": {"n_shared_experts": 1},
+    "dots3_note": {
+        "vision_config": {"num_hidden_layers": ..., "adapter_in_dim": 32, "adapter_out_dim": 32},
+        "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32},
+    },
     "falcon": {"head_dim": ...},
     "gemma3n": {"text_config": {"num_kv_shared_layers": 0}},
     "gemma3n_text": {"num_kv_shared_layers": 0},
@@ -94,7 +98,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "xlnet": {"max_position_embeddings": ...},
     "xlstm": {
         "hidden_size": 64, "qk_dim_factor": 1.0, "v_head_dim": ..., "qk_head_dim": ...,
-        "mode": "train", "return_last_states": False,
+        "chunk_size": 64,
     },
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zamba2": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
