@@ -19,8 +19,8 @@ from maskkernels.jit import inlined, kernel
 _f32 = np.float32
 _COLUMNS = 2048  # whose sums stay in the first-level cache
 # Sums that may be taken in any order become vector sums; products and sums may be fused.
-_summing = nb.njit(forceinline=True, fastmath={"contract", "reassoc"})
-_fused = nb.njit(forceinline=True, fastmath={"contract"})
+_summing = nb.njit(forceinline=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+_fused = nb.njit(forceinline=True, fastmath={"contract"}, error_model="numpy")
 
 
 @intrinsic
