@@ -142,7 +142,7 @@ class Options:
     in_decoder: bool
     backend: str
 
-    def loss(self) -> dict[str, Any]:
+    def of_loss(self) -> dict[str, Any]:
         return {
             "label_smoothing": self.label_smoothing,
             "z_loss": self.z_loss,
@@ -265,7 +265,7 @@ class FusedForward:
             softcap=head.softcap,
             logit_scale=head.scale,
             num_items=job.num_items,
-            **self.options.loss(),
+            **self.options.of_loss(),
         ).loss
         job.stand_in = job.or_nan(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
         return job.stand_in
@@ -300,7 +300,7 @@ class FusedForward:
                 )
             logits = logits.reshape(*labels.shape, logits.shape[-1])
             loss = masked_cross_entropy(
-                logits, labels.to(logits.device), num_items=job.num_items, **self.options.loss()
+                logits, labels.to(logits.device), num_items=job.num_items, **self.options.of_loss()
             ).loss
             job.loss = job.or_nan(loss)
             return job.loss
