@@ -8,6 +8,7 @@ hook on the base model, a ``forward`` of the decoder and a ``loss_function``. Th
 to one another and no closures, so that a copy or a pickle of the model is fused in its own right.
 """
 
+import copy
 import inspect
 import logging
 from dataclasses import dataclass
@@ -166,6 +167,17 @@ class FusedForward:
         self.__signature__ = _signature(model)
         self._before: dict[str, Any] = {}
         self._hook: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FusedForward":
+        """A copy within a copy of the model; idle where a part (PEFT: the decoder) is copied alone,
+        which must not take the whole model along."""
+        state = dict(vars(self))
+        if id(self.model) not in memo:
+            state |= {"model": None, "decoder": None, "job": None, "_hook": None, "_before": {}}
+        twin = object.__new__(FusedForward)
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(state, memo))
+        return twin
 
     def attach(self) -> None:
         model = self.model

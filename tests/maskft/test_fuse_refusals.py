@@ -1,5 +1,7 @@
 """What fuse_loss refuses, and heads that are not what they seem."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -185,6 +187,27 @@ def test_adapters_on_the_head_are_honoured(kind, when):
     found = gradients(model, batch)
     assert len(found[1]) == 2
     assert rows.seen[0] < batch["labels"].numel()
+    unfuse_loss(model)
+    assert_same(found, gradients(model, batch))
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_decoder_that_is_copied_leaves_the_model_behind(name):
+    """As PEFT's modules_to_save does: the copy takes the decoder's place and learns."""
+    model = tiny_model("masked" if name == "bert" else "causal", name)
+    fuse_loss(model)
+    decoder = model.get_output_embeddings()
+    copied = copy.deepcopy(decoder)
+    assert copied.forward.fused.model is None
+    assert copied.weight is not decoder.weight
+    base = copy.deepcopy(model.base_model)
+    ids = tiny_batch(model)["input_ids"]
+    assert torch.equal(base(ids)[0], model.base_model(ids)[0])
+    with torch.no_grad():
+        copied.weight.mul_(0.9)
+    model.set_output_embeddings(copied)
+    batch = tiny_batch(model)
+    found = gradients(model, batch)
     unfuse_loss(model)
     assert_same(found, gradients(model, batch))
 
