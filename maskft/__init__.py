@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskft.collator import DataCollatorForLanguageModeling
+    from maskft.fuse import fuse_loss, unfuse_loss
     from maskft.trainer import MaskingCallback, attach, detach
 
 _HOMES = {
@@ -17,8 +18,17 @@ _HOMES = {
     "MaskingCallback": "maskft.trainer",
     "attach": "maskft.trainer",
     "detach": "maskft.trainer",
+    "fuse_loss": "maskft.fuse",
+    "unfuse_loss": "maskft.fuse",
 }
-__all__ = ["DataCollatorForLanguageModeling", "MaskingCallback", "attach", "detach"]
+__all__ = [
+    "DataCollatorForLanguageModeling",
+    "MaskingCallback",
+    "attach",
+    "detach",
+    "fuse_loss",
+    "unfuse_loss",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -146,7 +146,8 @@ def _over_chunks(
         gradient, job.entropy, job.accuracy or job.top_k > 0,
     )  # fmt: skip
     found = Found(np.zeros(count), np.zeros(count), np.zeros(count, np.int64))
-    bias = nothing if job.bias is None else job.bias.float().contiguous().numpy()
+    # A copy: FSDP frees a parameter's storage, and numpy() would pin it.
+    bias = nothing if job.bias is None else job.bias.float().clone().numpy()
     work: _Linear | _InPlace | _Logits
     if job.weight is not None:
         work = _Linear(job, job.weight, selected, asked)
