@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import bench_mask
+from benchmarks import bench_loss_gpu, bench_mask
 from benchmarks.harness import compare, write
 from benchmarks.peers import MASK_ID, SPECIAL, VOCABULARY
 from maskkernels import MaskingPolicy, mask_tokens
+
+GPU_TESTS = ("tests/maskkernels/test_gpu.py", "tests/maskkernels/test_loss_gpu.py")
 
 
 def layouts(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:
@@ -94,7 +96,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no GPU on this machine: nothing was run")
         return 1
-    tests = [sys.executable, "-m", "pytest", "-q", "tests/maskkernels/test_gpu.py"]
+    tests = [sys.executable, "-m", "pytest", "-q", *GPU_TESTS]
     if code := subprocess.run(tests).returncode:
         return code
     sanitizer = shutil.which("compute-sanitizer")
@@ -104,6 +106,7 @@ def main() -> int:
         return code
     bench_mask.main("cuda")
     time_layouts()
+    bench_loss_gpu.main()
     return 0
 
 
