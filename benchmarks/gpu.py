@@ -8,15 +8,95 @@ not timed.
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
+
+from benchmarks import bench_loss_gpu, bench_mask
+from benchmarks.harness import compare, write
+from benchmarks.peers import MASK_ID, SPECIAL, VOCABULARY
+from maskkernels import MaskingPolicy, mask_tokens
+
+GPU_TESTS = ("tests/maskkernels/test_gpu.py", "tests/maskkernels/test_loss_gpu.py")
+
+
+def layouts(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """{name: (bytes a token that the kernels must move, call)}: every layout and selection.
+
+    int64 ids come in, ids and labels go out: 24 bytes. 8 more where ids are hashed or units read
+    or labels searched for positions, 24 for the keys of a budget (written, read for the limits
+    and for the masks), 1 for a boolean attention mask in each kernel that reads all of it.
+    """
+    column = torch.arange(length, device=device)
+    ids = torch.randint(SPECIAL, VOCABULARY, (rows, length), device=device)
+    start = torch.randint(0, length // 2, (rows, 1), device=device)
+    maskable = torch.ones(VOCABULARY, dtype=torch.bool, device=device)
+    maskable[:SPECIAL] = False
+    names = torch.arange(rows, device=device)
+    packed = torch.cat([names.new_zeros(1), (length - start.view(-1)).cumsum(0)])
+    flat = ids.view(-1)[: int(packed[-1])].contiguous()
+    units = (column // 3).expand(rows, length).contiguous()
+    plain = MaskingPolicy(MASK_ID, VOCABULARY)
+    budget = MaskingPolicy(MASK_ID, VOCABULARY, selection="budget")
+    room = rows * length // 4
+    given = {"seed": 1, "maskable": maskable}
+    named = given | {"sample_ids": names}
+    left, right = column >= start, column < length - start
+    out = [torch.empty_like(ids) for _ in range(2)]
+    return {
+        "full rows": (24, lambda: mask_tokens(ids, plain, **named)),
+        "full rows, hashed": (32, lambda: mask_tokens(ids, plain, **given)),
+        "right padding": (25, lambda: mask_tokens(ids, plain, attention_mask=right, **named)),
+        "left padding": (26, lambda: mask_tokens(ids, plain, attention_mask=left, **named)),
+        "packed": (
+            24 * flat.numel() / ids.numel(),
+            lambda: mask_tokens(flat, plain, cu_seqlens=packed, **named),
+        ),
+        "positions": (32, lambda: mask_tokens(ids, plain, capacity=room, **named)),
+        "units": (32, lambda: mask_tokens(ids, plain, units=units, **named)),
+        "budget": (48, lambda: mask_tokens(ids, budget, **named)),
+        "the ids copied twice": (32, lambda: [o.copy_(ids) for o in out]),
+    }
+
+
+def _captured(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The same kernels without the Python that launches them."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def time_layouts() -> None:
+    """Time every layout, launched from Python and as a captured graph, with the bandwidth."""
+    rows = []
+    for shape in [(64, 512), (4096, 512), (65536, 512)]:
+        calls = layouts(*shape, "cuda")
+        for how in ("launched", "captured"):
+            timed = compare(
+                {
+                    k: call if how == "launched" else _captured(call)
+                    for k, (_, call) in calls.items()
+                },
+                synchronize=torch.cuda.synchronize,
+            )
+            for name, ms in timed.items():
+                moved = calls[name][0] * shape[0] * shape[1]
+                rows.append({
+                    "what": name, "how": how, "shape": "x".join(map(str, shape)), **ms,
+                    "bytes": int(moved), "GB_per_s": moved / ms["p50"] / 1e6,
+                })  # fmt: skip
+    write("mask_layouts_cuda", rows)
 
 
 def main() -> int:
     if not torch.cuda.is_available():
         print("no GPU on this machine: nothing was run")
         return 1
-    tests = [sys.executable, "-m", "pytest", "-q", "tests/maskkernels/test_gpu.py"]
+    tests = [sys.executable, "-m", "pytest", "-q", *GPU_TESTS]
     if code := subprocess.run(tests).returncode:
         return code
     sanitizer = shutil.which("compute-sanitizer")
@@ -24,9 +104,9 @@ def main() -> int:
         print("compute-sanitizer is not installed: memory checks were not run")
     elif code := subprocess.run([sanitizer, "--error-exitcode", "9", *tests]).returncode:
         return code
-    from benchmarks import bench_mask
-
     bench_mask.main("cuda")
+    time_layouts()
+    bench_loss_gpu.main()
     return 0
 
 

@@ -72,6 +72,11 @@ def bars(path: str, title: str, named: list[tuple[str, float, str]], unit: str) 
     save(figure, path)
 
 
+def beside(axes: Any) -> None:
+    """A legend to the right of the lines."""
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def save(figure: Any, path: str) -> None:
     figure.tight_layout()
     figure.savefig(DOCS / path, dpi=130, metadata={"Software": None})
@@ -133,7 +138,7 @@ def mask() -> str:
     axes.set_yscale("log")
     axes.set_xlabel("tokens in the batch")
     axes.set_ylabel("nanoseconds a token")
-    axes.legend(fontsize=8, frameon=False)
+    beside(axes)
     save(figure, "mask_sizes.png")
     by_peer = table(
         ["masker", "ms (20%)", "ms (50%)", "ms (80%)", "million tokens/s", "times mask_tokens"],
@@ -183,13 +188,13 @@ def loader() -> str:
     axes.set_yscale("log")
     axes.set_xlabel("DataLoader workers (two cores)")
     axes.set_ylabel("million tokens a second")
-    axes.legend(fontsize=8, frameon=False)
+    beside(axes)
     save(figure, "loader.png")
     passes = table(
         ["million tokens/s", *(f"{n} workers" for n in counts)],
         [[name, *(speed[name, n] for n in counts)] for name in names],
     )
-    beside = table(
+    step = table(
         ["no worker, step of 1 M tokens/s", "wait a step, ms", "speed left"],
         [[r["what"], r["wait_ms"], f"{r['speed_left']:.0%}"] for r in part(rows, "step")],
     )
@@ -201,7 +206,7 @@ def loader() -> str:
         "## The DataLoader\n\n4096 rows of 512 tokens in a `datasets.Dataset`, 64 to a batch, "
         "shuffled; a pass starts its workers anew. Handing batches from a worker to the parent "
         "costs more than making them: with maskft the fastest loader has no workers.\n\n"
-        f"![loader throughput](loader.png)\n\n{passes}\n\n{beside}\n\n{first}\n\n{origin}\n"
+        f"![loader throughput](loader.png)\n\n{passes}\n\n{step}\n\n{first}\n\n{origin}\n"
     )
 
 
@@ -217,21 +222,61 @@ def denoise() -> str:
     )
 
 
+def loss() -> str:
+    origin, rows = load("loss_cpu")
+    titles = {
+        "kernel": "Loss and gradient of 307x30522 logits, in memory that is already there",
+        "given_logits": "Loss and gradient of given logits, 2048x30522, 15% labelled",
+        "bert_small": "Head and loss of 4096 rows, 384 wide, vocabulary 30522, 15% labelled",
+        "modernbert": "Head and loss of 4096 rows, 768 wide, vocabulary 50368, 15% labelled",
+        "large_vocabulary": "A vocabulary of 256,000, 128 wide: time grows with the rows",
+    }
+    sections = []
+    for case, title in titles.items():
+        here = [row for row in rows if row["case"] == case]
+        memory = "added_MiB" in here[0]
+        lines = [
+            [r["what"], r["p50"], r["times_ours"], *([r["added_MiB"]] if memory else [])]
+            for r in here
+        ]
+        headings = ["", "ms", "times the first", *(["MiB it adds"] if memory else [])]
+        sections.append(f"{title}:\n\n{table(headings, lines)}")
+    return (
+        "## The losses\n\nForward and backward, float32, against torch's own on the same rows.\n\n"
+        + "\n\n".join(sections)
+        + f"\n\n{origin}\n"
+    )
+
+
+def step() -> tuple[str, str]:
+    """(section of the document, table for the README)."""
+    origin, rows = load("step_cpu")
+    lines = [[r["what"], r["p50"], r["times_fused"], r["added_MiB"]] for r in rows]
+    shown = table(["step, 16x128", "ms", "times fused", "MiB it adds"], lines)
+    section = (
+        "## A training step\n\nBERT with 6 layers, 384 wide, vocabulary 30522; 16 rows of 128 "
+        "tokens, 15% labelled; forward and backward in float32. The encoder alone is what no head "
+        f"can be faster than.\n\n{shown}\n\n{origin}\n"
+    )
+    return section, shown
+
+
 def main() -> None:
     DOCS.mkdir(exist_ok=True)
     section, short = collate()
+    steps, short_steps = step()
     head = (
         "# Benchmarks\n\nWritten by `python -m benchmarks.report` from benchmarks/results. Medians "
         "of interleaved calls; every contender's result is checked before it is timed. `make "
         "bench` measures again. What was tried on the way is in "
         "[benchmarks/NOTES.md](../benchmarks/NOTES.md).\n\n"
     )
-    text = head + "\n".join([section, mask(), loader(), denoise()])
+    text = head + "\n".join([section, mask(), loader(), denoise(), loss(), steps])
     (DOCS / "benchmarks.md").write_text(text)
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{short}\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n{short}\n\n{short_steps}\n{END}{after}")
     print("wrote docs/benchmarks.md, its figures, and the table in README.md")
 
 

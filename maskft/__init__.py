@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskft.collator import DataCollatorForLanguageModeling
     from maskft.denoising import DataCollatorForSpanCorruption, DataCollatorForTextInfilling
+    from maskft.fuse import fuse_loss, unfuse_loss
     from maskft.trainer import MaskingCallback, attach, detach
 
 _HOMES = {
@@ -20,6 +21,8 @@ _HOMES = {
     "MaskingCallback": "maskft.trainer",
     "attach": "maskft.trainer",
     "detach": "maskft.trainer",
+    "fuse_loss": "maskft.fuse",
+    "unfuse_loss": "maskft.fuse",
 }
 __all__ = [
     "DataCollatorForLanguageModeling",
@@ -28,6 +31,8 @@ __all__ = [
     "MaskingCallback",
     "attach",
     "detach",
+    "fuse_loss",
+    "unfuse_loss",
 ]
 
 

@@ -1,8 +1,9 @@
-"""The ``maskft`` command: train, preview, predict.
+"""The ``maskft`` command: train, preview, predict, doctor.
 
     maskft train --model bert-base-uncased --train-file notes.txt --output-dir notes-bert
     maskft preview --model bert-base-uncased --train-file notes.txt --strategy whole_word
     maskft predict --model notes-bert "The cat sat on the [MASK]."
+    maskft doctor bert-base-uncased
 
 A user's mistake ends in one sentence on standard error and exit status 2, an interrupted training
 run in 130. Nothing heavy is imported before a subcommand runs.
@@ -18,6 +19,7 @@ COMMANDS = {
         "print rows as the model would see them, with the realised rates",
     ),
     "predict": ("maskft.predict", "the most probable tokens for each mask in a text"),
+    "doctor": ("maskft.doctor", "what fuse_loss does to a model, which backend runs, and why"),
 }
 
 

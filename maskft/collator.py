@@ -24,6 +24,7 @@ from maskkernels import (
     mask_tokens,
     pad_batch,
     pad_rows,
+    table_columns,
     units_from_offsets,
     units_from_word_ids,
     word_units,
@@ -188,7 +189,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         elif getattr(type(self), name) is getattr(DataCollatorForLanguageModeling, name):
             # A subclass that masks in its own way is called as Transformers would call it.
             real = batch.get("attention_mask")
-            if real is None:
+            if real is None or real.ndim != 2:  # none, or a matrix for each row
                 rows = columns["input_ids"] if isinstance(columns, Mapping) else columns
                 real = self._real(rows, inputs)
             given["attention_mask"] = torch.as_tensor(real)
@@ -199,10 +200,11 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
 
     def _take_apart(self, examples: Any) -> tuple[dict[str, Any], dict[str, Any] | list[Any]]:
         """(columns that are not for the model, the other columns or plain rows); checks them."""
-        if type(examples).__module__.partition(".")[0] == "pyarrow":
-            columns = dict(zip(examples.column_names, examples.columns, strict=True))
-        elif isinstance(examples, Mapping):
-            columns = dict(examples)
+        table = table_columns(examples)
+        if table is not None:
+            columns = dict(table)
+            if columns and not len(next(iter(columns.values()))):
+                raise _empty()
         else:
             examples = list(examples)
             _check_examples(examples)
@@ -255,7 +257,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             or inputs[0] != "input_ids"
             or pad_token_id is None  # raises its error
             or "input_ids" not in columns
-            or _deep(columns.get("attention_mask"))
+            or _no_integers(columns.get("attention_mask"))
         )
         if own_way:
             return pad_without_fast_tokenizer_warning(
@@ -291,8 +293,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         if self.tokenizer.pad_token is None:  # fine for rows of one length, else its error
             pad = _torch_collate_batch if as_torch else _numpy_collate_batch
             return pad(rows, self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)
-        kind, narrow = (Tensor, torch.int32) if as_torch else (np.ndarray, np.dtype(np.int32))
-        narrow_rows = all(isinstance(row, kind) and row.dtype == narrow for row in rows)
+        kinds = (Tensor,) if as_torch else (np.ndarray, Tensor)
+        narrow_rows = all(
+            isinstance(row, kinds) and row.dtype in (torch.int32, np.int32) for row in rows
+        )
         ids = pad_rows(
             rows,
             padding_value=self.tokenizer.pad_token_id,
@@ -381,7 +385,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
 
 def _check_examples(examples: list[Any]) -> None:
     if not examples:
-        raise ValueError("the batch is empty: a collator needs at least one example")
+        raise _empty()
     if set(map(type, examples)) <= {dict}:  # the usual case, at once
         return
     first = isinstance(examples[0], Mapping)
@@ -397,6 +401,10 @@ def _check_examples(examples: list[Any]) -> None:
             )
 
 
+def _empty() -> ValueError:
+    return ValueError("the batch is empty: a collator needs at least one example")
+
+
 def _missing(i: int, name: str, example: Mapping[str, Any]) -> ValueError:
     return ValueError(
         f"example {i} has no column {name!r}; it has {sorted(example)}. "
@@ -405,14 +413,16 @@ def _missing(i: int, name: str, example: Mapping[str, Any]) -> ValueError:
     )
 
 
-def _deep(attention_mask: Any) -> bool:
-    """The rows of an attention mask are matrices."""
-    if attention_mask is None or not len(attention_mask):
+def _no_integers(attention_mask: Any) -> bool:
+    """The rows of an attention mask are matrices, or of floats or booleans, which stay so."""
+    if attention_mask is None or hasattr(attention_mask, "to_pylist"):
         return False
-    first = attention_mask[0]
-    if isinstance(first, (list, tuple)):
-        return bool(first) and isinstance(first[0], (list, tuple))
-    return getattr(first, "ndim", 1) > 1
+    row: Any = next((row for row in attention_mask if hasattr(row, "__len__") and len(row)), ())
+    if hasattr(row, "dtype"):
+        return row.ndim > 1 or not str(row.dtype).startswith(
+            ("int", "uint", "torch.int", "torch.u")
+        )
+    return any(isinstance(value, (bool, float, list, tuple)) for value in row[:1])
 
 
 def _as_list(column: Any) -> list[Any]:

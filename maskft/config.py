@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -106,6 +106,10 @@ class TrainArguments(TrainingArguments):
     logging_steps: float = field(default=20, metadata={"help": "report every so many steps"})
     include_num_input_tokens_seen: str = field(
         default="non_padding", metadata={"help": "what tokens/s counts"}
+    )
+    fused_loss: Literal["on", "off"] = field(
+        default="on",
+        metadata={"help": "head and loss on the predicted tokens only; off: as Transformers does"},
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
 
-from maskft.collator import _check_examples, _missing
+from maskft.collator import _check_examples, _empty, _missing
 from maskft.draws import SampleDraws
 from maskkernels import (
     CorruptedRows,
@@ -22,6 +22,7 @@ from maskkernels import (
     infill_text,
     pad_batch,
     pad_rows,
+    table_columns,
 )
 
 RNGS = ("stream", "sample")
@@ -80,14 +81,11 @@ class _Denoising(SampleDraws, DataCollatorMixin):
     def numpy_call(self, examples: Any) -> dict[str, Any]:
         return {name: column.numpy() for name, column in self.torch_call(examples).items()}
 
-    def _columns(self, examples: Any) -> dict[str, Any]:
+    def _columns(self, examples: Any) -> Mapping[str, Any]:
         """The columns that matter here, of examples in any form."""
         names = ["input_ids", *([self.sample_id_column] if self.sample_id_column else [])]
-        if type(examples).__module__.partition(".")[0] == "pyarrow":
-            columns = dict(zip(examples.column_names, examples.columns, strict=True))
-        elif isinstance(examples, Mapping):
-            columns = dict(examples)
-        else:
+        columns = table_columns(examples)
+        if columns is None:
             examples = list(examples)
             _check_examples(examples)
             if not isinstance(examples[0], Mapping):
@@ -102,6 +100,8 @@ class _Denoising(SampleDraws, DataCollatorMixin):
         for name in names:
             if name not in columns:
                 raise _missing(0, name, columns)
+        if not len(columns["input_ids"]):
+            raise _empty()
         return columns
 
     def _check_lengths(self, bounds: Tensor) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +31,8 @@ from maskft.config import (
     say,
 )
 from maskft.data import load_texts, row_length, tokenize
-from maskft.evaluate import masked_scores, predicted_logits
+from maskft.evaluate import masked_scores
+from maskft.fuse import fuse_loss
 from maskft.models import load
 from maskft.trainer import attach
 
@@ -47,19 +47,8 @@ class Interrupted(Exception):
         self.checkpoint = checkpoint
 
 
-class PredictedRowsTrainer(Trainer):
-    """Decodes the predicted tokens alone and divides their loss by all of an update's.
-
-    Trainer believes that every model whose forward takes **kwargs divides its loss by
-    ``num_items_in_batch``. Most masked language models do not, and with gradient accumulation
-    their loss and gradients come out multiplied; computed here, 1x8, 2x4 and 8x1 agree.
-    """
-
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = True  # have Trainer count the update's predicted tokens
+class SteadyTrainer(Trainer):
+    """A Trainer whose loader workers live on at Ctrl-C: the step that is under way needs them."""
 
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()
@@ -67,36 +56,8 @@ class PredictedRowsTrainer(Trainer):
         base.worker_init_fn = partial(_ignore_interrupts, base.worker_init_fn)
         return loader
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        if not model.training or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs)
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        predicted = labels != -100
-        count = predicted.sum() if num_items_in_batch is None else num_items_in_batch
-        if self.args.torch_compile:  # a hook that comes and goes would recompile at every step
-            logits = model(**inputs).logits[predicted].float()
-        else:
-            logits = predicted_logits(model, inputs, predicted)
-        loss = F.cross_entropy(
-            logits,
-            labels[predicted],
-            reduction="sum",
-            label_smoothing=self.args.label_smoothing_factor,
-        ) / max(count, 1)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # the ranks' gradients are averaged
-        return loss
-
 
 def _ignore_interrupts(then: Any, worker: int) -> None:
-    """Start a worker that lives on at Ctrl-C: the step that is under way needs it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if then is not None:
         then(worker)
@@ -180,6 +141,12 @@ def train(
     resume = _checkpoint(args.resume_from_checkpoint, output)
     set_seed(args.seed)  # a fresh head is the same every time
     model, tokenizer = load(model_args.model, model_args.trust_remote_code)
+    if args.fused_loss == "on":
+        try:
+            fuse_loss(model, label_smoothing=args.label_smoothing_factor)
+        except TypeError as error:
+            raise UsageError(f"{error}; --fused-loss off trains it as it is") from None
+        args.label_smoothing_factor = 0.0  # not Trainer's any more
     collator = masking_args.collator(tokenizer, args.seed)
     texts = load_texts(data_args)
     length = row_length(tokenizer, model.config, data_args.max_length)
@@ -195,7 +162,7 @@ def train(
     progress, stop = Progress(), StopOnInterrupt()
     args.disable_tqdm = True
     args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
-    trainer = PredictedRowsTrainer(
+    trainer = SteadyTrainer(
         model=model,
         args=args,
         train_dataset=rows["train"],
@@ -240,6 +207,7 @@ def train(
             "masking": asdict(masking_args),
             "learning_rate": args.learning_rate,
             "batch_size": args.per_device_train_batch_size,
+            "fused_loss": args.fused_loss,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in ("maskkernels", "torch", "transformers", "numba")},

@@ -4,7 +4,7 @@ Importing this package imports torch and nothing heavier; Numba and Triton load 
 that needs them.
 """
 
-from maskkernels.batch import PackedRows, flatten_rows, pad_batch, pad_rows
+from maskkernels.batch import PackedRows, flatten_rows, pad_batch, pad_rows, table_columns
 from maskkernels.denoise import (
     CorruptedRows,
     Denoiser,
@@ -17,6 +17,7 @@ from maskkernels.denoise import (
     replace_tokens,
     ul2_denoisers,
 )
+from maskkernels.loss import LossOutput, linear_cross_entropy, masked_cross_entropy
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.rng import hash_rows, random_words, threshold
 from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
@@ -24,6 +25,7 @@ from maskkernels.units import units_from_offsets, units_from_word_ids, word_unit
 __all__ = [
     "CorruptedRows",
     "Denoiser",
+    "LossOutput",
     "MaskedTokens",
     "MaskingPolicy",
     "PackedRows",
@@ -35,11 +37,14 @@ __all__ = [
     "flatten_rows",
     "hash_rows",
     "infill_text",
+    "linear_cross_entropy",
     "mask_tokens",
+    "masked_cross_entropy",
     "pad_batch",
     "pad_rows",
     "random_words",
     "replace_tokens",
+    "table_columns",
     "threshold",
     "ul2_denoisers",
     "units_from_offsets",

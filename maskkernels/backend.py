@@ -49,6 +49,8 @@ def define_op(
     cpu: Callable[..., Any],
     cuda: Callable[..., Any],
     fake: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Register ``maskkernels::name`` with PyTorch; returns what calls it.
 
@@ -57,12 +59,17 @@ def define_op(
 
     Args:
         name: of the op.
-        schema: its arguments and results, as PyTorch writes them. None of them is written to.
+        schema: its arguments and results, as PyTorch writes them, with what is written to.
         cpu, cuda: what runs on the tensors of each device.
         fake: what gives empty results of the right shapes.
+        setup_context, backward: its autograd, as ``torch.library.register_autograd`` takes it.
     """
     _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
     _LIBRARY.impl(name, cpu, "CPU")
     _LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"maskkernels::{name}", fake, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(
+            f"maskkernels::{name}", backward, setup_context=setup_context, lib=_LIBRARY
+        )
     return getattr(torch.ops.maskkernels, name).default

@@ -4,7 +4,9 @@ Numba's cache notices a change of the file a kernel stands in, and no other. Our
 other files, so the name under which a kernel is cached carries a digest of them all.
 """
 
+import contextlib
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import numba as nb
 from llvmlite import ir
 from numba.core import cgutils
 from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime import rtsys
 from numba.extending import intrinsic
 
@@ -25,7 +28,8 @@ inlined = nb.njit(forceinline=True)  # a function that kernels call: part of eac
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` at its first call, or load what an earlier process compiled.
 
-    Where no folder can be written to, it is compiled anew in every process, and a warning says so.
+    Where no folder can be written to or read from, it is compiled anew in every process, and a
+    warning says so.
     """
     function.__qualname__ += f"-{_DIGEST}"
     compiled = nb.njit(nogil=True)(function)
@@ -34,7 +38,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         if nb.__version__.startswith(_TRIED):
             compiled._cache = _Cache(function)
     except RuntimeError:
-        _warn_once()
+        _warn_once("no folder to keep compiled kernels in")
     return compiled
 
 
@@ -44,12 +48,26 @@ class _Cache(FunctionCache):
     Machine code that is there needs the run-time and nothing else, and the rest was half of a
     worker's first batch. Where there is no such code, compilation sets everything up by itself.
     It rests on Numba's insides, so only the versions it was tried with have it.
+
+    A full disk or a spoiled file costs a compilation, as no cache would, and not the masks.
     """
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         rtsys.initialize(target_context)
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)
+        try:
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
+        except Exception as error:  # unpickling what anything has written raises anything
+            _warn_once(f"a compiled kernel in {self.cache_path} cannot be read ({error!r})")
+            with contextlib.suppress(OSError):
+                self.flush()  # what is compiled now can be kept again
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn_once(f"a compiled kernel cannot be kept in {self.cache_path} ({error})")
 
 
 @intrinsic
@@ -139,13 +157,23 @@ _DIGEST = _digest()
 _warned = False
 
 
-def _warn_once() -> None:
+def _warn_once(what: str) -> None:
     global _warned
     if not _warned:
         _warned = True
         warnings.warn(
-            "no folder to keep compiled kernels in: every process compiles them anew, which takes "
-            "seconds. Set NUMBA_CACHE_DIR to a folder that can be written to.",
+            f"{what}: compiling anew takes seconds. If every process says so, set NUMBA_CACHE_DIR "
+            "to a folder that can be written to.",
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+# A child that is forked while another thread compiles would wait for the compiler's lock for ever:
+# let the fork wait for the compiler instead.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

@@ -3,7 +3,7 @@
     python -m tests.compile_kernels
 
 Prints registers, spills and shared memory where the compiler tells; exits with 1 if any kernel
-does not compile.
+does not compile or spills.
 """
 
 import importlib
@@ -29,14 +29,32 @@ TARGETS = [
     GPUTarget("cuda", 100, 32),
     GPUTarget("hip", "gfx942", 64),
 ]
+SPILLS = 16  # bytes a thread that ptxas may give up for more threads at a time
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
-    "ids": "i64", "sample": "i32", "sample_ids": "i64", "first": "i64", "real": "u8",
-    "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "thresholds": "i64",
+    "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
+    "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
-    "out": "i64", "labels": "i64",
+    "out": "i64", "labels": "i64", "counts": "i32", "ends": "i64", "positions": "i64",
 }  # fmt: skip
-OVERRIDES = {"_random_words": {"sample": "i64"}}  # sample ids there, sample numbers elsewhere
-INT32 = {"ids": "i32", "out": "i32", "labels": "i32"}
+NARROW = {"ids": "i32", "out": "i32", "labels": "i32", "units": "i32", "rates": "fp32"}
+WIDE = {"real": "i64", "special": "i64"}  # masks as tokenizers give them
+OVERRIDES = {
+    "_cross_entropy": {
+        "rows": "i64", "factors": "fp32", "class_weights": "fp32", "loss": "fp32",
+        "entropy": "fp32", "rank": "i32",
+    },
+    "_scale": {"factors": "fp32"},
+}  # fmt: skip
+FLOATS = [dict.fromkeys(("logits", "out", "bias"), t) for t in ("fp32", "bf16", "fp16")]
+DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
+    "_mask_tokens": [{}, NARROW | WIDE],
+    "_cross_entropy": [*FLOATS, FLOATS[2] | {"out": "fp32"}],
+    "_scale": FLOATS,
+}
+LAUNCH = {  # block and warps, 512 and 4 elsewhere
+    "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
+    "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
+}  # fmt: skip
 
 
 def kernels() -> Iterator[JITFunction]:
@@ -50,22 +68,31 @@ def kernels() -> Iterator[JITFunction]:
 
 
 def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
-    """(signature, constexprs) for all flags off, each alone, all on, and int32 ids."""
+    """(signature, constexprs) for all flags off, each alone, all on; other widths too."""
     flags = [p.name for p in kernel.params if p.is_constexpr and p.name != "BLOCK"]
     settings = [frozenset(), *(frozenset({flag}) for flag in flags), frozenset(flags)]
-    narrow = [{}, INT32] if kernel.__name__ == "_mask_tokens" else [{}]
-    for on, dtypes in itertools.product(dict.fromkeys(settings), narrow):
+    block, _ = LAUNCH.get(kernel.__name__, (512, 4))
+    for on, dtypes in itertools.product(dict.fromkeys(settings), DTYPES.get(kernel.__name__, [{}])):
         types = POINTERS | OVERRIDES.get(kernel.__name__, {}) | dtypes
         signature, constants = {}, {}
         for p in kernel.params:
             if p.is_constexpr:
                 signature[p.name] = "constexpr"
-                constants[p.name] = 512 if p.name == "BLOCK" else p.name in on
+                constants[p.name] = block if p.name == "BLOCK" else p.name in on
             elif p.name.endswith("_ptr"):
                 signature[p.name] = "*" + types[p.name.removesuffix("_ptr")]
             else:
                 signature[p.name] = p.annotation_type
         yield signature, constants
+
+
+def aligned(signature: dict) -> dict:
+    """What a launch tells the compiler of torch's tensors and of an even row length."""
+    return {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(signature.items())
+        if kind.startswith("*") or name == "length"
+    }
 
 
 def resources(cubin: bytes) -> str:
@@ -84,6 +111,11 @@ def registers(usage: str) -> int:
     return int(found[1]) if found else 0
 
 
+def spilled(usage: str) -> int:
+    """The bytes of stack and local memory in what ``resources`` prints."""
+    return sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", usage)))
+
+
 def main() -> int:
     passed, failed = 0, 0
     for kernel in kernels():
@@ -91,15 +123,21 @@ def main() -> int:
             worst = ""
             for signature, constants in variants(kernel):
                 try:
-                    source = ASTSource(kernel, signature, constexprs=constants)
-                    compiled = triton.compile(source, target=target, options={"num_warps": 4})
+                    source = ASTSource(kernel, signature, constants, aligned(signature))
+                    warps = LAUNCH.get(kernel.__name__, (512, 4))[1]
+                    compiled = triton.compile(source, target=target, options={"num_warps": warps})
                     passed += 1
                 except Exception as error:
                     failed += 1
                     print(f"FAILED {kernel.__name__} {target} {constants}: {error}")
                     continue
-                if "cubin" in compiled.asm:
-                    worst = max(worst, resources(compiled.asm["cubin"]), key=registers)
+                if "cubin" not in compiled.asm:
+                    continue
+                usage = resources(compiled.asm["cubin"])
+                worst = max(worst, usage, key=registers)
+                if spilled(usage) > SPILLS:
+                    failed += 1
+                    print(f"SPILLS {kernel.__name__} {target} {constants}: {usage}")
             print(f"{kernel.module}.{kernel.__name__} {target.backend}:{target.arch} {worst}")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0

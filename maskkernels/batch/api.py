@@ -1,5 +1,6 @@
 """Rows and examples to padded batches: check, flatten, choose a backend, write."""
 
+import operator
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
@@ -64,8 +65,8 @@ def pad_batch(
 
     Args:
         examples: mappings from column names to values, one for each row; or one mapping from column
-            names to columns; or an Arrow table. A column of rows comes in any form that
-            ``flatten_rows`` takes.
+            names to columns; or Arrow tables or pandas frames, one or several. A column of rows
+            comes in any form that ``flatten_rows`` takes.
         padding_values: the columns that have one integer for each token, and what stands beside a
             short row in each. The first of them gives the lengths and must be there; the others
             may be missing.
@@ -81,6 +82,11 @@ def pad_batch(
         TypeError, ValueError: as ``pad_rows``; a column that is missing, or does not have one
             value for each token, or has rows of several lengths and no padding value.
     """
+    if not isinstance(padding_values, Mapping) or not padding_values:
+        raise TypeError(
+            "padding_values must be a mapping from column names to integers, with at least one, "
+            f"got {padding_values!r}"
+        )
     columns = _columns(examples)
     leader = next(iter(padding_values))
     if leader not in columns:
@@ -92,6 +98,8 @@ def pad_batch(
     for name, values in columns.items():
         if name not in padding_values:
             batch[name] = _stack(name, values)
+            if len(batch[name]) != lead.bounds.size - 1:
+                raise _unlike(name, len(batch[name]), leader, lead)
             continue
         rows = lead if name == leader else to_rows(values, name, often_constant=True)
         if rows is not lead and not np.array_equal(rows.bounds, lead.bounds):
@@ -115,8 +123,10 @@ class _Room:
     ) -> None:
         if padding_side not in ("left", "right"):
             raise ValueError(f'padding_side must be "left" or "right", got {padding_side!r}')
-        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of must be positive, got {pad_to_multiple_of}")
+        if pad_to_multiple_of is not None:
+            pad_to_multiple_of = _as_int("pad_to_multiple_of", pad_to_multiple_of)
+            if pad_to_multiple_of < 1:
+                raise ValueError(f"pad_to_multiple_of must be positive, got {pad_to_multiple_of}")
         if dtype not in _INTEGERS:
             raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
         if pin_memory and not torch.cuda.is_available():
@@ -133,6 +143,11 @@ class _Room:
 
     def pad(self, name: str, rows: Rows, padding_value: int, length: int) -> Tensor:
         count, values = rows.bounds.size - 1, rows.values
+        padding_value = _as_int(f"the padding value of {name}", padding_value)
+        if not -(1 << 63) <= padding_value < 1 << 63:
+            raise ValueError(
+                f"the padding value of {name} is {padding_value}, which does not fit in 64 bits"
+            )
         if self.dtype == torch.int32:
             _check_int32(name, values, padding_value)
         same = values.dtype == (np.int32 if self.dtype == torch.int32 else np.int64)
@@ -154,15 +169,59 @@ class _Room:
         return torch.from_numpy(np.empty((count, length), np.int32 if narrow else np.int64))
 
 
-def _columns(examples: Any) -> Mapping[str, Any]:
-    """Examples by column."""
+def _as_int(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+
+
+def table_columns(examples: Any) -> Mapping[str, Any] | None:
+    """{column name: column} of a batch that comes as a whole; None for a list of examples.
+
+    Args:
+        examples: a mapping; an Arrow table or record batch; a pandas frame; a list of those tables
+            or frames, which stand one below the other.
+    """
     if isinstance(examples, Mapping):
         return examples
-    if type(examples).__module__.partition(".")[0] == "pyarrow":
-        return dict(zip(examples.column_names, examples.columns, strict=True))
+    if isinstance(examples, (list, tuple)) and examples and _is_table(examples[0]):
+        tables = list(examples)
+    elif _is_table(examples):
+        tables = [examples]
+    else:
+        return None
+    if type(tables[0]).__module__.startswith("pandas"):
+        return {
+            name: [value for table in tables for value in table[name].tolist()]
+            for name in tables[0].columns
+        }
+    import pyarrow as pa
+
+    tables = [pa.Table.from_batches([t]) if isinstance(t, pa.RecordBatch) else t for t in tables]
+    table = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _is_table(examples: Any) -> bool:
+    library = type(examples).__module__.partition(".")[0]
+    attribute = {"pyarrow": "column_names", "pandas": "columns"}.get(library)
+    return attribute is not None and hasattr(examples, attribute)
+
+
+def _columns(examples: Any) -> Mapping[str, Any]:
+    """Examples by column."""
+    columns = table_columns(examples)
+    if columns is not None:
+        return columns
+    if isinstance(examples, (str, bytes)) or not hasattr(examples, "__len__"):
+        raise TypeError(f"examples must be a list of mappings, got {type(examples).__name__}")
     examples = list(examples)
     if not examples:
         raise ValueError("the batch is empty: it needs at least one example")
+    for b, example in enumerate(examples):
+        if not isinstance(example, Mapping):
+            raise TypeError(f"example {b} must be a mapping, got {type(example).__name__}")
     names = examples[0].keys()
     try:
         return {name: [example[name] for example in examples] for name in names}
@@ -178,6 +237,8 @@ def _columns(examples: Any) -> Mapping[str, Any]:
 
 def _stack(name: str, values: Any) -> Tensor:
     """A column without padding: scalars, or rows of one length."""
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise TypeError(f"column {name!r} must have a value for each row, got {values!r}")
     values = values.to_pylist() if hasattr(values, "to_pylist") else list(values)
     try:
         if values and getattr(values[0], "ndim", 0):
@@ -210,13 +271,14 @@ def _even_rows(name: str, values: list[Any]) -> Tensor | None:
 
 def _uneven(name: str, rows: Rows, leader: str, lead: Rows) -> ValueError:
     if rows.bounds.size != lead.bounds.size:
-        return ValueError(
-            f"column {name!r} has {rows.bounds.size - 1} rows, {leader!r} has "
-            f"{lead.bounds.size - 1}"
-        )
+        return _unlike(name, rows.bounds.size - 1, leader, lead)
     ours, theirs = np.diff(rows.bounds), np.diff(lead.bounds)
     b = int((ours != theirs).argmax())
     return ValueError(f"row {b} has {theirs[b]} values in {leader!r} but {ours[b]} in {name!r}")
+
+
+def _unlike(name: str, count: int, leader: str, lead: Rows) -> ValueError:
+    return ValueError(f"column {name!r} has {count} rows, {leader!r} has {lead.bounds.size - 1}")
 
 
 def _check_int32(name: str, values: np.ndarray, padding_value: int) -> None:

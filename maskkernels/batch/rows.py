@@ -8,7 +8,7 @@ are flat already and are not copied.
 import itertools
 import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,6 +19,11 @@ from torch import Tensor
 from maskkernels.rng.api import check_ids
 
 _LARGEST = 1 << 63
+_NO_ROWS = (str, bytes, bytearray, Mapping, Set)  # text, or without an order
+_INTEGER_TENSORS = (
+    torch.bool, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
 
 
 class Rows(NamedTuple):
@@ -82,14 +87,16 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
     if isinstance(rows, PackedRows):
         check_ids(rows.values, rows.cu_seqlens, None)
         return Rows(_as_array(rows.values, name), _as_array(rows.cu_seqlens.long(), name), False)
-    if isinstance(rows, Tensor):
+    if isinstance(rows, (Tensor, np.ndarray)):
         rows = _as_array(rows, name)
+    if isinstance(rows, np.ndarray) and rows.ndim == 0:
+        raise TypeError(f"{name} must be rows of integers, got shape ()")
     if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype != object:
         count, length = rows.shape
         bounds = np.arange(count + 1, dtype=np.int64) * length
         values = _as_integers(rows.reshape(-1), name)
         return Rows(values, bounds, not np.may_share_memory(values, rows))
-    if isinstance(rows, (str, bytes)) or not hasattr(rows, "__len__"):
+    if isinstance(rows, _NO_ROWS) or not hasattr(rows, "__len__"):
         raise TypeError(f"{name} must be rows of integers, got {type(rows).__name__}")
     rows = list(rows)
     kinds = set(map(type, rows))
@@ -99,7 +106,7 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
         alike = {(row.dim(), row.is_cpu, row.dtype) for row in rows}
         if len(alike) == 1 and next(iter(alike))[:2] == (1, True):
             bounds = _bounds([row.numel() for row in rows])
-            return Rows(_as_integers(torch.cat(rows).numpy(), name), bounds, True)
+            return Rows(_as_integers(_tensor_as_array(torch.cat(rows), name), name), bounds, True)
     if kinds != {np.ndarray}:
         rows = [_as_array(row, f"row {b} of {name}") for b, row in enumerate(rows)]
     return _from_arrays(rows, name)
@@ -147,15 +154,28 @@ def _short(value: Any) -> str:
 
 def _as_array(row: Any, where: str) -> np.ndarray:
     """One row as an array, integers or not."""
-    if isinstance(row, np.ndarray):
+    if type(row) is np.ndarray:
         return row
     if isinstance(row, Tensor):
-        return row.numpy() if row.is_cpu else row.cpu().numpy()
-    if isinstance(row, (str, bytes)) or not hasattr(row, "__len__"):
+        return _tensor_as_array(row, where)
+    if isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row):
+        raise ValueError(f"{where} has masked values")
+    if isinstance(row, _NO_ROWS) or not hasattr(row, "__len__"):
         raise TypeError(f"{where} must be a sequence of integers, got {type(row).__name__}")
     if hasattr(row, "__array__") or hasattr(row, "__array_interface__"):
         return np.asarray(row)
     return np.fromiter(row, dtype=object, count=len(row))
+
+
+def _tensor_as_array(row: Tensor, where: str) -> np.ndarray:
+    if row.is_meta or row.is_sparse or row.is_nested or row.layout != torch.strided:
+        kind = "meta" if row.is_meta else "nested" if row.is_nested else row.layout
+        raise TypeError(f"{where} must be a dense tensor with values, got a {kind} one")
+    if row.dtype not in _INTEGER_TENSORS:
+        if row.numel():
+            raise TypeError(f"{where} must hold integers, got {str(row.dtype)[6:]}")
+        row = row.detach().long()
+    return row.numpy() if row.is_cpu else row.cpu().numpy()
 
 
 def _from_arrays(rows: list[np.ndarray], name: str) -> Rows:
@@ -178,12 +198,20 @@ def _as_integers(row: np.ndarray, where: str) -> np.ndarray:
     if row.dtype in (np.int64, np.int32):
         return row
     if row.dtype == object:
-        return _from_lists([row.tolist()], where, False).values
+        return _from_object(row, where)
     if row.size and row.dtype.kind not in "iub":
         raise TypeError(f"{where} must hold integers, got {row.dtype}")
     if row.dtype == np.uint64 and row.size and int(row.max()) >= _LARGEST:
         raise ValueError(f"{where} holds {int(row.max())}, which does not fit in 64 bits")
     return row.astype(np.int64)
+
+
+def _from_object(row: np.ndarray, where: str) -> np.ndarray:
+    values = row.tolist()
+    try:
+        return _from_lists([values], where, False).values
+    except (TypeError, ValueError):
+        raise _not_integers(values, where) from None
 
 
 def _bounds(lengths: list[int]) -> np.ndarray:
@@ -196,19 +224,30 @@ def _from_arrow(column: Any, name: str) -> Rows:
 
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if not isinstance(column, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
-        raise TypeError(f"{name} must be an Arrow list column, got {getattr(column, 'type', None)}")
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    views = (pa.ListViewArray, pa.LargeListViewArray)
+    lists = (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray, *views)
+    if not isinstance(column, lists):
+        kind = getattr(column, "type", type(column).__name__)
+        raise TypeError(f"{name} must be an Arrow list column, got {kind}")
     if column.null_count:
         raise ValueError(f"{name} holds {column.null_count} null rows")
     if isinstance(column, pa.FixedSizeListArray):
         bounds = np.arange(len(column) + 1, dtype=np.int64) * column.type.list_size
         flat = column.flatten()
+    elif isinstance(column, views):  # in any order, with gaps
+        bounds, flat = _bounds(column.sizes.to_pylist()), column.flatten()
     else:
         offsets = column.offsets.to_numpy()
         flat = column.values.slice(offsets[0], offsets[-1] - offsets[0])
         bounds = (offsets - offsets[0]).astype(np.int64, copy=False)
     if flat.null_count:
         raise ValueError(f"{name} holds {flat.null_count} nulls inside rows")
+    if isinstance(flat, pa.DictionaryArray):
+        flat = flat.dictionary_decode()
+    if pa.types.is_boolean(flat.type) or pa.types.is_null(flat.type):  # null: every row is empty
+        flat = flat.cast(pa.int64())
     if not pa.types.is_integer(flat.type):
         raise TypeError(f"{name} must hold integers, got {flat.type}")
     return Rows(_as_integers(flat.to_numpy(), name), bounds, False)

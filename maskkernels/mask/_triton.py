@@ -1,50 +1,99 @@
-"""Masking on the GPU. Three kernels: keys and limits for an exact budget, then the masks.
+"""Masking on the GPU: one program for a block of one sample's tokens, one Philox for four of them.
+
+A block begins a multiple of four tokens from the sample's first real one, so that the four words
+of a Philox call fall on consecutive tokens whatever the padding. 24 bytes a token are moved (int64
+ids), and those of each mask that is given; twice the ids where their hash is the sample id.
+
+An exact budget takes two kernels before: keys that order the tokens of a sample, and limits on
+them. Positions take one kernel after.
 
 No kernel here waits for the host, and no address depends on unchecked data: a token outside every
 sample, or with an id outside the table, is copied and never masked.
 """
+
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from maskkernels.mask import reference
 from maskkernels.mask.job import Job
+from maskkernels.mask.leaders import leaders, may_mask
 from maskkernels.mask.policy import thresholds
-from maskkernels.rng._triton import as_bytes, first_real, hash_rows, row_bounds, word
+from maskkernels.rng._triton import (
+    flat_mask,
+    hash_samples,
+    layout_of,
+    row,
+    word,
+    words_of_quads,
+)
+from maskkernels.rng.layout import layout
 
-BLOCK = 512
+BLOCK = 512  # tokens of a program, fewer where rows are shorter
+LIMITS_BLOCK = 1024
 _NO_KEY = tl.constexpr((1 << 63) - 1)
+# Numbers that change from call to call, and must not compile a kernel anew when they do.
+_VARYING = [
+    "n", "samples", "size", "replacements", "seed", "epoch_word", "mask_token_id", "ignore_index",
+    "select", "mask_below", "random_below", "places", "passes", "capacity",
+]  # fmt: skip
 
 
 @triton.jit
-def _place(offs, ok, sample_ptr, sample_ids_ptr, first_ptr, length, samples, PACKED: tl.constexpr):
-    """(sample number inside the batch or 0, inside, sample id, position) of flat tokens."""
+def _block(
+    p, bounds_ptr, first_ptr, n, length, samples,
+    HAS_REAL: tl.constexpr, PACKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What program p works on: (sample, inside, first, start, begin, end).
+
+    Its tokens are start..start + BLOCK - 1, as far as they are in begin..end - 1; start - first is
+    a multiple of four. Of a packed batch what is before the first sample and after the last
+    are two more ranges, of no sample: not ``inside``. Range r begins with block number
+    (begin + 4 r) // BLOCK + r, which leaves enough numbers for every range before it, and up to
+    one too many: those blocks are empty.
+    """
     if PACKED:
-        b = tl.load(sample_ptr + offs, mask=ok, other=0).to(tl.int64)
+        low, high = tl.full([], 0, tl.int64), samples + 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            begin = tl.load(bounds_ptr + middle - 1)
+            before = (begin + 4 * middle) // BLOCK + middle <= p
+            low = tl.where(before, middle, low)
+            high = tl.where(before, high, middle)
+        b = low - 1
+        begin = tl.load(bounds_ptr + b, mask=b >= 0, other=0)
+        end = tl.load(bounds_ptr + low, mask=low <= samples, other=n)
+        j = p - (begin + 4 * low) // BLOCK - low
+        inside = (b >= 0) & (b < samples)
     else:
-        b = offs // length
-    inside = ok & (b >= 0) & (b < samples)
-    b = tl.where(inside, b, 0)
-    sample = tl.load(sample_ids_ptr + b, mask=inside, other=0)
-    first = tl.load(first_ptr + b, mask=inside, other=0)
-    return b, inside, sample, tl.maximum(offs - first, 0)
+        blocks = tl.cdiv(length + 3 if HAS_REAL else length, BLOCK).to(tl.int32)
+        b = (p.to(tl.int32) // blocks).to(tl.int64)  # fewer than 2^31 programs: a cheap division
+        j = p - b * blocks
+        begin = b * length
+        end = begin + length
+        inside = b >= 0
+    first = begin
+    if HAS_REAL:
+        first = tl.load(first_ptr + b, mask=inside, other=0)
+    start = begin - ((begin - first) & 3) + j * BLOCK
+    return b, inside, first, start, begin, end
 
 
 @triton.jit
 def _may_mask(
-    offs, inside, ids, unit, real_ptr, special_ptr, table_ptr, size,
+    offs, ok, ids, unit, real_ptr, special_ptr, table_ptr, size,
     HAS_REAL: tl.constexpr, HAS_SPECIAL: tl.constexpr, HAS_TABLE: tl.constexpr,
     HAS_UNITS: tl.constexpr,
 ):  # fmt: skip
-    eligible = inside
+    eligible = ok
     if HAS_REAL:
-        eligible = eligible & (tl.load(real_ptr + offs, mask=inside, other=0) != 0)
+        eligible = eligible & (tl.load(real_ptr + offs, mask=ok, other=0) != 0)
     if HAS_SPECIAL:
-        eligible = eligible & (tl.load(special_ptr + offs, mask=inside, other=1) == 0)
+        eligible = eligible & (tl.load(special_ptr + offs, mask=ok, other=1) == 0)
     elif HAS_TABLE:
-        in_table = inside & (ids >= 0) & (ids < size)
+        in_table = ok & (ids >= 0) & (ids < size)
         entry = tl.load(table_ptr + tl.where(in_table, ids, 0), mask=in_table, other=0)
         eligible = eligible & (entry != 0)
     if HAS_UNITS:
@@ -53,121 +102,147 @@ def _may_mask(
 
 
 @triton.jit
+def _quads(first, start, BLOCK: tl.constexpr):
+    """The quads of positions of a block. Negative before the first real token: words unused."""
+    return ((start - first) >> 2) + tl.arange(0, BLOCK // 4)
+
+
+@triton.jit(do_not_specialize=_VARYING)
 def _keys(
-    ids_ptr, sample_ptr, sample_ids_ptr, first_ptr, real_ptr, special_ptr, table_ptr, units_ptr,
+    ids_ptr, bounds_ptr, sample_ids_ptr, first_ptr, real_ptr, special_ptr, table_ptr, units_ptr,
     leaders_ptr, keys_ptr, n: tl.int64, length: tl.int64, samples: tl.int64, size: tl.int64,
-    seed: tl.int64, epoch_word: tl.int64,
+    seed: tl.int64, epoch_word: tl.int64, places: tl.int64,
     PACKED: tl.constexpr, HAS_REAL: tl.constexpr, HAS_SPECIAL: tl.constexpr,
     HAS_TABLE: tl.constexpr, HAS_UNITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """int64 [N]: word << 31 | leading position of each eligible token, the largest value elsewhere.
+    """int64 [N]: word << places | leading position of eligible tokens, the largest value elsewhere.
 
     Sorted by it, the tokens of a sample stand in the order in which a budget takes them.
     """
-    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    ok = offs < n
-    _, inside, sample, position = _place(
-        offs, ok, sample_ptr, sample_ids_ptr, first_ptr, length, samples, PACKED
-    )
+    b, inside, first, start, begin, end = _block(
+        tl.program_id(0).to(tl.int64), bounds_ptr, first_ptr, n, length, samples,
+        HAS_REAL, PACKED, BLOCK,
+    )  # fmt: skip
+    if start >= end:
+        return
+    offs = start + tl.arange(0, BLOCK)
+    ok = (offs >= begin) & (offs < end)
+    sample = tl.load(sample_ids_ptr + b, mask=inside, other=0)
     ids = tl.load(ids_ptr + offs, mask=ok, other=0).to(tl.int64)
     unit = ids
     if HAS_UNITS:
         unit = tl.load(units_ptr + offs, mask=ok, other=-1).to(tl.int64)
     eligible = _may_mask(
-        offs, inside, ids, unit, real_ptr, special_ptr, table_ptr, size,
-        HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
+        offs, ok & (offs < tl.where(inside, end, begin)), ids, unit, real_ptr, special_ptr,
+        table_ptr, size, HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
     )  # fmt: skip
-    leader = position
     if HAS_UNITS:
         w = word(tl.maximum(unit, 0), sample, epoch_word | 2, seed)
         leader = tl.load(leaders_ptr + offs, mask=ok, other=0)
     else:
-        w = word(position, sample, epoch_word, seed)
-    key = (w.to(tl.int64) << 31) | leader
+        w = words_of_quads(_quads(first, start, BLOCK), sample, epoch_word, seed)
+        leader = offs - first
+    key = (w.to(tl.int64) << places) | leader
     tl.store(keys_ptr + offs, tl.where(eligible, key, _NO_KEY), mask=ok)
 
 
 @triton.jit
-def _smallest(keys_ptr, first, begin, end, k, HAS_UNITS: tl.constexpr, BLOCK: tl.constexpr):
-    """The k-th smallest key of a sample's leaders, by bisection on its 63 bits; -1 for k = 0."""
-    low = tl.full([], 0, tl.int64)
-    high = tl.full([], _NO_KEY - 1, tl.int64)
-    for _ in range(63):
-        middle = low + ((high - low) >> 1)
-        seen = _count(keys_ptr, first, begin, end, middle, HAS_UNITS, BLOCK)
-        enough = seen >= k
-        high = tl.where(enough, middle, high)
-        low = tl.where(enough, low, tl.minimum(middle + 1, high))
-    return tl.where(k > 0, high, -1)
+def _leading_keys(
+    keys_ptr, start, first, end, places, HAS_UNITS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """(keys of a block, which of them count: those of tokens that stand for their unit)."""
+    offs = start + tl.arange(0, BLOCK)
+    key = tl.load(keys_ptr + offs, mask=offs < end, other=_NO_KEY)
+    counts = key != _NO_KEY
+    if HAS_UNITS:
+        low = key & ((tl.full([], 1, tl.int64) << places) - 1)
+        counts = counts & (low == offs - first)
+    return key, counts
 
 
-@triton.jit
-def _count(keys_ptr, first, begin, end, limit, HAS_UNITS: tl.constexpr, BLOCK: tl.constexpr):
-    """How many leaders of a sample have a key of at most ``limit``."""
-    total = tl.zeros([BLOCK], dtype=tl.int64)
-    for start in range(begin, end, BLOCK):
-        offs = start + tl.arange(0, BLOCK)
-        ok = offs < end
-        key = tl.load(keys_ptr + offs, mask=ok, other=_NO_KEY)
-        counts = ok & (key <= limit) & (key != _NO_KEY)
-        if HAS_UNITS:
-            counts = counts & ((key & 0x7FFFFFFF) == offs - first)
-        total += counts.to(tl.int64)
-    return tl.sum(total, 0)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _limits(
-    keys_ptr, first_ptr, bounds_ptr, limits_ptr, select: tl.int64, mask_share: tl.int64,
-    random_share: tl.int64, AT_LEAST_ONE: tl.constexpr, HAS_UNITS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    keys_ptr, first_ptr, bounds_ptr, limits_ptr, length: tl.int64, select: tl.int64,
+    mask_below: tl.int64, random_below: tl.int64, places: tl.int64, passes: tl.int64,
+    PACKED: tl.constexpr, HAS_REAL: tl.constexpr, AT_LEAST_ONE: tl.constexpr,
+    HAS_UNITS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """int64 [B, 3]: the largest key selected, made the mask token, made mask token or random."""
+    """int64 [B, 3]: the largest key selected, made the mask token, made mask token or random.
+
+    A radix selection: ``passes`` times over the keys of a sample, for eight bits of the limit each.
+    """
     b = tl.program_id(0).to(tl.int64)
-    begin, end = tl.load(bounds_ptr + b), tl.load(bounds_ptr + b + 1)
-    first = tl.load(first_ptr + b)
-    eligible = _count(keys_ptr, first, begin, end, _NO_KEY, HAS_UNITS, BLOCK)
+    which = tl.program_id(1)
+    begin, end = row(b, bounds_ptr, length, PACKED)
+    first = begin
+    if HAS_REAL:
+        first = tl.load(first_ptr + b)
+    eligible = tl.full([], 0, tl.int64)
+    for start in range(begin, end, BLOCK):
+        _, counts = _leading_keys(keys_ptr, start, first, end, places, HAS_UNITS, BLOCK)
+        eligible += tl.sum(counts.to(tl.int64), 0)
     k = (eligible * select + (1 << 31)) >> 32
     if AT_LEAST_ONE:
         k = tl.maximum(k, tl.minimum(eligible, 1))
-    k_mask = (k * mask_share + (1 << 31)) >> 32
-    k_random = (k * random_share + (1 << 31)) >> 32
-    out = limits_ptr + b * 3
-    tl.store(out, _smallest(keys_ptr, first, begin, end, k, HAS_UNITS, BLOCK))
-    tl.store(out + 1, _smallest(keys_ptr, first, begin, end, k_mask, HAS_UNITS, BLOCK))
-    tl.store(out + 2, _smallest(keys_ptr, first, begin, end, k_random, HAS_UNITS, BLOCK))
+    if which == 1:
+        k = (k * mask_below + (1 << 31)) >> 32
+    if which == 2:
+        k = (k * random_below + (1 << 31)) >> 32
+    limit, left = tl.full([], 0, tl.int64), k
+    for done in range(passes):
+        shift = (passes - 1 - done) * 8
+        seen = tl.zeros([256], tl.int32)
+        for start in range(begin, end, BLOCK):
+            key, counts = _leading_keys(keys_ptr, start, first, end, places, HAS_UNITS, BLOCK)
+            digits = key >> shift
+            counts = counts & ((digits >> 8) == limit)
+            seen += tl.histogram((digits & 255).to(tl.int32), 256, mask=counts)
+        up_to = tl.cumsum(seen, 0)
+        below = up_to < left
+        limit = (limit << 8) | tl.sum(below.to(tl.int64), 0)
+        left -= tl.max(tl.where(below, up_to, 0), 0)
+    tl.store(limits_ptr + b * 3 + which, tl.where(k > 0, limit, -1))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _mask_tokens(
-    ids_ptr, sample_ptr, sample_ids_ptr, first_ptr, real_ptr, special_ptr, table_ptr,
-    replacement_ptr, units_ptr, thresholds_ptr, keys_ptr, limits_ptr, out_ptr, labels_ptr,
+    ids_ptr, bounds_ptr, sample_ids_ptr, first_ptr, real_ptr, special_ptr, table_ptr,
+    units_ptr, replacement_ptr, rates_ptr, keys_ptr, limits_ptr, out_ptr, labels_ptr, counts_ptr,
     n: tl.int64, length: tl.int64, samples: tl.int64, size: tl.int64, replacements: tl.int64,
     seed: tl.int64, epoch_word: tl.int64, mask_token_id: tl.int64, ignore_index: tl.int64,
-    select: tl.int64, mask_below: tl.int64, random_below: tl.int64,
+    select: tl.int64, mask_below: tl.int64, random_below: tl.int64, mask_share: tl.float64,
+    both: tl.float64,
     PACKED: tl.constexpr, HAS_REAL: tl.constexpr, HAS_SPECIAL: tl.constexpr,
     HAS_TABLE: tl.constexpr, HAS_REPLACEMENT: tl.constexpr, HAS_UNITS: tl.constexpr,
-    HAS_RATES: tl.constexpr, BUDGET: tl.constexpr, PER_UNIT: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_RATES: tl.constexpr, BUDGET: tl.constexpr, PER_UNIT: tl.constexpr,
+    RANDOM: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    ok = offs < n
-    b, inside, sample, position = _place(
-        offs, ok, sample_ptr, sample_ids_ptr, first_ptr, length, samples, PACKED
+    p = tl.program_id(0).to(tl.int64)
+    b, inside, first, start, begin, end = _block(
+        p, bounds_ptr, first_ptr, n, length, samples, HAS_REAL, PACKED, BLOCK
     )
+    if start >= end:
+        return
+    offs = start + tl.arange(0, BLOCK)
+    ok = (offs >= begin) & (offs < end)
+    sample = tl.load(sample_ids_ptr + b, mask=inside, other=0)
     ids = tl.load(ids_ptr + offs, mask=ok, other=0).to(tl.int64)
     unit = ids
     if HAS_UNITS:
         unit = tl.load(units_ptr + offs, mask=ok, other=-1).to(tl.int64)
     eligible = _may_mask(
-        offs, inside, ids, unit, real_ptr, special_ptr, table_ptr, size,
-        HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
+        offs, ok & (offs < tl.where(inside, end, begin)), ids, unit, real_ptr, special_ptr,
+        table_ptr, size, HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
     )  # fmt: skip
     unit = tl.maximum(unit, 0)
-    if HAS_RATES:  # thresholds per token: selected, mask, mask or random
-        select = tl.load(thresholds_ptr + offs, mask=ok, other=0)
+    quads = _quads(first, start, BLOCK)
+    if HAS_RATES:  # in float64, as the contract says; a rate of NaN is none
+        p_token = tl.load(rates_ptr + offs, mask=ok, other=0).to(tl.float64)
+        p_token = tl.where(p_token > 0, tl.where(p_token < 1, p_token, 1), 0)
+        select = (p_token * 4294967296.0).to(tl.int64)
         if not HAS_UNITS:
-            mask_below = tl.load(thresholds_ptr + n + offs, mask=ok, other=0)
-            random_below = tl.load(thresholds_ptr + 2 * n + offs, mask=ok, other=0)
+            mask_below = (p_token * mask_share * 4294967296.0).to(tl.int64)
+            random_below = (p_token * both * 4294967296.0).to(tl.int64)
     if BUDGET:
         key = tl.load(keys_ptr + offs, mask=ok, other=_NO_KEY)
         selected = eligible & (key <= tl.load(limits_ptr + b * 3, mask=inside, other=-1))
@@ -177,103 +252,174 @@ def _mask_tokens(
         masked = key <= tl.load(limits_ptr + b * 3 + 1, mask=inside, other=-1)
         replaced = key <= tl.load(limits_ptr + b * 3 + 2, mask=inside, other=-1)
     else:
-        index = position
         if PER_UNIT and HAS_UNITS:
-            index = unit
-        r = word(index, sample, epoch_word, seed).to(tl.int64)
+            r = word(unit, sample, epoch_word, seed).to(tl.int64)
+        else:
+            r = words_of_quads(quads, sample, epoch_word, seed).to(tl.int64)
         if not BUDGET and not HAS_UNITS:
             selected = eligible & (r < select)
         masked = r < mask_below
         replaced = r < random_below
-    new = word(position, sample, epoch_word | 1, seed).to(tl.int64)
-    new = (new * replacements) >> 32
-    if HAS_REPLACEMENT:
-        new = tl.load(replacement_ptr + new).to(tl.int64)
-    seen = tl.where(masked, mask_token_id, tl.where(replaced, new, ids))
+    seen = ids
+    if RANDOM:  # every quad: at 1.5% of the tokens hardly a warp has none
+        new = words_of_quads(quads, sample, epoch_word | 1, seed).to(tl.int64)
+        new = (new * replacements) >> 32
+        if HAS_REPLACEMENT:
+            drawn = selected & replaced & (masked == 0)
+            new = tl.load(replacement_ptr + new, mask=drawn, other=0).to(tl.int64)
+        seen = tl.where(replaced, new, ids)
+    seen = tl.where(masked, mask_token_id, seen)
     tl.store(out_ptr + offs, tl.where(selected, seen, ids), mask=ok)
     tl.store(labels_ptr + offs, tl.where(selected, ids, ignore_index), mask=ok)
+    if COUNT:
+        tl.store(counts_ptr + p, tl.sum((selected & (ids != ignore_index)).to(tl.int32), 0))
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def _positions(
+    labels_ptr, bounds_ptr, first_ptr, ends_ptr, positions_ptr, n: tl.int64, length: tl.int64,
+    samples: tl.int64, capacity: tl.int64, ignore_index: tl.int64,
+    PACKED: tl.constexpr, HAS_REAL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Indices of labelled tokens; ends[p] is how many there are up to the end of block p."""
+    p = tl.program_id(0).to(tl.int64)
+    _, _, _, start, begin, end = _block(
+        p, bounds_ptr, first_ptr, n, length, samples, HAS_REAL, PACKED, BLOCK
+    )
+    if start >= end:
+        return
+    offs = start + tl.arange(0, BLOCK)
+    ok = (offs >= begin) & (offs < end)
+    labels = tl.load(labels_ptr + offs, mask=ok, other=0).to(tl.int64)
+    labelled = ok & (labels != ignore_index)
+    up_to = tl.cumsum(labelled.to(tl.int32), 0)
+    slot = tl.load(ends_ptr + p) - tl.sum(labelled.to(tl.int32), 0) + up_to - 1
+    tl.store(positions_ptr + slot, offs, mask=labelled & (slot < capacity))
+
+
+class _Launch(NamedTuple):
+    """What the kernels of one call share: arguments in their order, and constants."""
+
+    where: tuple[Tensor, ...]  # ids, bounds, sample_ids, first, real, special, table, units
+    numbers: tuple[int, ...]  # n, length, samples, size
+    programs: int
+    layout: dict[str, bool]
+    given: dict[str, bool]
+    shape: dict[str, int]
 
 
 def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n = job.input_ids.numel()
     masked = torch.empty_like(job.input_ids, memory_format=torch.contiguous_format)
     labels = torch.empty_like(masked)
-    if n:
-        ids = job.input_ids.reshape(-1).contiguous()
-        sample_ids = job.sample_ids
-        if sample_ids is None:
-            sample_ids = hash_rows(job.input_ids, job.cu_seqlens, job.attention_mask)
-        bounds, real = row_bounds(job.input_ids, job.cu_seqlens), as_bytes(job.attention_mask)
-        samples, first = bounds.numel() - 1, first_real(bounds, real)
-        special, table = as_bytes(job.special_tokens_mask), as_bytes(job.maskable)
-        unit = None if job.units is None else job.units.reshape(-1).contiguous()
-        sample = None
-        if job.cu_seqlens is not None:
-            token = torch.arange(n, device=ids.device)
-            sample = torch.searchsorted(bounds, token, right=True, out_int32=True) - 1
-        flags = {
-            "PACKED": sample is not None,
-            "HAS_REAL": real is not None,
+    launch = _prepare(job)
+    ids = launch.where[0]
+    if not ids.numel():
+        return masked, labels, *_found(job, launch, labels, None)
+    keys = limits = ids  # not read without a budget
+    if job.budget:
+        keys, limits = _rank(job, launch)
+    select, mask_below, random_below = thresholds(job.rate, job.mask_share, job.random_share)
+    if job.units is not None:
+        mask_below, random_below = thresholds(1.0, job.mask_share, job.random_share)[1:]
+    replacement = job.replacement_ids
+    counts = None
+    if job.capacity >= 0:  # empty blocks write nothing
+        counts = torch.zeros(launch.programs, dtype=torch.int32, device=ids.device)
+    _mask_tokens[launch.programs,](
+        *launch.where, _or(replacement, ids), _or(job.rates, ids), keys, limits, masked, labels,
+        _or(counts, ids), *launch.numbers,
+        job.vocab_size if replacement is None else replacement.numel(),
+        job.seed, job.epoch << 8, job.mask_token_id, job.ignore_index, select, mask_below,
+        random_below, job.mask_share, min(job.mask_share + job.random_share, 1.0),
+        **launch.layout, **launch.given, HAS_REPLACEMENT=replacement is not None,
+        HAS_RATES=job.rates is not None, BUDGET=job.budget, PER_UNIT=job.per_unit,
+        RANDOM=job.random_share > 0, COUNT=counts is not None, **launch.shape,
+    )  # fmt: skip
+    return masked, labels, *_found(job, launch, labels, counts)
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A flat tensor, or what stands in its place where it is not given: a kernel never reads it."""
+    return other if tensor is None else tensor.reshape(-1).contiguous()
+
+
+def _prepare(job: Job) -> _Launch:
+    ids = job.input_ids.reshape(-1).contiguous()
+    batch = layout_of(job.input_ids, job.cu_seqlens, job.attention_mask)
+    sample_ids = job.sample_ids
+    sample_ids = hash_samples(ids, batch) if sample_ids is None else sample_ids.contiguous()
+    special, table = flat_mask(job.special_tokens_mask), flat_mask(job.maskable)
+    size = job.vocab_size if table is None else table.numel()
+    absent = (batch.bounds, sample_ids, batch.first, batch.real, special, table, job.units)
+    packed = batch.bounds is not None
+    n, length = ids.numel(), batch.length
+    typical = n // max(batch.samples, 1) if packed else length
+    block = min(max(triton.next_power_of_2(typical), 128), BLOCK)
+    if packed:  # see _block
+        programs = (n + 4 * (batch.samples + 2)) // block + batch.samples + 2
+    else:
+        programs = batch.samples * triton.cdiv(length + 3 * (batch.real is not None), block)
+    return _Launch(
+        (ids, *(_or(tensor, ids) for tensor in absent)),
+        (n, length, batch.samples, size),
+        programs,
+        {"PACKED": packed, "HAS_REAL": batch.real is not None},
+        {
             "HAS_SPECIAL": special is not None,
             "HAS_TABLE": table is not None,
-            "HAS_UNITS": unit is not None,
-        }
-        length = 1 if job.cu_seqlens is not None else job.input_ids.shape[1]
-        size = job.vocab_size if table is None else table.numel()
-        grid = (triton.cdiv(n, BLOCK),)
-
-        def present(tensor: Tensor | None) -> Tensor:  # a kernel never reads an absent one
-            return ids if tensor is None else tensor
-
-        keys = limits = None
-        if job.budget:
-            keys = torch.empty(n, dtype=torch.int64, device=ids.device)
-            limits = torch.empty(samples, 3, dtype=torch.int64, device=ids.device)
-            leaders = None
-            if unit is not None:
-                leaders = _leaders(job, special, unit)
-            _keys[grid](
-                ids, present(sample), sample_ids.contiguous(), first, present(real),
-                present(special), present(table), present(unit), present(leaders), keys,
-                n, length, samples, size, job.seed, job.epoch << 8, **flags, BLOCK=BLOCK,
-            )  # fmt: skip
-            if samples:
-                _limits[(samples,)](
-                    keys, first, bounds, limits, thresholds(job.rate, 1.0, 0.0)[0],
-                    *thresholds(1.0, job.mask_share, job.random_share)[1:],
-                    AT_LEAST_ONE=job.at_least_one, HAS_UNITS=unit is not None, BLOCK=BLOCK,
-                )  # fmt: skip
-        select, mask_below, random_below = thresholds(job.rate, job.mask_share, job.random_share)
-        if unit is not None:
-            mask_below, random_below = thresholds(1.0, job.mask_share, job.random_share)[1:]
-        replacements = (
-            job.vocab_size if job.replacement_ids is None else job.replacement_ids.numel()
-        )
-        _mask_tokens[grid](
-            ids, present(sample), sample_ids.contiguous(), first, present(real), present(special),
-            present(table), present(job.replacement_ids).contiguous(), present(unit),
-            present(_thresholds(job)), present(keys), present(limits),
-            masked, labels, n, length, samples, size, replacements, job.seed, job.epoch << 8,
-            job.mask_token_id, job.ignore_index, select, mask_below, random_below, **flags,
-            HAS_REPLACEMENT=job.replacement_ids is not None, HAS_RATES=job.rates is not None,
-            BUDGET=job.budget, PER_UNIT=job.per_unit, BLOCK=BLOCK,
-        )  # fmt: skip
-    return masked, labels, *reference.predicted(labels.view(-1) != job.ignore_index, job.capacity)
-
-
-def _thresholds(job: Job) -> Tensor | None:
-    """int64 [3, N]: the three thresholds of each token's own rate."""
-    if job.rates is None:
-        return None
-    p = job.rates.reshape(-1).double().nan_to_num(0.0).clamp(0.0, 1.0)
-    shares = (1.0, job.mask_share, min(job.mask_share + job.random_share, 1.0))
-    return torch.stack([reference.threshold_of(p * share) for share in shares])
-
-
-def _leaders(job: Job, special: Tensor | None, unit: Tensor) -> Tensor:
-    """The reference's leaders: a sort, which torch does best."""
-    _, sample, position, real = reference.rng.layout(
-        job.input_ids, job.cu_seqlens, job.attention_mask
+            "HAS_UNITS": job.units is not None,
+        },
+        {"BLOCK": block, "num_warps": block // 128},
     )
-    may = reference.may_mask(job.input_ids.reshape(-1), special, job.maskable)
-    return reference.leaders(sample, position, unit.long(), real & may & (unit >= 0))
+
+
+def _rank(job: Job, launch: _Launch) -> tuple[Tensor, Tensor]:
+    """The keys of an exact budget, and the limits on them."""
+    ids, bounds, _, first, *_ = launch.where
+    n, length, samples, _ = launch.numbers
+    longest = n if launch.layout["PACKED"] else length  # all that is known without a look
+    if longest >= 1 << 31:
+        raise ValueError(
+            f"selection='budget' takes rows of fewer than 2**31 tokens on a GPU, got {longest}"
+        )
+    places = (longest - 1).bit_length()
+    keys = torch.empty(n, dtype=torch.int64, device=ids.device)
+    limits = torch.empty(samples, 3, dtype=torch.int64, device=ids.device)
+    leader = ids
+    if job.units is not None:  # a sort, which torch does best
+        _, sample, position, real = layout(job.input_ids, job.cu_seqlens, job.attention_mask)
+        unit = job.units.reshape(-1).long()
+        eligible = real & (unit >= 0)
+        eligible &= may_mask(job.input_ids.reshape(-1), job.special_tokens_mask, job.maskable)
+        leader = leaders(sample, position, unit, eligible)
+    _keys[launch.programs,](
+        *launch.where, leader, keys, *launch.numbers, job.seed, job.epoch << 8, places,
+        **launch.layout, **launch.given, **launch.shape,
+    )  # fmt: skip
+    if samples:
+        _limits[samples, 3 if job.units is None or job.per_unit else 1](
+            keys, first, bounds, limits, length, thresholds(job.rate, 1.0, 0.0)[0],
+            *thresholds(1.0, job.mask_share, job.random_share)[1:], places,
+            triton.cdiv(32 + places, 8), **launch.layout, AT_LEAST_ONE=job.at_least_one,
+            HAS_UNITS=job.units is not None, BLOCK=LIMITS_BLOCK,
+        )  # fmt: skip
+    return keys, limits
+
+
+def _found(
+    job: Job, launch: _Launch, labels: Tensor, counts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(count, positions) of the labelled tokens; ``counts`` has them by program."""
+    new: dict[str, Any] = {"dtype": torch.int64, "device": labels.device}
+    if job.capacity < 0:
+        return torch.empty(0, **new), torch.empty(0, **new)
+    positions = torch.full((job.capacity,), -1, **new)
+    if counts is None:
+        return torch.zeros((), **new), positions
+    if job.capacity:
+        bounds, first = launch.where[1], launch.where[3]
+        _positions[launch.programs,](
+            labels, bounds, first, counts.cumsum(0), positions, *launch.numbers[:3], job.capacity,
+            job.ignore_index, **launch.layout, **launch.shape,
+        )  # fmt: skip
+    return counts.sum(), positions

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from maskkernels.mask.job import Job
+from maskkernels.mask.leaders import leaders, may_mask
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng import reference as rng
+from maskkernels.rng.layout import layout
 
 DECISION, REPLACEMENT, UNIT = 0, 1, 2  # streams of the random contract
 NEVER = 1 << 32  # above every word
@@ -17,7 +19,7 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sample_ids = job.sample_ids
     if sample_ids is None:
         sample_ids = rng.hash_rows(job.input_ids, job.cu_seqlens, job.attention_mask)
-    samples, sample, position, real = rng.layout(job.input_ids, job.cu_seqlens, job.attention_mask)
+    samples, sample, position, real = layout(job.input_ids, job.cu_seqlens, job.attention_mask)
     ids = job.input_ids.reshape(-1)
     eligible = real & may_mask(ids, job.special_tokens_mask, job.maskable)
     unit = None if job.units is None else job.units.reshape(-1).long()
@@ -67,37 +69,9 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return masked.to(dtype).view(shape), labels.to(dtype).view(shape), count, positions
 
 
-def may_mask(ids: Tensor, special_tokens_mask: Tensor | None, maskable: Tensor | None) -> Tensor:
-    """Bool [N]: the token is not special. An id outside the table may not be masked."""
-    if special_tokens_mask is not None:
-        return special_tokens_mask.reshape(-1) == 0
-    if maskable is None:
-        return torch.ones_like(ids, dtype=torch.bool)
-    inside = (ids >= 0) & (ids < maskable.numel())
-    return inside & maskable[torch.where(inside, ids, 0).long()]
-
-
 def threshold_of(p: Tensor) -> Tensor:
     """floor(p * 2^32) of float64 probabilities, as int64."""
     return (p * 4294967296.0).floor().long()
-
-
-def leaders(sample: Tensor, position: Tensor, unit: Tensor | None, eligible: Tensor) -> Tensor:
-    """Int64 [N]: the position of the first eligible token of each token's unit.
-
-    That token alone stands for the unit when units are counted and ranked. Without units every
-    token leads itself. Undefined where not eligible.
-    """
-    if unit is None:
-        return position
-    n = unit.numel()
-    by_unit = torch.argsort(torch.where(eligible, unit, -1), stable=True)
-    order = by_unit[torch.argsort(sample[by_unit], stable=True)]  # by sample, unit, position
-    s, u, e = sample[order], unit[order], eligible[order]
-    new = torch.ones(n, dtype=torch.bool, device=unit.device)
-    new[1:] = (s[1:] != s[:-1]) | (u[1:] != u[:-1]) | ~e[:-1]
-    start = torch.cummax(torch.where(new, torch.arange(n, device=unit.device), 0), 0).values
-    return torch.empty_like(position).scatter_(0, order, position[order[start]])
 
 
 def rank_within(

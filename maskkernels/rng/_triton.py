@@ -1,25 +1,48 @@
 """The random contract for Triton kernels, and the two public functions on the GPU."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 256
+from maskkernels.rng.layout import safe_bounds
+
+BLOCK = 1024  # tokens of a row looked at together
+WORDS = 256
+_MASKS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@triton.jit
+def _philox(quad, sample, c3, seed):
+    """The four uint32 words of each int64 ``quad``, by index % 4."""
+    zero = tl.zeros_like(quad).to(tl.uint32)
+    return tl.philox(
+        seed,
+        quad.to(tl.uint32),
+        zero + sample.to(tl.uint32),
+        zero + (sample >> 32).to(tl.uint32),
+        zero + c3.to(tl.uint32),
+    )
 
 
 @triton.jit
 def word(index, sample, c3, seed):
     """The uint32 word of each int64 ``index``; ``sample`` and ``seed`` are int64 bit patterns."""
-    r0, r1, r2, r3 = tl.philox(
-        seed,
-        (index >> 2).to(tl.uint32),
-        sample.to(tl.uint32),
-        (sample >> 32).to(tl.uint32),
-        tl.zeros_like(index).to(tl.uint32) + c3.to(tl.uint32),
-    )
+    r0, r1, r2, r3 = _philox(index >> 2, sample, c3, seed)
     lane = index & 3
     return tl.where(lane < 2, tl.where(lane == 0, r0, r1), tl.where(lane == 2, r2, r3))
+
+
+@triton.jit
+def words_of_quads(quad, sample, c3, seed):
+    """uint32 [4 * Q]: the words of indices 4 * quad .. 4 * quad + 3 for Q consecutive quads.
+
+    What ``word`` gives for consecutive indices, at a quarter of the work.
+    """
+    r0, r1, r2, r3 = _philox(quad, sample, c3, seed)
+    return tl.interleave(tl.interleave(r0, r2), tl.interleave(r1, r3))
 
 
 @triton.jit
@@ -32,6 +55,15 @@ def splitmix64(x):
 
 
 @triton.jit
+def row(b, bounds_ptr, length, PACKED: tl.constexpr):
+    """(begin, end) of a sample: flat indices."""
+    if PACKED:
+        return tl.load(bounds_ptr + b), tl.load(bounds_ptr + b + 1)
+    else:  # noqa: RET505  (the compiler follows one of two branches)
+        return b * length, b * length + length
+
+
+@triton.jit(do_not_specialize=["n", "seed", "c3"])
 def _random_words(
     sample_ptr, index_ptr, out_ptr, n: tl.int64, seed: tl.int64, c3: tl.int64, BLOCK: tl.constexpr
 ):
@@ -43,13 +75,29 @@ def _random_words(
 
 
 @triton.jit
-def _hash_rows(
-    ids_ptr, real_ptr, first_ptr, bounds_ptr, out_ptr, HAS_REAL: tl.constexpr, BLOCK: tl.constexpr
+def _first_real(
+    real_ptr, bounds_ptr, first_ptr, length: tl.int64, PACKED: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """One program a sample: the flat index of its first real token, or where it ends."""
+    b = tl.program_id(0).to(tl.int64)
+    start, end = row(b, bounds_ptr, length, PACKED)
+    first = end
+    while start < first:
+        offs = start + tl.arange(0, BLOCK)
+        real = tl.load(real_ptr + offs, mask=offs < end, other=0) != 0
+        first = tl.min(tl.where(real, offs, end), 0)
+        start += BLOCK
+    tl.store(first_ptr + b, first)
+
+
+@triton.jit
+def _hash_rows(
+    ids_ptr, real_ptr, first_ptr, bounds_ptr, out_ptr, length: tl.int64, HAS_REAL: tl.constexpr,
+    PACKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """One program a sample; the sum is modulo 2^64, so its order does not matter."""
     b = tl.program_id(0).to(tl.int64)
-    begin = tl.load(bounds_ptr + b)
-    end = tl.load(bounds_ptr + b + 1)
+    begin, end = row(b, bounds_ptr, length, PACKED)
     first = begin
     if HAS_REAL:
         first = tl.load(first_ptr + b)
@@ -65,44 +113,73 @@ def _hash_rows(
     tl.store(out_ptr + b, splitmix64(tl.sum(total, 0)).to(tl.int64))
 
 
-def row_bounds(input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """int64 [B + 1]: sample b is the flat range bounds[b]..bounds[b + 1]; never outside the ids."""
+class Layout(NamedTuple):
+    """Where the samples of a batch are, as kernels take it.
+
+    Attributes:
+        samples: B.
+        length: T of a padded batch, 1 of a packed one.
+        bounds: int64 [B + 1] of a packed batch: sample b is the flat range
+            bounds[b]..bounds[b + 1], never falling and never outside the ids. None for [B, T].
+        real: [N], non-zero where a token is real; None where all are.
+        first: int64 [B], the flat index of each sample's first real token; None where that is its
+            first.
+    """
+
+    samples: int
+    length: int
+    bounds: Tensor | None
+    real: Tensor | None
+    first: Tensor | None
+
+
+def layout_of(
+    input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
+) -> Layout:
+    bounds = first = None
+    real = flat_mask(attention_mask)
     if cu_seqlens is None:
-        rows, length = input_ids.shape
-        return torch.arange(rows + 1, device=input_ids.device) * length
-    return cu_seqlens.to(torch.int64).clamp(0, input_ids.numel())
+        samples, length = input_ids.shape
+    else:
+        samples, length = cu_seqlens.numel() - 1, 1
+        bounds = safe_bounds(cu_seqlens, input_ids.numel())
+    if real is not None:
+        first = torch.empty(samples, dtype=torch.int64, device=input_ids.device)
+        if samples:
+            _first_real[(samples,)](
+                real, real if bounds is None else bounds, first, length, bounds is not None, BLOCK
+            )
+    return Layout(samples, length, bounds, real, first)
 
 
-def first_real(bounds: Tensor, real: Tensor | None) -> Tensor:
-    """int64 [B]: the flat index of each sample's first real token."""
-    if real is None:
-        return bounds[:-1]
-    n = real.numel()
-    column = torch.arange(n, device=real.device)
-    sample = torch.searchsorted(bounds, column, right=True) - 1
-    sample = torch.where(sample < 0, bounds.numel() - 1, sample)  # before every sample: last slot
-    first = torch.full((bounds.numel(),), n, device=real.device)
-    return first.scatter_reduce(0, sample, torch.where(real != 0, column, n), "amin")[:-1]
-
-
-def as_bytes(tensor: Tensor | None) -> Tensor | None:
-    """A mask as contiguous flat bytes, non-zero where it was."""
+def flat_mask(tensor: Tensor | None) -> Tensor | None:
+    """A mask as a contiguous flat tensor of its own integers or, for booleans, of bytes."""
     if tensor is None:
         return None
-    return (tensor.reshape(-1) != 0).view(torch.uint8).contiguous()
+    if tensor.dtype not in _MASKS:
+        tensor = tensor != 0
+    flat = tensor.reshape(-1).contiguous()
+    return flat.view(torch.uint8) if flat.dtype == torch.bool else flat
 
 
 def hash_rows(
     input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
 ) -> Tensor:
-    bounds, real = row_bounds(input_ids, cu_seqlens), as_bytes(attention_mask)
-    out = torch.empty(bounds.numel() - 1, dtype=torch.int64, device=input_ids.device)
-    if out.numel():
-        first = first_real(bounds, real)
-        ids = input_ids.reshape(-1).contiguous()
-        _hash_rows[(out.numel(),)](
-            ids, ids if real is None else real, first, bounds, out, real is not None, BLOCK
-        )
+    return hash_samples(
+        input_ids.reshape(-1).contiguous(), layout_of(input_ids, cu_seqlens, attention_mask)
+    )
+
+
+def hash_samples(ids: Tensor, layout: Layout) -> Tensor:
+    """``hash_rows`` of flat ids whose layout is known."""
+    samples, length, bounds, real, first = layout
+    out = torch.empty(samples, dtype=torch.int64, device=ids.device)
+    if samples:
+        _hash_rows[(samples,)](
+            ids, ids if real is None else real, ids if first is None else first,
+            ids if bounds is None else bounds, out, length, real is not None, bounds is not None,
+            BLOCK,
+        )  # fmt: skip
     return out
 
 
@@ -110,7 +187,7 @@ def random_words(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, strea
     out = torch.empty_like(index, memory_format=torch.contiguous_format)
     n = out.numel()
     if n:
-        _random_words[(triton.cdiv(n, BLOCK),)](
-            sample_ids.contiguous(), index.contiguous(), out, n, seed, epoch << 8 | stream, BLOCK
+        _random_words[(triton.cdiv(n, WORDS),)](
+            sample_ids.contiguous(), index.contiguous(), out, n, seed, epoch << 8 | stream, WORDS
         )
     return out

@@ -10,6 +10,8 @@ are int64 bit patterns. Both are exact: int64 products wrap modulo 2^64.
 import torch
 from torch import Tensor
 
+from maskkernels.rng.layout import layout
+
 WORD = 0xFFFFFFFF
 
 
@@ -59,30 +61,6 @@ def splitmix64(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ _shift_right(x, 31)
-
-
-def layout(
-    input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
-) -> tuple[int, Tensor, Tensor, Tensor]:
-    """Where each token stands: (B, sample [N], position [N], real [N]) with N = input_ids.numel().
-
-    ``position`` counts from the first real token of the sample, so it does not depend on padding.
-    """
-    n, device = input_ids.numel(), input_ids.device
-    column = torch.arange(n, device=device)
-    if cu_seqlens is None:
-        samples, length = input_ids.shape
-        sample = column // max(length, 1)
-        inside = torch.ones(n, dtype=torch.bool, device=device)
-    else:
-        samples = cu_seqlens.numel() - 1
-        sample = torch.searchsorted(cu_seqlens.long(), column, right=True) - 1
-        inside = (sample >= 0) & (sample < samples)
-    real = inside if attention_mask is None else inside & (attention_mask.reshape(-1) != 0)
-    slot = torch.where(inside, sample, samples)  # tokens outside every sample share the last slot
-    first = torch.full((samples + 1,), n, device=device)
-    first = first.scatter_reduce(0, slot, torch.where(real, column, n), "amin")
-    return samples, slot, column - first[slot], real
 
 
 def hash_rows(

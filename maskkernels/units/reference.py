@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from maskkernels.mask.reference import may_mask
-from maskkernels.rng.reference import layout
+from maskkernels.mask.leaders import may_mask
+from maskkernels.rng.layout import layout
 from maskkernels.units.flags import ENDS, STARTS
 
 

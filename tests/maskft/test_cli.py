@@ -126,6 +126,35 @@ def test_accumulation_does_not_change_the_training(model_dir, text, tmp_path):
             torch.testing.assert_close(found[rows][1][name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_the_stock_loss_trains_the_same_where_it_is_right(model_dir, text, tmp_path):
+    """Without accumulation and dropout; with accumulation it is wrong, as Transformers' is."""
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    found = {}
+    for choice in ("on", "off"):
+        for steps in (1, 4):
+            metrics = run(
+                model_dir, text, tmp_path, output_dir=str(tmp_path / f"{choice}{steps}"),
+                max_steps=2, fused_loss=choice, gradient_accumulation_steps=steps,
+            )  # fmt: skip
+            assert metrics["fused_loss"] == choice
+            found[choice, steps] = metrics["train"]["loss"]
+    assert found["on", 1] == pytest.approx(found["off", 1], rel=1e-4)
+    assert found["off", 4] > 3 * found["on", 4]
+
+
+def test_label_smoothing_is_in_the_fused_loss(model_dir, text, tmp_path):
+    found = {}
+    for choice in ("on", "off"):
+        metrics = run(
+            model_dir, text, tmp_path, output_dir=str(tmp_path / choice), max_steps=1,
+            fused_loss=choice, label_smoothing_factor=0.3,
+        )  # fmt: skip
+        found[choice] = metrics["train"]["loss"]
+    assert found["on"] == pytest.approx(found["off"], rel=1e-3)
+
+
 def test_logits_of_predicted_rows_are_those_of_all(tiny_bert, tokenizer, rows):
     tiny_bert.eval()
     batch = tokenizer.pad(rows, return_tensors="pt")
@@ -220,7 +249,7 @@ def test_a_full_disk_is_one_sentence(model_dir, text, tmp_path, monkeypatch, cap
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train.PredictedRowsTrainer, "save_model", full)
+    monkeypatch.setattr(train.SteadyTrainer, "save_model", full)
     arguments = ["train", "--model", model_dir, "--train-file", text, "--max_steps", "1"]
     arguments += [
         "--output_dir",

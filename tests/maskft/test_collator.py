@@ -5,6 +5,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import transformers
@@ -510,6 +511,9 @@ def test_bad_batches_are_refused(tokenizer, rows):
     collator = DataCollatorForLanguageModeling(tokenizer)
     with pytest.raises(ValueError, match="the batch is empty"):
         collator([])
+    for nothing in ({"input_ids": []}, pa.table({"input_ids": pa.array([], pa.list_(pa.int64()))})):
+        with pytest.raises(ValueError, match="the batch is empty"):
+            collator(nothing)
     with pytest.raises(TypeError, match="example 1 a list"):
         collator([rows[0], rows[0]["input_ids"]])
     with pytest.raises(TypeError, match="example 1 a dict"):

@@ -50,7 +50,14 @@ def test_the_demo_ends_in_its_table(packages, tmp_path):
     output = tmp_path / "out"
     done = demo(packages, output=output)
     assert done.returncode == 0, done.stderr
-    for text in ("cross-entropy", "most frequent", "hidden word", "tokens/s", "peak memory"):
+    for text in (
+        "cross-entropy",
+        "most frequent",
+        "hidden word",
+        "tokens/s",
+        "a training step",
+        "fused",
+    ):
         assert text in done.stdout
     lines = (output / "wikipedia.jsonl").read_text().splitlines()
     assert len(lines) == len(CORPUS) * 40

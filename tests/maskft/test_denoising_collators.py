@@ -432,6 +432,7 @@ def test_densities_outside_0_and_1(tokenizer, density):
         ([{"ids": [1]}], ValueError, "example 0 has no column 'input_ids'"),
         ([{"input_ids": [1.5, 2]}], TypeError, "holds 1.5"),
         ({"ids": [[1]]}, ValueError, "no column 'input_ids'"),
+        ({"input_ids": []}, ValueError, "the batch is empty"),
         ([[1] * 65], ValueError, "example 0 has 65 tokens, more than max_length=64"),
         ([{"input_ids": [1, 2], "attention_mask": [1]}], ValueError, "example 0 has 2 input_ids"),
     ],

@@ -1,11 +1,13 @@
 """The same masks from every DataLoader: workers, start methods, threads, ranks, resume."""
 
+import os
+import signal
 import threading
 
 import pytest
 import torch
 from small import CORPUS, build_wordpiece
-from torch.utils.data import DataLoader, DistributedSampler, Subset
+from torch.utils.data import DataLoader, DistributedSampler, Subset, get_worker_info
 
 from maskft import DataCollatorForLanguageModeling
 
@@ -95,6 +97,44 @@ def test_threads_do_not_disturb_each_other(tokenizer, data, expected):
     for thread in threads:
         thread.join()
     assert all(found == expected[0] for result in results for found in result)
+
+
+class Deadly(list):
+    """Rows of which one kills the worker that reads it."""
+
+    def __getitem__(self, i):
+        if i == len(self) // 2 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_killed_worker_is_an_error_and_leaves_the_collator_whole(
+    tokenizer, data, expected, method
+):
+    collator = make(tokenizer)
+    loader = DataLoader(
+        Deadly(data), SIZE, collate_fn=collator, num_workers=2, multiprocessing_context=method
+    )
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly|killed by"):
+        masks(loader)
+    for epoch in range(2):
+        collator.set_epoch(epoch)
+        again = DataLoader(data, SIZE, collate_fn=collator, num_workers=2)
+        assert masks(again) == expected[epoch]
+
+
+def test_an_interrupt_leaves_the_collator_whole(tokenizer, data, expected):
+    collator = make(tokenizer)
+
+    def work_for_ever():
+        while True:
+            masks(DataLoader(data, SIZE, collate_fn=collator))
+
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        work_for_ever()
+    assert masks(DataLoader(data, SIZE, collate_fn=collator)) == expected[0]
 
 
 @pytest.mark.parametrize("rng", ["stream", "hf"])

@@ -81,6 +81,11 @@ def test_every_format_of_a_dataset_gives_the_same_batch(tokenizer, dataset, stra
         "pandas": dataset.with_format("pandas").__getitems__(list(whole)),
         "arrow": dataset.with_format("arrow")[:],
         "arrow, chosen": dataset.with_format("arrow")[list(whole)],
+        "arrow, one by one": list(dataset.with_format("arrow")),
+        "arrow, record batch": dataset.with_format("arrow")[:].combine_chunks().to_batches()[0],
+        "pandas, a slice": dataset.with_format("pandas")[:],
+        "pandas, one by one": list(dataset.with_format("pandas")),
+        "columns": {name: dataset[name] for name in dataset.column_names},
     }
     for name, batch in batches.items():
         found = collator(batch)
@@ -102,6 +107,25 @@ def test_a_loader_hands_over_whole_arrow_tables(tokenizer, dataset):
     for a, b in zip(rows, tables, strict=True):
         assert list(a) == list(b)
         assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("value", [1.0, True, 1])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("lengths", [(3, 2), (2, 2)])
+def test_attention_masks_have_the_dtype_that_transformers_gives(tokenizer, value, form, lengths):
+    make = FORMS[form] if form != "int32" else np.array
+    rows = [{"input_ids": make([5] * n), "attention_mask": make([value] * n)} for n in lengths]
+    one, two = (
+        kind(tokenizer, seed=1, **options)(rows)
+        for kind, options in (
+            (transformers.DataCollatorForLanguageModeling, {}),
+            (DataCollatorForLanguageModeling, {"rng": "hf"}),
+        )
+    )
+    three = DataCollatorForLanguageModeling(tokenizer)(rows)
+    for name in one:
+        assert one[name].dtype == two[name].dtype == three[name].dtype
+        assert torch.equal(one[name], two[name])
 
 
 class OwnPadding(PreTrainedTokenizerFast):
@@ -127,8 +151,10 @@ def test_attention_masks_of_two_dimensions_are_left_to_the_tokenizer(tokenizer, 
     row = {"input_ids": rows[0]["input_ids"], "attention_mask": np.ones(shape, np.int64)}
     stock = transformers.DataCollatorForLanguageModeling(tokenizer, seed=1)
     expected = stock([dict(row), dict(row)])["attention_mask"]
-    found = DataCollatorForLanguageModeling(tokenizer, rng="hf", seed=1)([row, row])
-    assert torch.equal(torch.as_tensor(found["attention_mask"]), torch.as_tensor(expected))
+    for rng in ("hf", "stream", "sample"):
+        found = DataCollatorForLanguageModeling(tokenizer, rng=rng, seed=1)([row, row])
+        assert torch.equal(torch.as_tensor(found["attention_mask"]), torch.as_tensor(expected))
+        assert (found["labels"] != -100).any()
 
 
 @pytest.mark.parametrize("framework", ["pt", "np"])

@@ -85,3 +85,38 @@ def cases(full=True):
         arguments["capacity"] = (None, 0, 5, ids.numel() + 3)[n % 4]
         policy = MaskingPolicy(3, V, replacement=replacement, **options)
         yield f"{n}-{shape}-{options.get('selection', 'bernoulli')}-{unit}", ids, policy, arguments
+
+
+def edges():
+    """(name, input_ids, policy, keyword arguments) where quads and blocks of tokens begin and end.
+
+    First real tokens at every place modulo four, lengths that are no multiple of it, single tokens
+    and rows, rows longer than any block (512, and 1024 for a budget), samples that lie across them.
+    """
+    g = torch.Generator().manual_seed(3)
+    policies = {
+        "bernoulli": MaskingPolicy(3, V, rate=0.5),
+        "no random": MaskingPolicy(3, V, rate=0.6, random_share=0.0),
+        "budget": MaskingPolicy(
+            3, V, rate=0.3, selection="budget", mask_share=0.4, random_share=0.4
+        ),
+    }
+    layouts = [("one", (1, 1), [0]), ("pairs", (6, 2), [0, 1, 2, 0, 1, 2])]
+    layouts += [(f"left-{t}", (7, t), [0, 1, 2, 3, 4, 5, t]) for t in (6, 7, 131)]
+    layouts += [("long", (2, 1029), [0, 515])]
+    for (name, shape, starts), selection in itertools.product(layouts, policies):
+        policy = policies[selection]
+        column = torch.arange(shape[1])
+        keep = (column >= torch.tensor(starts)[:, None]) & (column < shape[1] - shape[0] // 7)
+        ids = torch.randint(0, V, shape, generator=g)
+        arguments = {"seed": 11, "epoch": 0, "capacity": ids.numel() // 3}
+        yield f"{name}-{selection}", ids, policy, {**arguments, "attention_mask": keep}
+        yield f"{name}-all-{selection}", ids, policy, arguments
+    lengths = torch.tensor([0, 1, 2, 3, 0, 4, 5, 6, 7, 511, 0, 512, 513, 1030, 1, 0])
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    ids = torch.randint(0, V, (int(bounds[-1]),), generator=g)
+    for selection, policy in policies.items():
+        arguments = {"seed": 12, "epoch": 1, "capacity": 2000, "cu_seqlens": bounds}
+        yield f"packed-all-{selection}", ids, policy, arguments
+        arguments["attention_mask"] = (torch.rand(ids.shape, generator=g) < 0.8).int()
+        yield f"packed-{selection}", ids, policy, arguments

@@ -1,5 +1,8 @@
 """Rows to batches: every form of rows, against plain Python, and every way to get them wrong."""
 
+import array
+import collections
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -36,6 +39,20 @@ FORMS = {
     "arrow int32": lambda rows: pa.array(rows, pa.list_(pa.int32())),
     "arrow int8, large": lambda rows: pa.array(rows, pa.large_list(pa.int8())),
     "arrow slice": lambda rows: pa.array([[1, 2], *rows, [3]], pa.list_(pa.int64()))[1:-1],
+    "arrow view": lambda rows: pa.array([[1], *rows], pa.list_view(pa.int64()))[1:],
+    "arrow dictionary": lambda rows: pa.DictionaryArray.from_arrays(
+        pa.array(range(len(rows))), pa.array(rows, pa.list_(pa.int64()))),
+    "arrow of a dictionary": lambda rows: pa.ListArray.from_arrays(
+        pa.array(np.cumsum([0, *map(len, rows)]), pa.int32()),
+        pa.array([i for row in rows for i in row], pa.int64()).dictionary_encode()),
+    "nulls outside a slice": lambda rows: pa.array(
+        [None, [None], *rows, [None]], pa.list_(pa.int64()))[2:-1],
+    "deques and arrays": lambda rows: [
+        (collections.deque, lambda row: array.array("q", row))[b % 2](row)
+        for b, row in enumerate(rows)],
+    "scalars": lambda rows: [[(np.int32, np.int64, torch.tensor)[i % 3](i) for i in row]
+                             for row in rows],
+    "subclasses": lambda rows: [np.ma.array(row, dtype=np.int64) for row in rows],
     "arrow chunks": lambda rows: pa.chunked_array(
         [pa.array(part, pa.list_(pa.int64())) for part in (rows[:1], [], rows[1:])]),
 }  # fmt: skip
@@ -89,10 +106,12 @@ def test_any_rows_are_padded_by_the_plain_formula(rows, form, side, multiple):
     assert found.tolist() == padded(rows, 9, side, multiple)
 
 
-@pytest.mark.parametrize("make", [np.array, torch.tensor])
+@pytest.mark.parametrize("make", [np.array, np.ma.array, torch.tensor])
 @pytest.mark.parametrize("dtype", ["int64", "int32"])
 def test_a_matrix_is_rows_too(make, dtype):
-    matrix = make([[1, 2, 3], [4, 5, 6]], dtype=getattr(np if make is np.array else torch, dtype))
+    matrix = make(
+        [[1, 2, 3], [4, 5, 6]], dtype=getattr(torch if make is torch.tensor else np, dtype)
+    )
     assert pad_rows(matrix).tolist() == [[1, 2, 3], [4, 5, 6]]
     transposed = matrix.T
     assert pad_rows(transposed, pad_to_multiple_of=4).tolist() == padded(
@@ -103,6 +122,18 @@ def test_a_matrix_is_rows_too(make, dtype):
 def test_fixed_size_arrow_lists_are_rows_too():
     column = pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.int64(), 2))
     assert pad_rows(column[1:]).tolist() == [[3, 4], [5, 6]]
+
+
+def test_booleans_are_integers_too():
+    kinds = ([[True, False]], np.array([[True, False]]), torch.tensor([[True, False]]))
+    for rows in (*kinds, pa.array([[True, False]])):
+        assert pad_rows(rows).tolist() == [[1, 0]]
+        assert pad_rows(rows).dtype == torch.int64
+
+
+def test_arrow_rows_without_values_or_of_one_length():
+    assert pad_rows(pa.array([[], []])).shape == (2, 0)  # of type list<null>
+    assert pad_rows(pa.array([None, [3, 4]], pa.list_(pa.int64(), 2))[1:]).tolist() == [[3, 4]]
 
 
 def test_no_batch_shares_memory_with_what_it_was_made_of():
@@ -216,6 +247,22 @@ def test_a_long_list_is_a_row():
         ([[1], 5], TypeError, "row 1 of rows must be a sequence of integers, got int"),
         ([[1], "ab"], TypeError, "row 1 of rows must be a sequence of integers, got str"),
         ([np.array([1]), [2, 0.5]], TypeError, r"row 1 of rows.* holds 0\.5"),
+        ([np.array([1.5]), [2]], TypeError, "^row 0 of rows must hold integers, got float64"),
+        ([np.array([1, None], object), [2]], TypeError, "^row 0 of rows holds None"),
+        ([torch.tensor([1.5], requires_grad=True)], TypeError, "must hold integers, got float32"),
+        ([torch.tensor([1], dtype=torch.bfloat16)], TypeError, "integers, got bfloat16"),
+        ([torch.empty(2, dtype=torch.int64, device="meta")], TypeError, "got a meta one"),
+        ([torch.tensor([1, 2]).to_sparse()], TypeError, "must be a dense tensor"),
+        ([np.ma.array([1, 2], mask=[0, 1])], ValueError, "row 0 of rows has masked values"),
+        ([{1, 2}], TypeError, "row 0 of rows must be a sequence of integers, got set"),
+        ([{1: 2}], TypeError, "row 0 of rows must be a sequence of integers, got dict"),
+        ([bytearray(b"ab")], TypeError, "must be a sequence of integers, got bytearray"),
+        ({(1, 2)}, TypeError, "rows must be rows of integers, got set"),
+        (np.array(3), TypeError, r"rows must be rows of integers, got shape \(\)"),
+        (np.zeros((1, 2, 3), int), ValueError, r"row 0 .* one-dimensional, got shape \(2, 3\)"),
+        (pa.array([[1, 2], None], pa.list_(pa.int64(), 2)), ValueError, "1 null rows"),
+        (pa.array([[1, None]], pa.list_(pa.int64(), 2)), ValueError, "1 nulls inside rows"),
+        (pa.table({"a": [[1]]}), TypeError, "must be an Arrow list column, got Table"),
         ("abc", TypeError, "rows must be rows of integers, got str"),
         (5, TypeError, "rows must be rows of integers, got int"),
         (np.array([1, 2]), TypeError, "row 0 of rows must be a sequence of integers, got int64"),
@@ -245,6 +292,7 @@ def test_bad_rows_are_refused(rows, error, text):
             "column 'tags' cannot become a tensor",
         ),
         ([{"input_ids": [1], "text": "hello"}], "column 'text' cannot become a tensor"),
+        ({"input_ids": [[1], [2]], "x": [1]}, "column 'x' has 1 rows, 'input_ids' has 2"),
     ],
 )
 def test_bad_batches_are_refused(examples, text):
@@ -253,8 +301,29 @@ def test_bad_batches_are_refused(examples, text):
 
 
 @pytest.mark.parametrize(
+    ("examples", "values", "text"),
+    [
+        ([[1], [2]], {"input_ids": 0}, "example 0 must be a mapping, got list"),
+        ([{"input_ids": [1]}, None], {"input_ids": 0}, "example 1 must be a mapping, got NoneType"),
+        (None, {"input_ids": 0}, "must be a list of mappings, got NoneType"),
+        ("ab", {"input_ids": 0}, "must be a list of mappings, got str"),
+        ({"input_ids": [[1]], "x": 5}, {"input_ids": 0}, "column 'x' must have a value for each"),
+        ([{"input_ids": [1]}], {}, "padding_values must be a mapping"),
+        ([{"input_ids": [1]}], ["input_ids"], "padding_values must be a mapping"),
+        ([{"input_ids": [1]}], {"input_ids": None}, "padding value of input_ids must be an int"),
+    ],
+)
+def test_what_is_no_batch_is_refused(examples, values, text):
+    with pytest.raises(TypeError, match=text):
+        pad_batch(examples, padding_values=values)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "text"),
     [
+        ({"padding_value": 0.5}, TypeError, "padding value of rows must be an int, got float"),
+        ({"padding_value": 1 << 63}, ValueError, "does not fit in 64 bits"),
+        ({"pad_to_multiple_of": 8.0}, TypeError, "must be an int, got float"),
         ({"padding_side": "top"}, ValueError, 'must be "left" or "right"'),
         ({"pad_to_multiple_of": 0}, ValueError, "must be positive, got 0"),
         ({"dtype": torch.int16}, TypeError, "must be torch.int32 or torch.int64"),

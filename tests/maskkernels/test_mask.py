@@ -8,7 +8,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from cases import V, batch, cases
+from cases import V, batch, cases, edges
 from contract import mask_row, word
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from maskkernels import MaskingPolicy, mask_tokens
 from maskkernels.mask.job import Job
 
 BACKENDS = ("reference", "numba")
-CASES = {name: rest for name, *rest in cases()}
+CASES = {name: rest for name, *rest in (*cases(), *edges())}
 
 
 def rows_of(ids, arguments):

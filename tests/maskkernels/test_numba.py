@@ -1,6 +1,7 @@
 """What only the CPU kernels can get wrong: threads, forks, long rows, the cache on disk."""
 
 import itertools
+import mmap
 import os
 import shutil
 import subprocess
@@ -130,6 +131,44 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_waits_for_a_thread_that_compiles(tmp_path):
+    """A child forked in between would wait for the compiler's lock for ever."""
+    code = """
+import os, threading, time, torch
+from test_numba import POLICIES, mask_tokens
+ids = torch.arange(4, 132).view(2, 64)
+thread = threading.Thread(target=lambda: mask_tokens(ids, POLICIES[0], seed=1))
+thread.start()
+time.sleep(0.5)
+assert thread.is_alive()  # it compiles
+child = os.fork()
+if not child:
+    mask_tokens(ids, POLICIES[0], seed=1)
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=60,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MAP_NORESERVE has this number on Linux")
+def test_offsets_past_2_to_the_31_are_right():
+    from maskkernels.batch import _numba
+
+    space = mmap.mmap(  # 16 GiB of addresses, of which one page is touched
+        -1, 8 * ((1 << 31) + 8), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+    )  # MAP_NORESERVE
+    values = np.frombuffer(space, np.int64)
+    begin = (1 << 31) - 2
+    values[begin : begin + 5] = [1, 2, 3, 4, 5]
+    out = np.zeros((1, 8), np.int64)
+    _numba.pad(values, np.array([begin, begin + 5]), True, 9, out)
+    assert out.tolist() == [[9, 9, 9, 1, 2, 3, 4, 5]]
+
+
 def test_rows_are_cut_by_tokens(threads):
     threads(2)
     bounds = np.cumsum([0, *[1] * 1000, 4 * WORTH])
@@ -225,3 +264,28 @@ def test_without_a_folder_for_the_cache_it_works_and_says_so_once(package):
     assert found.stdout == run(package).stdout
     assert found.stderr.count("RuntimeWarning") == 1
     assert "NUMBA_CACHE_DIR" in found.stderr
+
+
+@pytest.mark.parametrize(("ending", "kept"), [("nbi", 50), ("nbc", 500)])
+def test_a_spoiled_cache_costs_a_compilation_and_no_more(package, ending, kept):
+    first = run(package)
+    for file in package.glob(f"maskkernels/mask/__pycache__/*.{ending}"):
+        file.write_bytes(file.read_bytes()[:kept])
+    second, third = run(package), run(package)
+    assert first.stdout == second.stdout == third.stdout != ""
+    assert second.stderr.count("RuntimeWarning") == 1
+    assert "cannot be read" in second.stderr
+    assert third.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files, as POSIX can")
+def test_a_full_disk_costs_the_cache_and_no_more(package):
+    full = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+"""
+    found = run(package, full + PRINT_MASKS)
+    assert found.stdout == run(package).stdout != ""
+    assert found.stderr.count("RuntimeWarning") == 1
+    assert "cannot be kept" in found.stderr

@@ -5,11 +5,43 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 
-def test_interpreted_kernels_equal_the_reference():
+
+@pytest.mark.parametrize("script", ["interpret_triton.py", "interpret_loss.py"])
+def test_interpreted_kernels_equal_the_reference(script):
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("interpret_triton.py")],
+        [sys.executable, Path(__file__).with_name(script)],
         env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "comparisons passed" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["_keys", "_limits", "_mask_tokens", "_positions"])
+def test_numbers_that_change_from_call_to_call_compile_nothing(name):
+    """What Triton distinguishes kernels by is the same for a 1, a multiple of 16 and others."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    from maskkernels.mask import _triton
+
+    kernel = getattr(_triton, name)
+    backend = make_backend(GPUTarget("cuda", 90, 32))
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+
+    def kind(number):
+        arguments = {}
+        for p in kernel.params:
+            if p.name.endswith("_ptr"):
+                arguments[p.name] = torch.zeros(8, dtype=torch.int64)
+            elif p.is_constexpr or p.name == "length":
+                arguments[p.name] = 64
+            else:
+                arguments[p.name] = float(number) if p.annotation_type == "fp64" else number
+        return bind(**arguments)[1]
+
+    assert kind(3) == kind(1) == kind(0) == kind(16) == kind(-(1 << 63))
+    assert ("i64", None) in kind(3)

@@ -1,0 +1,450 @@
+"""One call that has a Transformers model compute its head and loss on the predicted rows alone.
+
+    model = maskft.fuse_loss(AutoModelForMaskedLM.from_pretrained(name))
+    loss = model(**batch).loss  # and in a Trainer, num_items_in_batch counts
+
+What acts is on the instance, as attributes that ``unfuse_loss`` takes away again: a ``forward``, a
+hook on the base model, a ``forward`` of the decoder and a ``loss_function``. They hold references
+to one another and no closures, so that a copy or a pickle of the model is fused in its own right.
+"""
+
+import copy
+import inspect
+import logging
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskft.head import Head, decoder_inputs, read, unwrap
+from maskft.rows import Job, shifted
+from maskkernels.backend import BACKENDS
+from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
+
+LOGITS = (False, True, "eval")
+_LOG = logging.getLogger(__name__)
+
+
+def fuse_loss(
+    model: Any,
+    *,
+    logits: bool | str = False,
+    capacity: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    linear: bool | None = None,
+    check: Any = False,
+    backend: str = "auto",
+) -> Any:
+    """Have ``model`` compute its head and its loss for the predicted rows only, from now on.
+
+    Acts on this one object, which it returns; ``unfuse_loss`` undoes it. Calls with ``labels``
+    change, all others stay as they are. The rows whose label is not -100 are gathered behind the
+    base model; head and loss see no others, and ``maskkernels.linear_cross_entropy`` runs in place
+    of the decoder, in its own ``__call__`` (so that DDP and FSDP2 find its weights in place). A
+    decoder that is not a plain nn.Linear (LoRA, quantised...) is called on those rows instead, and
+    ``masked_cross_entropy`` follows.
+
+    ``num_items_in_batch`` is what the sum of the losses is divided by, for every model, so losses
+    and gradients do not depend on gradient accumulation or the number of ranks.
+
+    Forward takes two keywords more: ``label_positions``, int64 [R], places of the labelled tokens
+    in the flattened labels, -1 for none, as ``mask_tokens(..., capacity=R)`` returns them (so that
+    nothing is searched for on a GPU); and ``return_logits``, which overrides ``logits`` for a call.
+
+    Args:
+        model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
+            one. Fuse before ``torch.compile``; before or after DDP and FSDP2.
+        logits: whether outputs have ``logits``: False, True, or "eval" for evaluation only (what
+            Trainer's compute_metrics needs). Where they do, all rows are decoded as ever.
+        capacity: at most so many labels per call. On a GPU and in compiled code this many rows are
+            then gathered, whatever the labels: shapes stay the same and the host never waits to
+            count them (without it, and without ``label_positions``, a GPU waits once per call;
+            compiled code gathers in the loss only). More labels: ValueError on the CPU, a NaN loss
+            on a GPU and in compiled code.
+        label_smoothing, z_loss: as in ``masked_cross_entropy``.
+        linear: whether the loss is computed in the decoder. None: where that is possible.
+        check: a batch (or True for one of random tokens) on which loss and gradients are compared
+            with those of the stock model, and the difference logged.
+        backend: "auto", "reference", "numba" or "triton"; see ``maskkernels``.
+
+    Raises:
+        TypeError: a model that is not covered, by its class.
+        ValueError: an argument that does not fit; a model that is fused already; a check that
+            found another loss or other gradients than stock.
+    """
+    if not any(logits is value or logits == value for value in LOGITS):
+        raise ValueError(f"logits must be one of {LOGITS}, got {logits!r}")
+    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int)):
+        raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"capacity must be at least 1, got {capacity}")
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
+    inner = unwrap(model)
+    if fused(inner) is not None:
+        raise ValueError(
+            f"this {type(inner).__name__} is fused already; unfuse_loss(model) undoes it"
+        )
+    head = read(inner)
+    if linear and head.rows_because:
+        raise TypeError(f"the loss of {head.name} cannot run in its decoder: {head.rows_because}")
+    if router_losses(head, inner, {}):
+        raise TypeError(
+            f"fuse_loss does not cover {head.name} with output_router_logits: it adds the router's "
+            "losses in code of its own"
+        )
+    in_decoder = head.rows_because is None if linear is None else linear
+    options = Options(logits, capacity, label_smoothing, z_loss, in_decoder, backend)
+    FusedForward(inner, head, options).attach()
+    if check is not False:
+        from maskft.check import compare
+
+        try:
+            difference = compare(inner, None if check is True else check)
+        except BaseException:
+            unfuse_loss(inner)
+            raise
+        _LOG.info("%s", difference)
+        if not difference.agrees:
+            unfuse_loss(inner)
+            raise ValueError(f"fused and stock {head.name} disagree: {difference}")
+    return model
+
+
+def unfuse_loss(model: Any) -> Any:
+    """Undo ``fuse_loss``; a model that is not fused stays as it is.
+
+    Raises:
+        ValueError: something else (accelerate, for one) has since wrapped ``model.forward``.
+    """
+    inner = unwrap(model)
+    forward = fused(inner)
+    if forward is not None:
+        forward.detach()
+    return model
+
+
+def fused(model: Any) -> "FusedForward | None":
+    """What acts on a model that is fused; None on another."""
+    return vars(model).get("_fused_loss")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``fuse_loss`` was asked for, and whether the decoder gives way to the loss."""
+
+    logits: bool | str
+    capacity: int | None
+    label_smoothing: float
+    z_loss: float
+    in_decoder: bool
+    backend: str
+
+    def of_loss(self) -> dict[str, Any]:
+        return {
+            "label_smoothing": self.label_smoothing,
+            "z_loss": self.z_loss,
+            "backend": self.backend,
+        }
+
+
+class FusedForward:
+    """The ``forward`` of a fused model, an attribute of that one instance.
+
+    Not a method: accelerate would take its function and bind it to the model.
+    """
+
+    def __init__(self, model: Any, head: Head, options: Options) -> None:
+        self.model = model
+        self.head = head
+        self.options = options
+        self.decoder = model.get_output_embeddings() if options.in_decoder else None
+        self.job: Job | None = None
+        self.verified = False  # that nothing but ``head`` says happens to the logits
+        self.__signature__ = _signature(model)
+        self._before: dict[str, Any] = {}
+        self._hook: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FusedForward":
+        """A copy within a copy of the model; idle where a part (PEFT: the decoder) is copied alone,
+        which must not take the whole model along."""
+        state = dict(vars(self))
+        if id(self.model) not in memo:
+            state |= {"model": None, "decoder": None, "job": None, "_hook": None, "_before": {}}
+        twin = object.__new__(FusedForward)
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(state, memo))
+        return twin
+
+    def attach(self) -> None:
+        model = self.model
+        mine: dict[str, Any] = {"_fused_loss": self, "forward": self, "accepts_loss_kwargs": True}
+        if self.head.calls_loss_function:
+            mine["_loss_function"] = FusedLossFunction(self, model.loss_function)
+        self._before = {name: vars(model).get(name) for name in mine}
+        for name, value in mine.items():
+            setattr(model, name, value)
+        base = model.base_model
+        if base is not model and base is not self.decoder:
+            self._hook = base.register_forward_hook(self.gather)
+        if self.decoder is not None:
+            self.decoder.forward = DecoderForward(self, self.decoder)
+
+    def detach(self) -> None:
+        model = self.model
+        now = vars(model).get("forward")
+        if now is not self and getattr(now, "__func__", None) is not self:
+            raise ValueError(
+                "model.forward has been wrapped since fuse_loss; take that off first "
+                "(accelerator.unwrap_model(model, keep_fp32_wrapper=False))"
+            )
+        for name, value in self._before.items():
+            delattr(model, name)
+            if value is not None:
+                setattr(model, name, value)
+        if self._hook is not None:
+            self._hook.remove()
+        if self.decoder is not None:
+            del self.decoder.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] is self.model:  # accelerate binds what it unwraps
+            args = args[1:]
+        kwargs.update(zip(self.head.parameters, args, strict=False))
+        num_items = kwargs.pop("num_items_in_batch", None)
+        positions = kwargs.pop("label_positions", None)
+        wanted = kwargs.pop("return_logits", None)
+        labels = kwargs.get("labels")
+        if labels is None:
+            return self._stock(kwargs)
+        if wanted is None:
+            at_all = self.options.logits
+            wanted = at_all is True or (at_all == "eval" and not self.model.training)
+        if router_losses(self.head, self.model, kwargs):
+            raise TypeError(f"a fused {self.head.name} takes no output_router_logits with labels")
+        targets = labels
+        if self.head.shift:
+            targets = kwargs.get("shift_labels")
+            targets = shifted(labels) if targets is None else targets
+        job = Job(targets, num_items, labels, kwargs.get("shift_labels"))
+        if not wanted:
+            shift = self.head.shift and kwargs.get("shift_labels") is None
+            job.choose(positions, shift, self.options.capacity)
+            decoder = self.decoder
+            job.in_decoder = decoder is not None and self.model.get_output_embeddings() is decoder
+        return self._run(job, kwargs, bool(wanted))
+
+    def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """The base model's hook: its hidden states, of the predicted rows only."""
+        job = self.job
+        if job is None or job.rows is None or job.gathered:
+            return None
+        hidden = output[0]
+        if not isinstance(hidden, Tensor) or hidden.shape[:-1] != job.targets.shape:
+            return None
+        job.gathered = True
+        if isinstance(output, tuple):
+            return (job.predicted(hidden), *output[1:])
+        output[next(iter(output.keys()))] = job.predicted(hidden)
+        return output
+
+    def decode(self, job: Job, hidden: Tensor, decoder: nn.Linear) -> Tensor:
+        """What the decoder returns in place of logits: [..., V], every element the loss."""
+        head = self.head
+        if job.stand_in is not None:
+            raise RuntimeError(f"{head.name} calls its decoder more than once: use linear=False")
+        if hasattr(decoder.weight, "placements"):
+            raise RuntimeError(
+                f"the decoder of {head.name} is called outside of FSDP: its weight is sharded"
+            )
+        labels = job.labels()
+        flat = hidden
+        if not job.gathered:
+            if hidden.shape[:-1] != job.targets.shape:
+                raise RuntimeError(
+                    f"{head.name} hands its decoder {tuple(hidden.shape)} for labels of shape "
+                    f"{tuple(job.targets.shape)}: use linear=False"
+                )
+            flat = job.predicted(hidden)
+        loss = linear_cross_entropy(
+            flat.reshape(*labels.shape, hidden.shape[-1]),
+            decoder.weight,
+            labels.to(hidden.device),
+            _sum(decoder.bias, self._added_bias()),
+            softcap=head.softcap,
+            logit_scale=head.scale,
+            num_items=job.num_items,
+            **self.options.of_loss(),
+        ).loss
+        job.stand_in = job.or_nan(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
+        return job.stand_in
+
+    def check_labels(self, job: Job, labels: Tensor | None, shift_labels: Tensor | None) -> None:
+        """Refuse a model whose loss is not on the labels that it was called with."""
+        if labels is job.labels_given and shift_labels is job.shift_labels_given:
+            return
+        if torch.compiler.is_compiling() or self.verified:
+            return
+        own = shift_labels
+        if own is None and labels is not None:
+            own = shifted(labels) if self.head.shift else labels
+        targets = job.targets.reshape(-1)
+        if own is None or not torch.equal(own.reshape(-1).to(targets.device), targets):
+            raise TypeError(
+                f"fuse_loss does not cover {self.head.name}: it computes its loss on other labels "
+                "than those it is called with"
+            )
+
+    def finish(self, job: Job, logits: Tensor) -> Tensor:
+        """The loss of a job whose ``logits`` (or what stands in for them) the model has made."""
+        name = self.head.name
+        if job.loss is not None:
+            raise TypeError(f"{name} computes more than one loss; fuse_loss does not cover that")
+        if not job.in_decoder:
+            labels = job.labels() if job.gathered else job.targets
+            if logits.shape[:-1].numel() != labels.numel():
+                raise TypeError(
+                    f"fuse_loss does not cover {name}: it makes logits {tuple(logits.shape)} for "
+                    f"labels {tuple(labels.shape)}"
+                )
+            logits = logits.reshape(*labels.shape, logits.shape[-1])
+            loss = masked_cross_entropy(
+                logits, labels.to(logits.device), num_items=job.num_items, **self.options.of_loss()
+            ).loss
+            job.loss = job.or_nan(loss)
+            return job.loss
+        if job.stand_in is None:
+            raise RuntimeError(f"{name} does not call its decoder: use linear=False")
+        if not torch.compiler.is_compiling() and not self.verified:
+            self._verify(job.stand_in.detach(), logits.detach())
+        job.loss = job.stand_in.reshape(-1)[0]
+        return job.loss
+
+    def _run(self, job: Job, kwargs: dict[str, Any], keep_logits: bool) -> Any:
+        call = dict(kwargs)
+        if not self.head.calls_loss_function:
+            self._make_up_for_labels(call, call.pop("labels"))
+        as_tuple = call.get("return_dict")
+        as_tuple = not (self.model.config.return_dict if as_tuple is None else as_tuple)
+        if as_tuple:
+            call["return_dict"] = True
+        self.job = job
+        try:
+            outputs = self._stock(call)
+        finally:
+            self.job = None
+        if self.head.calls_loss_function:
+            if job.loss is None:
+                raise RuntimeError(f"{self.head.name} did not call its loss function")
+            loss = outputs.loss  # the job's, and what the model adds to it
+        else:
+            loss = self.finish(job, outputs.logits)
+        fields = {name: outputs[name] for name in outputs.keys()}  # noqa: SIM118
+        fields["loss"] = loss
+        if not keep_logits:
+            fields.pop("logits")
+        outputs = type(outputs)(**fields)
+        return outputs.to_tuple() if as_tuple else outputs
+
+    def _stock(self, kwargs: dict[str, Any]) -> Any:
+        before = self._before["forward"]
+        if before is not None:
+            return before(**kwargs)
+        return type(self.model).forward(self.model, **kwargs)
+
+    def _make_up_for_labels(self, call: dict[str, Any], labels: Tensor) -> None:
+        """Do what a forward that is given labels does with them besides its loss."""
+        if "use_cache" in self.head.parameters:
+            call.setdefault("use_cache", False)
+        if not self.head.decoder_inputs_from_labels:
+            return
+        if call.get("decoder_input_ids") is None and call.get("decoder_inputs_embeds") is None:
+            for name, made in decoder_inputs(self.model, labels).items():
+                if call.get(name) is None:
+                    call[name] = made
+
+    def _added_bias(self) -> Tensor | None:
+        bias = self.head.bias
+        return None if bias is None else attrgetter(bias)(self.model).reshape(-1)
+
+    def _verify(self, stand_in: Tensor, logits: Tensor) -> None:
+        """Refuse a model that does something to its logits that ``head`` does not say.
+
+        What the decoder returned is a number that the model treats as it would treat logits.
+        """
+        z = stand_in.float()
+        bias = self._added_bias()
+        z = (z if bias is None else z + bias.detach().float()) * self.head.scale
+        cap = self.head.softcap
+        z = cap * torch.tanh(z / cap) if cap else z
+        exact = logits.dtype in (torch.float32, torch.float64)
+        tolerance = 1e-4 if exact else 1e-2
+        if logits.shape != z.shape or not torch.allclose(
+            logits.float(), z, rtol=tolerance, atol=1e-6, equal_nan=True
+        ):
+            raise RuntimeError(
+                f"{self.head.name} does something to its logits that fuse_loss does not know: "
+                "fuse it with linear=False"
+            )
+        self.verified = bool((stand_in != 0).any())  # a loss of 0 says little
+
+
+class DecoderForward:
+    """The ``forward`` of a fused model's decoder: F.linear, or the loss while there is a job."""
+
+    def __init__(self, fused: FusedForward, decoder: nn.Linear) -> None:
+        self.fused = fused
+        self.decoder = decoder
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        job = self.fused.job
+        if job is None or not job.in_decoder:
+            return type(self.decoder).forward(self.decoder, hidden)
+        return self.fused.decode(job, hidden, self.decoder)
+
+
+class FusedLossFunction:
+    """The ``loss_function`` of a fused model: the model's own, or the job's loss."""
+
+    def __init__(self, fused: FusedForward, stock: Any) -> None:
+        self.fused = fused
+        self.stock = stock
+
+    def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        job = self.fused.job
+        if job is None:
+            return self.stock(logits, *args, **kwargs)
+        labels = args[0] if args else kwargs.get("labels")
+        self.fused.check_labels(job, labels, kwargs.get("shift_labels"))
+        return self.fused.finish(job, logits)
+
+
+def router_losses(head: Head, model: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the model adds losses of its router's in code of its own."""
+    name = "output_router_logits"
+    if head.calls_loss_function or name not in head.parameters:
+        return False
+    asked = kwargs.get(name)
+    return bool(getattr(model.config, name, False) if asked is None else asked)
+
+
+def _signature(model: Any) -> inspect.Signature:
+    """What the model's forward takes and ``label_positions``, for Trainer to keep such columns."""
+    parameters = [
+        p.replace(annotation=inspect.Parameter.empty)
+        for p in inspect.signature(model.forward).parameters.values()
+    ]
+    added = inspect.Parameter("label_positions", inspect.Parameter.KEYWORD_ONLY, default=None)
+    last = len(parameters)
+    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        last -= 1
+    return inspect.Signature([*parameters[:last], added, *parameters[last:]])
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

@@ -1,0 +1,360 @@
+"""The losses: check the inputs, choose a backend, compute."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from maskkernels.backend import resolve
+from maskkernels.loss import reference
+from maskkernels.loss.job import Job, check_capacity, check_positions, outside_classes
+from maskkernels.loss.op import cross_entropy
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class LossOutput(NamedTuple):
+    """A loss and what was counted on the way.
+
+    Attributes:
+        loss: float32 (float64 for a float64 input): a scalar for "mean" and "sum"; for "none" the
+            loss of each row in the shape of the labels (of ``positions`` where they are given), 0
+            where the row is ignored.
+        count: int64 [], the number of labelled rows, on the device of the input.
+        accuracy: float32 [], the share of labelled rows in which no logit is greater than the
+            label's; 0 where nothing is labelled; None unless asked for. Without gradient.
+        entropy: float32 [], the mean entropy of the predicted distributions of labelled rows, in
+            nats; as accuracy.
+        top_k: float32 [], the share of labelled rows in which fewer than k logits are greater than
+            the label's; as accuracy.
+    """
+
+    loss: Tensor
+    count: Tensor  # type: ignore[assignment]  # in place of tuple.count
+    accuracy: Tensor | None = None
+    entropy: Tensor | None = None
+    top_k: Tensor | None = None
+
+
+def masked_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    positions: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    reduction: str = "mean",
+    num_items: int | float | Tensor | None = None,
+    accuracy: bool = False,
+    entropy: bool = False,
+    top_k: int | None = None,
+    backend: str = "auto",
+) -> LossOutput:
+    """Cross-entropy of the labelled rows of ``logits``; the others are never read.
+
+    In place of ``F.cross_entropy(logits.view(-1, V), labels.view(-1))``. The plain formula, for one
+    row with logits x, label y, class weights w (all 1 without ``class_weights``):
+    z = logit_scale * x, then z = softcap * tanh(z / softcap) if there is a softcap;
+    lse = log(sum_v exp(z_v));
+    row = w_y * (1 - label_smoothing) * (lse - z_y)
+    + label_smoothing / V * sum_v w_v * (lse - z_v) + z_loss * lse^2.
+    "sum" adds the labelled rows; "mean" divides that by ``num_items`` or, without it, by the sum
+    of their w_y, which is their count without class weights. Without labelled rows the loss is 0,
+    and so are the gradients. Sums are taken in float32 whatever the dtype (float64 for float64).
+
+    Args:
+        logits: [..., V], float16, bfloat16 or float32; float64 on the reference alone.
+        labels: [...], int64 or int32: the class of each row, or ``ignore_index``.
+        positions: int64 [C], rows of the flattened logits that are predicted, ascending, then -1,
+            as ``mask_tokens(..., capacity=C)`` returns them: only these rows are looked at.
+            ``labels`` may then be [C] as well, one for each position.
+        class_weights: float [V]. Gets no gradient.
+        ignore_index: the label of rows that are not predicted.
+        label_smoothing: in [0, 1].
+        z_loss: factor of lse^2, at least 0.
+        softcap: positive, or None.
+        logit_scale: finite.
+        reduction: "mean", "sum" or "none".
+        num_items: what "mean" divides by: a positive number, or a 0-d tensor, which is never read
+            on the host.
+        accuracy, entropy, top_k: what else to compute in the same pass; top_k is k.
+        backend: "auto", "reference", "numba" (CPU) or "triton" (GPU).
+
+    Returns:
+        LossOutput(loss, count, accuracy, entropy, top_k).
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, by name; a label outside [0, V) is
+            found on the CPU only. On a GPU, where looking would wait for the device, the loss of
+            such a row is NaN.
+        RuntimeError: a gradient of the gradient is asked for; only the reference has one.
+    """
+    return _cross_entropy(
+        "logits", logits, None, None, labels, positions, class_weights, ignore_index,
+        label_smoothing, z_loss, softcap, logit_scale, reduction, num_items, accuracy, entropy,
+        top_k, None, None, backend,
+    )  # fmt: skip
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    *,
+    positions: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    reduction: str = "mean",
+    num_items: int | float | Tensor | None = None,
+    accuracy: bool = False,
+    entropy: bool = False,
+    top_k: int | None = None,
+    capacity: int | None = None,
+    chunk_bytes: int | None = None,
+    backend: str = "auto",
+) -> LossOutput:
+    """Cross-entropy of ``F.linear(hidden, weight, bias)``, computed for labelled rows only.
+
+    In place of ``F.cross_entropy(F.linear(hidden, weight, bias).view(-1, V), labels.view(-1))``.
+    The formula is that of ``masked_cross_entropy`` with x = hidden @ weight.T + bias. Logits exist
+    for a chunk of labelled rows at a time, and become their own gradient in place. Gradients are
+    computed in the forward pass (in the backward pass for "none") and those of the weight are
+    summed in float32. Under autocast hidden, weight and bias are cast as ``F.linear`` casts them.
+
+    Args:
+        hidden: [..., H], float16, bfloat16 or float32; float64 on the reference alone.
+        weight: [V, H], of the dtype of hidden.
+        labels: [...], as in ``masked_cross_entropy``.
+        bias: [V], of the dtype of hidden, or None.
+        positions: as in ``masked_cross_entropy``, rows of the flattened hidden states.
+        class_weights, ignore_index, label_smoothing, z_loss, softcap, logit_scale, reduction,
+            num_items, accuracy, entropy, top_k: as in ``masked_cross_entropy``.
+        capacity: without positions, at most so many rows are labelled. A GPU then computes this
+            many rows whatever the labels, without waiting to count them, and the loss is NaN where
+            there are more; the CPU counts, and raises.
+        chunk_bytes: how many bytes of logits may exist at a time; at least one row does. None: 64
+            MiB or 256 rows on the CPU, whichever is more; on a GPU half a GiB, or 1024 rows.
+        backend: "auto", "reference" (all logits at once), "numba" (CPU) or "triton" (GPU).
+
+    Returns:
+        LossOutput(loss, count, accuracy, entropy, top_k).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``masked_cross_entropy``.
+    """
+    _check_float("hidden", hidden)
+    _check_float("weight", weight, hidden)
+    shapes_fit = weight.dim() == 2 and hidden.dim() > 0 and weight.shape[1] == hidden.shape[-1]
+    if not shapes_fit or not weight.shape[1]:
+        raise ValueError(
+            "weight must be [V, H] and hidden [..., H] with H above 0, "
+            f"got {tuple(weight.shape)} and {tuple(hidden.shape)}"
+        )
+    if bias is not None:
+        _check_float("bias", bias, hidden)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias must be [{weight.shape[0]}], got {tuple(bias.shape)}")
+    if capacity is not None:
+        _check_int("capacity", capacity, 0)
+        if positions is not None:
+            raise ValueError("capacity goes without positions: their number is the capacity")
+    if chunk_bytes is not None:
+        _check_int("chunk_bytes", chunk_bytes, 1)
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        hidden, weight, bias = _autocast(torch.get_autocast_dtype(kind), hidden, weight, bias)
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != hidden.dtype:
+            raise TypeError(f"{name} is {tensor.dtype}, hidden {hidden.dtype}: cast one of them")
+    return _cross_entropy(
+        "hidden", hidden, weight, bias, labels, positions, class_weights, ignore_index,
+        label_smoothing, z_loss, softcap, logit_scale, reduction, num_items, accuracy, entropy,
+        top_k, capacity, chunk_bytes, backend,
+    )  # fmt: skip
+
+
+def _autocast(dtype: torch.dtype, *tensors: Any) -> list[Any]:
+    """Cast as autocast does: float64 stays."""
+    return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+
+
+def _cross_entropy(
+    name: str,
+    rows: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    labels: Tensor,
+    positions: Tensor | None,
+    class_weights: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    logit_scale: float,
+    reduction: str,
+    num_items: int | float | Tensor | None,
+    accuracy: bool,
+    entropy: bool,
+    top_k: int | None,
+    capacity: int | None,
+    chunk_bytes: int | None,
+    backend: str,
+) -> LossOutput:
+    """Check what both losses share; ``name`` is what the caller calls ``rows``."""
+    _check_float(name, rows)
+    vocab_size = rows.shape[-1] if weight is None and rows.dim() else 0
+    vocab_size = vocab_size if weight is None else weight.shape[0]
+    if (weight is None and rows.dim() < 2) or vocab_size < 1:
+        raise ValueError(
+            f"{name if weight is None else 'weight'} must have at least one class and two "
+            f"dimensions, got {tuple(rows.shape if weight is None else weight.shape)}"
+        )
+    aligned = _check_labels(name, rows, labels, positions)
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    if class_weights is not None:
+        _check_float("class_weights", class_weights, rows)
+        if class_weights.shape != (vocab_size,):
+            raise ValueError(
+                f"class_weights must be [{vocab_size}], got {tuple(class_weights.shape)}"
+            )
+        class_weights = class_weights.detach().to(dtype)
+    _check_numbers(label_smoothing, z_loss, softcap, logit_scale)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r}: expected one of {REDUCTIONS}")
+    if num_items is not None and reduction != "mean":
+        raise ValueError(f"num_items goes with reduction='mean', not {reduction!r}")
+    _check_int("ignore_index", ignore_index)
+    if top_k is not None:
+        _check_int("top_k", top_k, 1)
+    needs = [
+        torch.is_grad_enabled() and t is not None and t.requires_grad for t in (rows, weight, bias)
+    ]
+    job = Job(
+        rows.reshape(-1, rows.shape[-1]), weight, bias, labels.reshape(-1).long(), positions,
+        class_weights, _items(num_items, rows.device, dtype), aligned, int(ignore_index),
+        float(label_smoothing), float(z_loss), float(softcap or 0.0), float(logit_scale),
+        reduction, bool(accuracy), bool(entropy), int(top_k or 0),
+        -1 if capacity is None else int(capacity), int(chunk_bytes or 0), *needs,
+    )  # fmt: skip
+    name = _backend(backend, rows)
+    if name != "reference":
+        loss, count, *statistics = cross_entropy(job)
+    else:
+        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_values(job)  # the kernels look as they go
+        loss, count, *statistics = reference.cross_entropy(job)
+    if reduction == "none" and positions is None:
+        loss = loss.view(labels.shape)
+    asked = (accuracy, entropy, top_k)
+    return LossOutput(
+        loss, count, *(s if a else None for s, a in zip(statistics, asked, strict=True))
+    )
+
+
+def _backend(backend: str, rows: Tensor) -> str:
+    name = resolve(backend, rows.device)
+    if name != "reference" and rows.dtype == torch.float64:
+        if backend == "auto":
+            return "reference"
+        raise ValueError(f"backend={backend!r}: float64 is computed by the reference alone")
+    return name
+
+
+def _check_labels(name: str, rows: Tensor, labels: Tensor, positions: Tensor | None) -> bool:
+    """Check labels and positions; returns whether labels belong to positions."""
+    integers = (torch.int32, torch.int64)
+    for what, tensor, dtypes in (
+        ("labels", labels, integers),
+        ("positions", positions, integers[1:]),
+    ):
+        if tensor is None and what == "positions":
+            continue
+        if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            wanted = " or ".join(map(str, dtypes))
+            raise TypeError(f"{what} must be a tensor of {wanted}, got {got}")
+        if tensor.device != rows.device:
+            raise ValueError(f"{what} is on {tensor.device}, {name} on {rows.device}")
+    if positions is not None and positions.dim() != 1:
+        raise ValueError(f"positions must be [C], got {tuple(positions.shape)}")
+    if labels.shape == rows.shape[:-1]:
+        return False
+    if positions is not None and labels.shape == positions.shape:
+        return True
+    also = "" if positions is None else f" or that of positions, {tuple(positions.shape)}"
+    raise ValueError(
+        f"labels must have the shape of {name} without its last dimension, "
+        f"{tuple(rows.shape[:-1])}{also}; got {tuple(labels.shape)}"
+    )
+
+
+def _check_float(name: str, tensor: Any, like: Tensor | None = None) -> None:
+    floats = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    if not isinstance(tensor, Tensor) or tensor.dtype not in floats:
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"{name} must be a tensor of floats, 16 to 64 bits, got {got}")
+    if like is not None and tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device}, the rows are on {like.device}")
+
+
+def _check_numbers(
+    label_smoothing: float, z_loss: float, softcap: float | None, logit_scale: float
+) -> None:
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+    if not 0 <= z_loss < math.inf:
+        raise ValueError(f"z_loss must be finite and not negative, got {z_loss}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap must be finite and positive, or None, got {softcap}")
+    if not -math.inf < logit_scale < math.inf:
+        raise ValueError(f"logit_scale must be finite, got {logit_scale}")
+
+
+def _check_int(name: str, value: Any, least: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _items(
+    num_items: int | float | Tensor | None, device: torch.device, dtype: torch.dtype
+) -> Tensor | None:
+    """``num_items`` as a 0-d tensor on ``device``."""
+    if num_items is None:
+        return None
+    if isinstance(num_items, Tensor):
+        if num_items.dim() or num_items.dtype == torch.bool or num_items.dtype.is_complex:
+            raise ValueError(
+                "num_items must be a number or a 0-d tensor of one, "
+                f"got {num_items.dtype} {tuple(num_items.shape)}"
+            )
+        if device.type == "cpu" and num_items.device.type not in ("cpu", "meta"):
+            raise ValueError(f"num_items is on {num_items.device}, the rows are on the CPU")
+        return num_items.detach().to(device=device, dtype=dtype, non_blocking=True)
+    if isinstance(num_items, bool) or not isinstance(num_items, (int, float)):
+        raise TypeError(f"num_items must be a number or a tensor, got {type(num_items).__name__}")
+    if not 0 < num_items < math.inf:
+        raise ValueError(f"num_items must be finite and positive, got {num_items}")
+    return torch.full((), float(num_items), device=device, dtype=dtype)
+
+
+def _check_values(job: Job) -> None:
+    """Look at the values of labels and positions on the CPU, and count for ``capacity``."""
+    check_positions(job)
+    _, labels, labelled = reference.select(job)
+    outside = labelled & ((labels < 0) | (labels >= job.vocab_size))
+    if outside.any():
+        place = int(outside.long().argmax())
+        raise outside_classes(job, place, int(labels[place]))
+    check_capacity(job, int(labelled.sum()))

@@ -1,0 +1,100 @@
+"""Masked cross-entropy in plain torch. This file is the specification of every loss kernel."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskkernels.loss.job import Job
+
+Result = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def cross_entropy(job: Job) -> Result:
+    """(loss, count, accuracy, entropy, top_k); see ``api`` for what each field means.
+
+    Computes every row and drops the ignored ones, so that shapes do not depend on data. Autograd
+    differentiates it.
+    """
+    x, labels, labelled = select(job)
+    logits = logits_of(x, labelled, job)
+    vocab_size = logits.shape[1]
+    inside = (labels >= 0) & (labels < vocab_size)
+    label = torch.where(labelled & inside, labels, 0)
+    lse = logits.logsumexp(1)
+    at_label = logits.gather(1, label[:, None]).squeeze(1)
+    class_weights = job.class_weights
+    weight = torch.ones_like(lse) if class_weights is None else class_weights[label]
+    rows = weight * (1 - job.label_smoothing) * (lse - at_label)
+    if job.label_smoothing:
+        to_all = lse[:, None] - logits
+        if class_weights is not None:
+            to_all = to_all * class_weights
+        rows = rows + job.label_smoothing / vocab_size * to_all.sum(1)
+    if job.z_loss:
+        rows = rows + job.z_loss * lse.square()
+    rows = torch.where(inside, rows, torch.nan)
+    count = labelled.sum()
+    if job.capacity >= 0:
+        rows = torch.where(count <= job.capacity, rows, torch.nan)
+    rows = torch.where(labelled, rows, 0.0)
+    with torch.no_grad():
+        divisor = divisor_of(job, count, torch.where(labelled, weight, 0.0))
+        stats = _statistics(job, logits.detach(), lse, at_label, labelled & inside, count)
+    if job.reduction != "none":
+        rows = rows.sum() / divisor
+    return rows, count, *stats
+
+
+def select(job: Job) -> tuple[Tensor, Tensor, Tensor]:
+    """(input, label and whether it counts) of each row of the result."""
+    if job.positions is None:
+        return job.input, job.labels, job.labels != job.ignore_index
+    at = job.positions.clamp(0)
+    labels = job.labels if job.aligned else job.labels[at]
+    return job.input[at], labels, (job.positions >= 0) & (labels != job.ignore_index)
+
+
+def logits_of(x: Tensor, labelled: Tensor, job: Job) -> Tensor:
+    """Scaled and capped logits, float32 or float64; those of rows without a label are finite."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x = torch.where(labelled[:, None], x, 0).to(dtype)
+    if job.weight is not None:
+        with torch.autocast(x.device.type, enabled=False):
+            bias = None if job.bias is None else job.bias.to(dtype)
+            x = F.linear(x, job.weight.to(dtype), bias)
+    x = x * job.logit_scale
+    return job.softcap * torch.tanh(x / job.softcap) if job.softcap else x
+
+
+def divisor_of(job: Job, count: Tensor, weights: Tensor) -> Tensor | float:
+    """What the sum of the rows is divided by; 1 where nothing is labelled.
+
+    Args:
+        job: the job.
+        count: int64 0-d, the number of labelled rows.
+        weights: the class weight of each row's label, 0 where the row is ignored.
+    """
+    if job.reduction != "mean":
+        return 1.0
+    divisor = weights.sum() if job.num_items is None else job.num_items
+    return torch.where(count > 0, divisor, 1.0)
+
+
+def _statistics(
+    job: Job, logits: Tensor, lse: Tensor, at_label: Tensor, counted: Tensor, count: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(accuracy, entropy, share of labels among the top k); empty where not asked for."""
+    none = logits.new_empty(0, dtype=torch.float32)
+    accuracy, entropy, top_k = none, none.clone(), none.clone()
+    divisor = count.clamp(min=1)
+    if job.accuracy or job.top_k:
+        rank = (logits > at_label[:, None]).sum(1)
+        rank = torch.where(counted & lse.isfinite(), rank, logits.shape[1])
+        if job.accuracy:
+            accuracy = (rank < 1).sum() / divisor
+        if job.top_k:
+            top_k = ((rank < job.top_k) & (rank < logits.shape[1])).sum() / divisor
+    if job.entropy:
+        rows = torch.special.entr(logits.softmax(1)).sum(1)
+        entropy = (torch.where(counted, rows, 0.0).sum() / divisor).float()
+    return accuracy, entropy, top_k

@@ -1,0 +1,32 @@
+"""Which tokens may be masked, and which stands for a unit: plain torch, for any device."""
+
+import torch
+from torch import Tensor
+
+
+def may_mask(ids: Tensor, special_tokens_mask: Tensor | None, maskable: Tensor | None) -> Tensor:
+    """Bool [N]: the token is not special. An id outside the table may not be masked."""
+    if special_tokens_mask is not None:
+        return special_tokens_mask.reshape(-1) == 0
+    if maskable is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    inside = (ids >= 0) & (ids < maskable.numel())
+    return inside & maskable[torch.where(inside, ids, 0).long()]
+
+
+def leaders(sample: Tensor, position: Tensor, unit: Tensor | None, eligible: Tensor) -> Tensor:
+    """Int64 [N]: the position of the first eligible token of each token's unit.
+
+    That token alone stands for the unit when units are counted and ranked. Without units every
+    token leads itself. Undefined where not eligible.
+    """
+    if unit is None:
+        return position
+    n = unit.numel()
+    by_unit = torch.argsort(torch.where(eligible, unit, -1), stable=True)
+    order = by_unit[torch.argsort(sample[by_unit], stable=True)]  # by sample, unit, position
+    s, u, e = sample[order], unit[order], eligible[order]
+    new = torch.ones(n, dtype=torch.bool, device=unit.device)
+    new[1:] = (s[1:] != s[:-1]) | (u[1:] != u[:-1]) | ~e[:-1]
+    start = torch.cummax(torch.where(new, torch.arange(n, device=unit.device), 0), 0).values
+    return torch.empty_like(position).scatter_(0, order, position[order[start]])

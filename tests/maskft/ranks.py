@@ -1,0 +1,123 @@
+"""What each of two ranks does for test_fuse_distributed.py.
+
+python -m tests.maskft.ranks JOB FOLDER
+"""
+
+import copy
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from maskft import fuse_loss
+from tests.maskft.test_fuse_trainer import Rows, still, update
+from tests.maskft.tiny import tiny_model
+
+MODELS = {
+    "bert": ("masked", "bert"),
+    "llama": ("causal", "llama"),
+    "t5": ("seq2seq", "t5"),
+    "mobilebert": ("masked", "mobilebert"),
+}
+LAYERS = ("BertLayer", "LlamaDecoderLayer", "T5Block", "MobileBertLayer")
+
+
+def build(name, tied):
+    model = still(tiny_model(*MODELS[name]))
+    if tied != bool(model.config.tie_word_embeddings):
+        model.config.tie_word_embeddings = tied
+        if tied:
+            model.tie_weights()
+        else:
+            decoder = model.get_output_embeddings()
+            decoder.weight = torch.nn.Parameter(decoder.weight.detach().clone())
+    return model
+
+
+def batch_of(rank, world):
+    rows, each = Rows(), 8 // world
+    mine = slice(rank * each, (rank + 1) * each)
+    count = int((rows.labels[:, 1:] != -100).sum()), int((rows.labels != -100).sum())
+    return {"input_ids": rows.ids[mine], "labels": rows.labels[mine]}, count
+
+
+def gradients(model, batch, items, world=1):
+    loss = model(**batch, num_items_in_batch=items).loss
+    (loss * world).backward()  # the ranks' gradients are averaged
+    found = {}
+    inner = getattr(model, "module", model)
+    for name, p in inner.named_parameters():
+        if p.grad is not None:
+            found[name] = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+    total = loss.detach().clone()
+    if world > 1:
+        dist.all_reduce(total)
+    return total, found
+
+
+def shard(model, mesh, tied, **options):
+    layers = [m for m in model.modules() if type(m).__name__ in LAYERS]
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, **options)
+    if not tied:  # a unit of its own; BERT's head also holds the decoder's bias
+        fully_shard(getattr(model, "cls", None) or model.lm_head, mesh=mesh, **options)
+    return fully_shard(model, mesh=mesh, **options)
+
+
+def wrapped(folder):
+    """Loss and gradients of DDP and FSDP2 against one process with the whole batch."""
+    dist.init_process_group("gloo")
+    rank, mesh = dist.get_rank(), init_device_mesh("cpu", (2,))
+    lines = []
+    for name in MODELS:
+        for tied in (True, False):
+            model = build(name, tied)
+            whole, (shifted, all_) = batch_of(0, 1)
+            items = shifted if name == "llama" else all_
+            expected = gradients(fuse_loss(copy.deepcopy(model)), whole, items)
+            mine, _ = batch_of(rank, 2)
+            for kind in ("ddp", "fsdp2", "fsdp2 fused after", "fsdp2 bf16"):
+                other = copy.deepcopy(model)
+                if kind == "ddp":
+                    other = DistributedDataParallel(fuse_loss(other))
+                elif kind == "fsdp2 fused after":
+                    other = fuse_loss(shard(other, mesh, tied))
+                elif kind == "fsdp2":
+                    other = shard(fuse_loss(other), mesh, tied)
+                else:
+                    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+                    other = shard(fuse_loss(other), mesh, tied, mp_policy=policy)
+                found = gradients(other, mine, items, 2)
+                scale = max(g.abs().max() for g in expected[1].values() if g.numel())
+                assert found[1].keys() == expected[1].keys(), (name, kind)
+                off = max(
+                    float((found[1][n] - g).abs().max())
+                    for n, g in expected[1].items()
+                    if g.numel()
+                )
+                loss = abs(float(found[0] / expected[0]) - 1)
+                lines.append(f"{name}|{tied}|{kind}|{loss}|{off / float(scale)}")
+    if rank == 0:
+        (folder / "result").write_text("\n".join(lines))
+    dist.destroy_process_group()
+
+
+def trainer(folder):
+    """One update of 8 rows by two ranks, in steps of 4, 2 and 1 rows a rank."""
+    lines = []
+    for name in ("bert", "llama"):
+        for size, steps in ((4, 1), (2, 2), (1, 4)):
+            model = fuse_loss(still(tiny_model(*MODELS[name])))
+            done, loss = update(model, folder, size, steps, ddp_backend="gloo")
+            norm = float(done.state.log_history[0]["grad_norm"])
+            lines.append(f"{name}|{size}|{steps}|{loss}|{norm}")
+    if done.is_world_process_zero():
+        (folder / "result").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    {"wrapped": wrapped, "trainer": trainer}[sys.argv[1]](Path(sys.argv[2]))
