@@ -99,12 +99,14 @@ def test_labels_put_back_into_the_inputs_give_the_rows(tokenizer, rows, side, mu
 
 def test_batches_are_those_of_the_op(tokenizer, rows):
     """The random words, the tokens and the numbers reach maskkernels as they should."""
+    rows = [*rows, *({"input_ids": tokenizer(text)["input_ids"]} for text in CORPUS[:5])]
     lists = [row["input_ids"] for row in rows]
+    assert lists[-1][0] == tokenizer.cls_token_id
     eos, mask = tokenizer.eos_token_id, tokenizer.mask_token_id
     edges = (tokenizer.cls_token_id, tokenizer.sep_token_id, eos)
     full_stop = tokenizer.convert_tokens_to_ids(".")
     ends = [tokenizer.convert_tokens_to_ids(mark) for mark in (".", "!")]
-    assert full_stop in lists[-1]
+    assert full_stop in lists[-6]
     spans = DataCollatorForSpanCorruption(tokenizer, 0.3, 2.0, rng="sample", seed=5)
     text = DataCollatorForTextInfilling(tokenizer, 0.4, 2.0, rng="sample", seed=5)
     corruption = SpanCorruption(

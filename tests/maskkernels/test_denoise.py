@@ -480,13 +480,17 @@ IDS = torch.randint(10, 90, (2, 64), generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_more_spans_than_sentinels(backend):
-    corruption = SpanCorruption((200, 199), eos_token_id=EOS)
-    text = r"row 1 needs 4 sentinels for its 61 tokens and there are 2: give more sentinel_ids"
+    """61 tokens have 3 spans, and one more sentinel ends the targets."""
     ids, bounds = pack([[7] * 5, [7] * 61])
-    with pytest.raises(ValueError, match=text):
-        corrupt_spans(ids, corruption, seed=0, cu_seqlens=bounds, backend=backend)
-    enough = SpanCorruption((200, 199, 198, 197), eos_token_id=EOS)
-    assert corrupt_spans(ids, enough, seed=0, cu_seqlens=bounds, backend=backend)
+    for count in (2, 3):
+        few = SpanCorruption(range(200, 200 - count, -1), eos_token_id=EOS)
+        text = f"row 1 needs 4 sentinels for its 61 tokens and there are {count}: give more"
+        with pytest.raises(ValueError, match=text):
+            corrupt_spans(ids, few, seed=0, cu_seqlens=bounds, backend=backend)
+    for count, final in ((4, True), (3, False)):
+        enough = SpanCorruption(range(200, 200 - count, -1), final_sentinel=final)
+        found = corrupt_spans(ids, enough, seed=0, cu_seqlens=bounds, backend=backend)
+        assert (found.target_ids[found.target_cu_seqlens[1] :] > 100).sum() == count
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan")])
