@@ -216,9 +216,9 @@ def denoise() -> str:
     scripts = table(["part", "", "ms", "million tokens/s", "times ours"], lines)
     return (
         "## Denoising\n\n64 rows of 512 tokens to inputs and targets, with fresh spans at every "
-        "call. The scripts are T5's published recipe re-expressed: drawn and cut row by row or the "
-        "whole batch at once in NumPy (which needs rows of one length), token by token in Python, "
-        f"and from slices in Python.\n\n{scripts}\n\n{origin}\n"
+        "call. The NumPy script follows Transformers' T5 example, which needs rows of one length; "
+        "tightened is the same in the fewest NumPy operations. The Python script goes token by "
+        f"token, the other puts rows together from slices.\n\n{scripts}\n\n{origin}\n"
     )
 
 
