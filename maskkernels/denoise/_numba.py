@@ -23,7 +23,7 @@ _LENGTH, _PLACE, _SENTENCE = np.uint64(6), np.uint64(7), np.uint64(8)
 _ONE = np.uint64(1)
 _HALF = np.int64(1 << 31)
 _copy_span, _copy_gap = copier(8), copier(32)
-_NO_MASK = np.empty(0, np.bool_)
+_NO_MASK, _HASHES = np.empty(0, np.bool_), np.empty(0, np.uint64)
 
 
 class Rows(NamedTuple):
@@ -107,9 +107,9 @@ def _word(rows, sample, stream, index):
 
 
 @inlined
-def _fill(rows, sample, stream, count, words):
-    """The first ``count`` words of a stream."""
-    fill_words(words[: (count + 3) & ~3], 0, sample, rows.c3 | stream, rows.seed)
+def _fill(seed, c3, sample, count, words):
+    """The first ``count`` words of a stream, which is part of ``c3``."""
+    fill_words(words[: (count + 3) & ~3], 0, sample, c3, seed)
 
 
 @inlined
@@ -131,9 +131,9 @@ def _choose(bits, size, count, words):
 
 
 @inlined
-def _ends(rows, sample, stream, total, parts, bits, words, ends):
+def _ends(seed, c3, sample, total, parts, bits, words, ends):
     """Where each of ``parts`` parts of a random composition of ``total`` ends."""
-    _fill(rows, sample, stream, parts - 1, words)
+    _fill(seed, c3, sample, parts - 1, words)
     _choose(bits, total - 1, parts - 1, words)
     n = 0
     for i in range((total + 62) >> 6):
@@ -190,7 +190,7 @@ def _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, firs
     bits = np.empty((longest + 63) >> 6, np.uint64)
     words = np.empty(most + 3, np.uint32)
     noise_ends, gap_ends = np.empty(most, np.int64), np.empty(most, np.int64)
-    ids, sentinels = rows.ids, marks.sentinels
+    ids, sentinels, seed, c3 = rows.ids, marks.sentinels, rows.seed, rows.c3
     limit, target_limit = begins[last_row], target_begins[last_row]
     for b in range(first_row, last_row):
         begin, end, noise, spans = plan[b].begin, plan[b].end, plan[b].noise, plan[b].spans
@@ -202,8 +202,8 @@ def _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, firs
         here = begin
         if spans:
             sample, kept = plan[b].sample, end - begin - noise
-            _ends(rows, sample, _NOISE, noise, spans, bits, words, noise_ends)
-            _ends(rows, sample, _GAP, kept, spans, bits, words, gap_ends)
+            _ends(seed, c3 | _NOISE, sample, noise, spans, bits, words, noise_ends)
+            _ends(seed, c3 | _GAP, sample, kept, spans, bits, words, gap_ends)
             taken = 0
             for i in range(spans):
                 gap_end = begin + gap_ends[i] + taken
@@ -267,7 +267,7 @@ def _shuffle(rows, infill, sample, begin, end, words, starts, order, out):
     starts[count] = end
     for i in range(count):
         order[i] = i
-    _fill(rows, sample, _SENTENCE, count, words)
+    _fill(rows.seed, rows.c3 | _SENTENCE, sample, count, words)
     for i in range(count - 1, 0, -1):
         j = _below(words[i], i + 1)
         order[i], order[j] = order[j], order[i]
@@ -300,7 +300,7 @@ def _write_infilling(rows, infill, plan, lengths, begins, inputs, first_row, las
         stop = here + size
         if spans:
             turn = row + _below(_word(rows, sample, _LENGTH, size), spans)
-            _fill(rows, sample, _PLACE, spans, words)
+            _fill(rows.seed, rows.c3 | _PLACE, sample, spans, words)
             places = size - plan[b].noise + spans
             _choose(bits, places, spans, words)
             done = 0
@@ -382,9 +382,11 @@ def _table(ids: tuple[int, ...]) -> np.ndarray:
 
 def _rows(batch: Batch, edges: Any) -> Rows:
     return Rows(
-        flat(batch.ids, batch.ids.dtype),
-        flat(batch.bounds, torch.int64),
-        flat(batch.sample_ids, torch.int64).view(np.uint64),
+        batch.ids.numpy(),
+        batch.bounds.numpy(),
+        _HASHES
+        if batch.sample_ids is None
+        else flat(batch.sample_ids, torch.int64).view(np.uint64),
         np.uint64(batch.seed),
         counter_word(batch.epoch),
         _array(tuple(sorted(edges))),

@@ -217,7 +217,7 @@ def _batch(
     """The rows without padding."""
     if cu_seqlens is None:
         count, length = input_ids.shape
-        bounds = torch.arange(count + 1, device=input_ids.device) * length
+        bounds = torch.arange(count + 1, device=input_ids.device).mul_(length)
     else:
         bounds = cu_seqlens.long()
     if sample_ids is not None:
@@ -233,7 +233,7 @@ def _batch(
                 f"sample_ids is on {sample_ids.device}, input_ids on {input_ids.device}"
             )
     seed, epoch = seed_bits(seed) & _SEED, epoch_bits(epoch)
-    ids = input_ids.detach().reshape(-1)
+    ids = input_ids.reshape(-1)
     if attention_mask is not None:
         if sample_ids is None:
             sample_ids = hash_rows(
