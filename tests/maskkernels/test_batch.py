@@ -369,5 +369,5 @@ def test_packed_rows_are_rows(backend, dtype):
 def test_packed_rows_that_do_not_fit():
     with pytest.raises(ValueError, match="cu_seqlens must rise from 0 to 3"):
         pad_rows(PackedRows(torch.arange(3), torch.tensor([0, 2])))
-    with pytest.raises(TypeError, match="int32 or int64, got torch.float32"):
+    with pytest.raises(TypeError, match=r"int32 or int64, got torch\.float32"):
         pad_rows(PackedRows(torch.ones(3), torch.tensor([0, 3])))
