@@ -2,11 +2,19 @@
 
 import sys
 
-from benchmarks import bench_collate, bench_loader, bench_loss, bench_mask, bench_step
+from benchmarks import (
+    bench_collate,
+    bench_denoise,
+    bench_loader,
+    bench_loss,
+    bench_mask,
+    bench_step,
+)
 
 BENCHMARKS = {
     "mask": bench_mask.main,
     "collate": bench_collate.main,
+    "denoise": bench_denoise.main,
     "loader": bench_loader.main,
     "loss": bench_loss.main,
     "step": bench_step.main,

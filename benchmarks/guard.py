@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import bench_collate, bench_mask
+from benchmarks import bench_collate, bench_denoise, bench_mask
 from benchmarks.harness import compare
 
 TRIES = 3
@@ -36,12 +36,18 @@ def _words() -> dict[str, Callable[[], Any]]:
     return {"ours": calls["maskft"], "peer": calls["transformers"]}
 
 
+def _spans() -> dict[str, Callable[[], Any]]:
+    calls = bench_denoise.spans()[1]
+    return {"ours": calls["corrupt_spans"], "peer": calls["NumPy script"]}
+
+
 GUARDS: dict[str, tuple[Callable[[], dict[str, Callable[[], Any]]], float]] = {
     "mask_tokens against Transformers' mask function": (_mask, 3.0),
     "mask_tokens against plain torch": (_mask_torch, 1.5),
     "the collator against Transformers', rows of lists": (lambda: _collate("lists"), 6.0),
     "the collator against Transformers', rows of NumPy": (lambda: _collate("NumPy"), 10.0),
     "whole words against Transformers'": (_words, 25.0),
+    "corrupt_spans against a NumPy script": (_spans, 10.0),
 }
 
 

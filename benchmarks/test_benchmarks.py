@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import bench_collate, bench_mask
+from benchmarks import bench_collate, bench_denoise, bench_mask
 
 
 @pytest.fixture(autouse=True)
@@ -36,4 +36,12 @@ def test_collate(benchmark, form, name):
 def test_whole_words(benchmark, name):
     rows, calls = bench_collate.whole_words(64, 512)
     bench_collate.check(name, rows, calls[name]())
+    benchmark(calls[name])
+
+
+@pytest.mark.benchmark(group="span corruption 64x512")
+@pytest.mark.parametrize("name", list(bench_denoise.spans()[1]))
+def test_spans(benchmark, name):
+    rows, calls = bench_denoise.spans()
+    bench_denoise.check(name, rows, *calls[name]())
     benchmark(calls[name])

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskft.collator import DataCollatorForLanguageModeling
+    from maskft.denoising import DataCollatorForSpanCorruption, DataCollatorForTextInfilling
     from maskft.fuse import fuse_loss, unfuse_loss
     from maskft.trainer import MaskingCallback, attach, detach
 
 _HOMES = {
     "DataCollatorForLanguageModeling": "maskft.collator",
+    "DataCollatorForSpanCorruption": "maskft.denoising",
+    "DataCollatorForTextInfilling": "maskft.denoising",
     "MaskingCallback": "maskft.trainer",
     "attach": "maskft.trainer",
     "detach": "maskft.trainer",
@@ -23,6 +26,8 @@ _HOMES = {
 }
 __all__ = [
     "DataCollatorForLanguageModeling",
+    "DataCollatorForSpanCorruption",
+    "DataCollatorForTextInfilling",
     "MaskingCallback",
     "attach",
     "detach",

@@ -1,8 +1,6 @@
 """Examples to masked batch: Transformers' collator, with masks from maskkernels."""
 
-import copy
 import itertools
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ from transformers.data.data_collator import (
 )
 from transformers.utils import to_py_obj
 
+from maskft.draws import SampleDraws
 from maskft.words import word_table
 from maskkernels import (
     MaskingPolicy,
@@ -34,11 +33,10 @@ from maskkernels import (
 RNGS = ("stream", "sample", "hf")
 STRATEGIES = ("random", "whole_word")
 _UNUSED = ("offset_mapping",)  # columns that neither masking nor the model needs
-EVALUATION_EPOCH = (1 << 24) - 1  # the last epoch of the contract: no training run reaches it
 
 
 @dataclass
-class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeling):
+class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForLanguageModeling):
     """Pad examples and mask them: Transformers' collator of the same name, and drop-in for it.
 
     Every argument, default, output, warning and error of the parent class holds. The masks follow
@@ -86,31 +84,8 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             value = getattr(self, name)
             if value is not None and value != value:
                 raise ValueError(f"{name} should be between 0 and 1, got NaN.")
-        if self.seed is not None:
-            self.seed = operator.index(self.seed)
-            low = 0 if self.rng == "sample" else -(1 << 63)
-            if not low <= self.seed < 1 << 64:
-                raise ValueError(f"seed must be in [{low}, 2**64), got {self.seed}")
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by every worker
+        self._begin_draws()
         self._tables: tuple[Any, Tensor, MaskingPolicy, Tensor | None] | None = None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Use the masks of ``epoch`` (rng="sample") from the next batch on, in workers too.
-
-        Call it before iterating over the DataLoader, as for DistributedSampler.
-        """
-        epoch = operator.index(epoch)
-        if epoch < 0:
-            raise ValueError(f"epoch must not be negative, got {epoch}")
-        self._epoch.fill_(epoch % (1 << 24))
-
-    def for_evaluation(self) -> "DataCollatorForLanguageModeling":
-        """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
-        fixed = copy.copy(self)
-        fixed.rng, fixed.generator = "sample", None
-        fixed.seed = (self.seed or 0) % (1 << 64)
-        fixed._epoch = torch.tensor(EVALUATION_EPOCH)
-        return fixed
 
     def get_generator(self, seed: int) -> Any:
         if self.rng == "hf":
@@ -163,19 +138,8 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
                 units = units_from_word_ids(inputs, word_ids, **beside)
             else:
                 units = word_units(inputs, self._word_table() if words is None else words, **beside)
-        seed, epoch = self.seed or 0, int(self._epoch)
-        if self.rng == "stream":
-            draw = torch.empty((), dtype=torch.int64).random_(generator=self.generator)
-            seed, epoch, sample_ids = int(draw), 0, torch.arange(inputs.shape[0])
-        masked = mask_tokens(
-            inputs,
-            policy,
-            seed=seed,
-            epoch=epoch,
-            sample_ids=sample_ids,
-            units=units,
-            **beside,
-        )
+        draws = self._draws(inputs.shape[0], sample_ids)
+        masked = mask_tokens(inputs, policy, units=units, **draws, **beside)
         return masked.input_ids, masked.labels
 
     def numpy_mask_tokens(
@@ -341,23 +305,6 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             dtype=torch.int32 if narrow_rows else torch.int64,
         )
         return ids if as_torch else ids.numpy()
-
-    def _sample_ids(self, beside: dict[str, list[Any]]) -> Tensor | None:
-        """int64 [B] from the sample-id column; None without one."""
-        if self.sample_id_column is None:
-            return None
-        ids = []
-        for value in beside[self.sample_id_column]:
-            try:
-                number = operator.index(value)
-            except TypeError:
-                raise TypeError(
-                    f"column {self.sample_id_column!r} must hold integers, got {value!r}"
-                ) from None
-            if not -(1 << 63) <= number < 1 << 64:
-                raise ValueError(f"sample id {number} does not fit in 64 bits")
-            ids.append(number - (1 << 64) if number >> 63 == 1 else number)
-        return torch.tensor(ids, dtype=torch.int64)
 
     def _real(self, rows: list[Any], inputs: Any) -> Tensor:
         """Bool [B, T]: the tokens that the rows brought along, where there is no attention mask."""

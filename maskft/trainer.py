@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
-from maskft.collator import DataCollatorForLanguageModeling
+from maskft.draws import SampleDraws
 
 _LOADERS = ("get_eval_dataloader", "get_test_dataloader")
 
@@ -18,7 +18,7 @@ class MaskingCallback(TrainerCallback):
         collator: whatever has ``set_epoch``. Workers see the change, persistent ones too.
     """
 
-    def __init__(self, collator: DataCollatorForLanguageModeling) -> None:
+    def __init__(self, collator: SampleDraws) -> None:
         self.collator = collator
         self._epoch = 0
 
@@ -43,9 +43,9 @@ def attach(trainer: Trainer) -> Trainer:
         ValueError: the trainer is attached already.
     """
     collator = trainer.data_collator
-    if not isinstance(collator, DataCollatorForLanguageModeling):
+    if not isinstance(collator, SampleDraws):
         raise TypeError(
-            "attach needs a Trainer whose data_collator is a "
+            "attach needs a Trainer whose data_collator is one of maskft's, such as "
             f"maskft.DataCollatorForLanguageModeling, got {type(collator).__name__}"
         )
     if any(name in vars(trainer) for name in _LOADERS):

@@ -4,26 +4,49 @@ Importing this package imports torch and nothing heavier; Numba and Triton load 
 that needs them.
 """
 
-from maskkernels.batch import flatten_rows, pad_batch, pad_rows, table_columns
+from maskkernels.batch import PackedRows, flatten_rows, pad_batch, pad_rows, table_columns
+from maskkernels.denoise import (
+    CorruptedRows,
+    Denoiser,
+    ReplacedTokens,
+    SpanCorruption,
+    TextInfilling,
+    corrupt_spans,
+    corrupted_lengths,
+    infill_text,
+    replace_tokens,
+    ul2_denoisers,
+)
 from maskkernels.loss import LossOutput, linear_cross_entropy, masked_cross_entropy
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.rng import hash_rows, random_words, threshold
 from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
 
 __all__ = [
+    "CorruptedRows",
+    "Denoiser",
     "LossOutput",
     "MaskedTokens",
     "MaskingPolicy",
+    "PackedRows",
+    "ReplacedTokens",
+    "SpanCorruption",
+    "TextInfilling",
+    "corrupt_spans",
+    "corrupted_lengths",
     "flatten_rows",
     "hash_rows",
+    "infill_text",
     "linear_cross_entropy",
     "mask_tokens",
     "masked_cross_entropy",
     "pad_batch",
     "pad_rows",
     "random_words",
+    "replace_tokens",
     "table_columns",
     "threshold",
+    "ul2_denoisers",
     "units_from_offsets",
     "units_from_word_ids",
     "word_units",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numba as nb
 from llvmlite import ir
+from numba.core import cgutils
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime import rtsys
@@ -87,6 +88,52 @@ def at_most(_, words, begin, highest):
         return builder.bitcast(builder.icmp_unsigned("<=", block, limit), ir.IntType(64))
 
     return nb.uint64(words, nb.int64, nb.uint32), codegen
+
+
+def copier(width: int) -> Any:
+    """copy(source, begin, end, target, at, limit): source[begin:end] to target from ``at``.
+
+    For many short stretches, of which most have at most ``width`` elements. Gives where the stretch
+    ends in the target. Where there is room for them, ``width`` elements are copied at once, because
+    a loop that may end anywhere is a branch mispredicted every time; what is written behind the
+    stretch, below ``limit``, is for the caller to write over later. Contiguous arrays of one dtype.
+    An intrinsic, because a function that is handed arrays counts references, which costs more than
+    such a copy.
+    """
+
+    @intrinsic
+    def copy(_, source, begin, end, target, at, limit):
+        def codegen(context, builder, signature, arguments):
+            kinds = signature.args
+            read, written = (
+                context.make_array(kinds[n])(context, builder, arguments[n]) for n in (0, 3)
+            )
+            begin, end, at, limit = (arguments[n] for n in (1, 2, 4, 5))
+            size = builder.sub(end, begin)
+            after = builder.add(at, size)
+            step = ir.Constant(size.type, width)
+            room = builder.and_(
+                builder.icmp_signed("<=", builder.add(after, step), limit),
+                builder.icmp_signed("<=", builder.add(end, step), read.nitems),
+            )
+            first, place = builder.gep(read.data, [begin]), builder.gep(written.data, [at])
+            element = context.get_data_type(kinds[0].dtype)
+            bytes_each = context.get_abi_sizeof(element)
+            block = ir.VectorType(element, width).as_pointer()
+            with builder.if_else(room) as (blocks, exact):
+                with blocks, cgutils.for_range_slice(builder, size.type(0), size, step) as (i, _):
+                    taken = builder.load(
+                        builder.bitcast(builder.gep(first, [i]), block), align=bytes_each
+                    )
+                    to = builder.bitcast(builder.gep(place, [i]), block)
+                    builder.store(taken, to, align=bytes_each)
+                with exact:
+                    cgutils.raw_memcpy(builder, place, first, size, bytes_each)
+            return after
+
+        return nb.int64(source, nb.int64, nb.int64, target, nb.int64, nb.int64), codegen
+
+    return copy
 
 
 @intrinsic

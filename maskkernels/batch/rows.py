@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskkernels.rng.api import check_ids
+
 _LARGEST = 1 << 63
 _NO_ROWS = (str, bytes, bytearray, Mapping, Set)  # text, or without an order
 _INTEGER_TENSORS = (
@@ -43,16 +45,28 @@ class Rows(NamedTuple):
         return int((self.bounds[1:] - self.bounds[:-1]).max(initial=0))
 
 
-def flatten_rows(rows: Any) -> tuple[Tensor, Tensor]:
+class PackedRows(NamedTuple):
+    """Rows of integers end to end, as tensors.
+
+    Attributes:
+        values: int32 or int64 [N].
+        cu_seqlens: int32 or int64 [B + 1]: row b is values[cu_seqlens[b]:cu_seqlens[b + 1]].
+    """
+
+    values: Tensor
+    cu_seqlens: Tensor
+
+
+def flatten_rows(rows: Any) -> PackedRows:
     """Lay rows of integers end to end: the packed form that ``mask_tokens`` takes.
 
     Args:
         rows: B rows of integers of any length: lists, tuples, NumPy arrays or tensors (mixed too),
-            a 2-D array or tensor, or an Arrow list column (chunked or not).
+            a 2-D array or tensor, an Arrow list column (chunked or not), or PackedRows.
 
     Returns:
-        (values [N], cu_seqlens int64 [B + 1]). ``values`` is int64, or int32 where every row is an
-        int32 array. It shares memory with an Arrow column and with a 2-D array.
+        PackedRows(values [N], cu_seqlens int64 [B + 1]). ``values`` is int64, or int32 where every
+        row is an int32 array. It shares memory with an Arrow column, a 2-D array and PackedRows.
 
     Raises:
         TypeError: a row is no sequence of integers, saying which and why.
@@ -60,7 +74,7 @@ def flatten_rows(rows: Any) -> tuple[Tensor, Tensor]:
     """
     found = to_rows(rows, "rows")
     values = found.values if found.values.flags.writeable else found.values.copy()
-    return torch.from_numpy(values), torch.from_numpy(found.bounds)
+    return PackedRows(torch.from_numpy(values), torch.from_numpy(found.bounds))
 
 
 def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
@@ -70,6 +84,9 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
     """
     if type(rows).__module__.partition(".")[0] == "pyarrow":
         return _from_arrow(rows, name)
+    if isinstance(rows, PackedRows):
+        check_ids(rows.values, rows.cu_seqlens, None)
+        return Rows(_as_array(rows.values, name), _as_array(rows.cu_seqlens.long(), name), False)
     if isinstance(rows, (Tensor, np.ndarray)):
         rows = _as_array(rows, name)
     if isinstance(rows, np.ndarray) and rows.ndim == 0:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskkernels import flatten_rows, pad_batch, pad_rows
+from maskkernels import PackedRows, flatten_rows, pad_batch, pad_rows
 
 ROWS = [[5, 1, 2], [], [7], [3, 3, 3, 3, -9]]
 FORMS = {
@@ -346,3 +346,28 @@ def test_what_does_not_fit_in_int32_is_refused():
 def test_pinned_memory_without_a_gpu_is_refused():
     with pytest.raises(ValueError, match="pin_memory=True needs a GPU"):
         pad_rows([[1]], pin_memory=True)
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_packed_rows_are_rows(backend, dtype):
+    packed = flatten_rows(ROWS)
+    assert isinstance(packed, PackedRows)
+    typed = PackedRows(packed.values.to(dtype), packed.cu_seqlens.to(dtype))
+    strided = PackedRows(typed.values.repeat_interleave(2)[::2], typed.cu_seqlens)
+    for rows in (typed, strided):
+        found = pad_rows(rows, padding_value=8, backend=backend)
+        assert found.tolist() == padded(ROWS, 8)
+        batch = pad_batch({"input_ids": rows}, padding_values={"input_ids": 8}, backend=backend)
+        assert batch["input_ids"].tolist() == padded(ROWS, 8)
+        assert batch["attention_mask"].sum() == packed.values.numel()
+    full = PackedRows(torch.arange(6), torch.tensor([0, 3, 6]))
+    pad_rows(full, backend=backend).zero_()
+    assert full.values.tolist() == list(range(6))  # the batch is in memory of its own
+
+
+def test_packed_rows_that_do_not_fit():
+    with pytest.raises(ValueError, match="cu_seqlens must rise from 0 to 3"):
+        pad_rows(PackedRows(torch.arange(3), torch.tensor([0, 2])))
+    with pytest.raises(TypeError, match=r"int32 or int64, got torch\.float32"):
+        pad_rows(PackedRows(torch.ones(3), torch.tensor([0, 3])))

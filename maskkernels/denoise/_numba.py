@@ -1,0 +1,399 @@
+"""Denoising on the CPU: first how long each row becomes, then the rows, each written once.
+
+The law of ``reference.py``. Chosen places are bits of a row's bitmap, which one scan reads in
+order; tokens are copied a stretch at a time.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from maskkernels.denoise.job import Batch, CorruptedRows, too_few_sentinels
+from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
+from maskkernels.jit import copier, inlined, kernel, lowest_bit
+from maskkernels.rng import threshold
+from maskkernels.rng._numba import counter_word, fill_words, flat, hash_row, word
+from maskkernels.threads import over_rows
+
+_LOW, _U32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+_DENOISER, _NOISE, _GAP = np.uint64(3), np.uint64(4), np.uint64(5)  # streams
+_LENGTH, _PLACE, _SENTENCE = np.uint64(6), np.uint64(7), np.uint64(8)
+_ONE = np.uint64(1)
+_HALF = np.int64(1 << 31)
+_copy_span, _copy_gap = copier(8), copier(32)
+_NO_MASK, _HASHES = np.empty(0, np.bool_), np.empty(0, np.uint64)
+
+
+class Rows(NamedTuple):
+    """The rows of a batch and where their words come from."""
+
+    ids: Any  # int32 or int64 [N]
+    bounds: Any  # int64 [B + 1]
+    sample_ids: Any  # uint64 [B]; an empty array: the hash of each row
+    seed: Any  # uint64
+    c3: Any  # uint64, stream 0
+    edges: Any  # int64 [E], sorted, ids that stay at the ends of a row
+
+
+PLAN = np.dtype(  # what is known of each row before it is written
+    [
+        ("sample", np.uint64),
+        ("begin", np.int64),  # the tokens ids[begin:end] may be corrupted
+        ("end", np.int64),
+        ("mode", np.int64),  # the mode token, or -1
+        ("noise", np.int64),  # tokens that are taken out
+        ("spans", np.int64),
+        ("inputs", np.int64),  # lengths
+        ("targets", np.int64),
+    ]
+)
+
+
+class Marks(NamedTuple):
+    """What spans become."""
+
+    table: Any  # int64 [D, 5]
+    sentinels: Any  # int64 [S]
+    final: int  # 1 with a sentinel after the last span
+    eos: int  # or -1
+
+
+class Infill(NamedTuple):
+    """The numbers of text infilling."""
+
+    mask: int
+    ratio: int  # T(ratio)
+    table: Any  # int64 [L], of lengths
+    ends: Any  # bool [E], whether each id ends a sentence, those above do not; empty: no shuffling
+
+
+@inlined
+def _contains(ids, token):
+    """``token`` is one of ``ids``, which are sorted."""
+    low, high = 0, ids.size
+    while low < high:
+        middle = (low + high) >> 1
+        if ids[middle] < token:
+            low = middle + 1
+        else:
+            high = middle
+    return low < ids.size and ids[low] == token
+
+
+@inlined
+def _inner(rows, b):
+    """(begin, end) of the row without the tokens that stay at its ends."""
+    begin, end = rows.bounds[b], rows.bounds[b + 1]
+    while begin < end and _contains(rows.edges, rows.ids[begin]):
+        begin += 1
+    while end > begin and _contains(rows.edges, rows.ids[end - 1]):
+        end -= 1
+    return begin, end
+
+
+@inlined
+def _sample(rows, b):
+    if rows.sample_ids.size:
+        return rows.sample_ids[b]
+    return hash_row(rows.ids[rows.bounds[b] : rows.bounds[b + 1]], _NO_MASK, 0)
+
+
+@inlined
+def _word(rows, sample, stream, index):
+    c1, c2, k0, k1 = sample & _LOW, sample >> _U32, rows.seed & _LOW, rows.seed >> _U32
+    return word(np.uint64(index), c1, c2, rows.c3 | stream, k0, k1)
+
+
+@inlined
+def _fill(seed, c3, sample, count, words):
+    """The first ``count`` words of a stream, which is part of ``c3``."""
+    fill_words(words[: (count + 3) & ~3], 0, sample, c3, seed)
+
+
+@inlined
+def _below(word, bound):
+    """A number in [0, bound) from a word."""
+    return np.int64((np.uint64(word) * np.uint64(bound)) >> _U32)
+
+
+@inlined
+def _choose(bits, size, count, words):
+    """Set ``count`` of the first ``size`` bits and clear the others, as ``reference._chosen``."""
+    bits[: (size + 63) >> 6] = 0
+    for i in range(count):
+        highest = size - count + i
+        n = _below(words[i], highest + 1)
+        taken = np.int64((bits[n >> 6] >> np.uint64(n & 63)) & _ONE)
+        n += taken * (highest - n)  # a branch would be mispredicted
+        bits[n >> 6] |= _ONE << np.uint64(n & 63)
+
+
+@inlined
+def _ends(seed, c3, sample, total, parts, bits, words, ends):
+    """Where each of ``parts`` parts of a random composition of ``total`` ends."""
+    _fill(seed, c3, sample, parts - 1, words)
+    _choose(bits, total - 1, parts - 1, words)
+    n = 0
+    for i in range((total + 62) >> 6):
+        left = bits[i]
+        while left:
+            ends[n] = 64 * i + lowest_bit(left) + 1
+            n += 1
+            left &= left - _ONE
+    ends[n] = total
+
+
+@inlined
+def _span_counts(size, density, mean, prefix):
+    """As ``job.span_counts``."""
+    if size < 2:
+        return 0, 0
+    noise = min(max((size * density + _HALF) >> 32, 1), size - 1)
+    if prefix:
+        return noise, 1
+    spans = ((noise << 16) + mean // 2) // mean
+    return noise, min(max(spans, 1), noise, size - noise)
+
+
+@kernel
+def _plan_spans(rows, marks, plan, first_row, last_row):
+    """The first row with too few sentinels, or -1."""
+    for b in range(first_row, last_row):
+        sample = _sample(rows, b)
+        begin, end = _inner(rows, b)
+        chosen = 0
+        if marks.table.shape[0] > 1:
+            w = np.int64(_word(rows, sample, _DENOISER, 0))
+            while w >= marks.table[chosen, 0]:
+                chosen += 1
+        entry = marks.table[chosen]
+        noise, spans = _span_counts(end - begin, entry[1], entry[2], entry[3])
+        if spans + marks.final > marks.sentinels.size:
+            plan[b].spans = spans
+            return b
+        plan[b].sample, plan[b].begin, plan[b].end = sample, begin, end
+        plan[b].mode, plan[b].noise, plan[b].spans = entry[4], noise, spans
+        length = rows.bounds[b + 1] - rows.bounds[b]
+        plan[b].inputs = length - noise + spans + (entry[4] >= 0)
+        plan[b].targets = noise + spans + marks.final + (marks.eos >= 0)
+    return -1
+
+
+@kernel
+def _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, first_row, last_row):
+    longest = most = 1
+    for b in range(first_row, last_row):
+        longest = max(longest, plan[b].end - plan[b].begin)
+        most = max(most, plan[b].spans)
+    bits = np.empty((longest + 63) >> 6, np.uint64)
+    words = np.empty(most + 3, np.uint32)
+    noise_ends, gap_ends = np.empty(most, np.int64), np.empty(most, np.int64)
+    ids, sentinels, seed, c3 = rows.ids, marks.sentinels, rows.seed, rows.c3
+    limit, target_limit = begins[last_row], target_begins[last_row]
+    for b in range(first_row, last_row):
+        begin, end, noise, spans = plan[b].begin, plan[b].end, plan[b].noise, plan[b].spans
+        at, said = begins[b], target_begins[b]
+        if plan[b].mode >= 0:
+            inputs[at] = plan[b].mode
+            at += 1
+        at = _copy_gap(ids, rows.bounds[b], begin, inputs, at, limit)
+        here = begin
+        if spans:
+            sample, kept = plan[b].sample, end - begin - noise
+            _ends(seed, c3 | _NOISE, sample, noise, spans, bits, words, noise_ends)
+            _ends(seed, c3 | _GAP, sample, kept, spans, bits, words, gap_ends)
+            taken = 0
+            for i in range(spans):
+                gap_end = begin + gap_ends[i] + taken
+                at = _copy_gap(ids, here, gap_end, inputs, at, limit)
+                inputs[at] = targets[said] = sentinels[i]
+                taken = noise_ends[i]
+                here = begin + gap_ends[i] + taken
+                said = _copy_span(ids, gap_end, here, targets, said + 1, target_limit)
+                at += 1
+        _copy_gap(ids, here, rows.bounds[b + 1], inputs, at, limit)
+        if marks.final:
+            targets[said] = sentinels[spans]
+            said += 1
+        if marks.eos >= 0:
+            targets[said] = marks.eos
+
+
+@inlined
+def _lengths(rows, infill, sample, size, words, lengths):
+    """(tokens masked, spans): the span lengths of a row in the order of their draws."""
+    budget, taken, spans = 0, 0, 0
+    if size > 0:
+        budget = min(max((size * infill.ratio + _HALF) >> 32, 1), size)
+    while taken < budget and spans < size:
+        if spans & 31 == 0:  # 32 words at once
+            fill_words(words, spans, sample, rows.c3 | _LENGTH, rows.seed)
+        w, length = np.int64(words[spans & 31]), 0
+        while w >= infill.table[length]:
+            length += 1
+        length = min(length, budget - taken)
+        lengths[spans] = length
+        taken += length
+        spans += 1
+    return taken, spans
+
+
+@kernel
+def _plan_infilling(rows, infill, plan, lengths, first_row, last_row):
+    """The lengths of row b's spans go to lengths[bounds[b]], lengths[bounds[b] + 1]..."""
+    words = np.empty(32, np.uint32)
+    for b in range(first_row, last_row):
+        sample = _sample(rows, b)
+        begin, end = _inner(rows, b)
+        row = rows.bounds[b]
+        taken, spans = _lengths(rows, infill, sample, end - begin, words, lengths[row:])
+        plan[b].sample, plan[b].begin, plan[b].end = sample, begin, end
+        plan[b].noise, plan[b].spans = taken, spans
+        plan[b].inputs = rows.bounds[b + 1] - row - taken + spans
+
+
+@inlined
+def _shuffle(rows, infill, sample, begin, end, words, starts, order, out):
+    """Copy ids[begin:end] to ``out`` with its sentences in random order."""
+    ids, ends = rows.ids, infill.ends
+    count, fresh = 0, True
+    for t in range(begin, end):
+        starts[count] = t
+        count += fresh
+        token = ids[t]
+        fresh = 0 <= token < ends.size and ends[token]
+    starts[count] = end
+    for i in range(count):
+        order[i] = i
+    _fill(rows.seed, rows.c3 | _SENTENCE, sample, count, words)
+    for i in range(count - 1, 0, -1):
+        j = _below(words[i], i + 1)
+        order[i], order[j] = order[j], order[i]
+    at = 0
+    for i in range(count):
+        at = _copy_gap(ids, starts[order[i]], starts[order[i] + 1], out, at, end - begin)
+
+
+@kernel
+def _write_infilling(rows, infill, plan, lengths, begins, inputs, first_row, last_row):
+    longest = most = 1
+    for b in range(first_row, last_row):
+        longest = max(longest, plan[b].end - plan[b].begin)
+        most = max(most, plan[b].spans)
+    bits = np.empty((longest + most + 63) >> 6, np.uint64)
+    shuffled = infill.ends.size > 0
+    words = np.empty((longest if shuffled else most) + 3, np.uint32)
+    starts = np.empty(longest + 1 if shuffled else 0, np.int64)
+    order = np.empty(longest if shuffled else 0, np.int64)
+    body = np.empty(longest if shuffled else 0, rows.ids.dtype)
+    limit = begins[last_row]
+    for b in range(first_row, last_row):
+        sample, begin, end, spans = plan[b].sample, plan[b].begin, plan[b].end, plan[b].spans
+        size, row = end - begin, rows.bounds[b]
+        at = _copy_gap(rows.ids, row, begin, inputs, begins[b], limit)
+        ids, here = rows.ids, begin
+        if shuffled:
+            _shuffle(rows, infill, sample, begin, end, words, starts, order, body)
+            ids, here = body, 0
+        stop = here + size
+        if spans:
+            turn = row + _below(_word(rows, sample, _LENGTH, size), spans)
+            _fill(rows.seed, rows.c3 | _PLACE, sample, spans, words)
+            places = size - plan[b].noise + spans
+            _choose(bits, places, spans, words)
+            done = 0
+            for i in range((places + 63) >> 6):
+                left = bits[i]
+                while left:
+                    gap = 64 * i + lowest_bit(left) - done
+                    at = _copy_gap(ids, here, here + gap, inputs, at, limit)
+                    inputs[at] = infill.mask
+                    at += 1
+                    here += gap + lengths[turn]
+                    turn = turn + 1 if turn + 1 < row + spans else row
+                    done += gap + 1
+                    left &= left - _ONE
+        at = _copy_gap(ids, here, stop, inputs, at, limit)
+        _copy_gap(rows.ids, end, rows.bounds[b + 1], inputs, at, limit)
+
+
+def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
+    eos = -1 if corruption.eos_token_id is None else corruption.eos_token_id
+    edges = [*corruption.edge_token_ids, *([eos] if eos >= 0 else [])]
+    rows, plan = _rows(batch, edges), np.empty(batch.bounds.numel() - 1, PLAN)
+    marks = Marks(
+        denoiser_table(corruption.denoisers),
+        _array(corruption.sentinel_ids),
+        int(corruption.final_sentinel),
+        eos,
+    )
+    for b in over_rows(lambda i, j: _plan_spans(rows, marks, plan, i, j), rows.bounds):
+        if b >= 0:
+            needed = int(plan[b]["spans"]) + marks.final
+            size = int(rows.bounds[b + 1] - rows.bounds[b])
+            raise too_few_sentinels(b, size, needed, marks.sentinels.size)
+    begins, target_begins = _begins(plan["inputs"]), _begins(plan["targets"])
+    inputs = np.empty(begins[-1], rows.ids.dtype)
+    targets = np.empty(target_begins[-1], rows.ids.dtype)
+    over_rows(
+        lambda i, j: _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, i, j),
+        rows.bounds,
+    )
+    return CorruptedRows(*map(torch.from_numpy, (inputs, begins, targets, target_begins)))
+
+
+def infill_text(batch: Batch, infilling: TextInfilling) -> CorruptedRows:
+    rows = _rows(batch, infilling.edge_token_ids)
+    plan = np.empty(batch.bounds.numel() - 1, PLAN)
+    ends = infilling.sentence_end_ids if infilling.permute_sentences else ()
+    infill = Infill(
+        infilling.mask_token_id,
+        threshold(infilling.ratio),
+        poisson_table(float(infilling.mean_span_length)),
+        _table(ends),
+    )
+    lengths = np.empty(rows.ids.size, np.int32)  # a row has no more spans than tokens
+    over_rows(lambda i, j: _plan_infilling(rows, infill, plan, lengths, i, j), rows.bounds)
+    begins = _begins(plan["inputs"])
+    inputs = np.empty(begins[-1], rows.ids.dtype)
+    over_rows(
+        lambda i, j: _write_infilling(rows, infill, plan, lengths, begins, inputs, i, j),
+        rows.bounds,
+    )
+    return CorruptedRows(
+        torch.from_numpy(inputs), torch.from_numpy(begins), batch.ids, batch.bounds
+    )
+
+
+@lru_cache(maxsize=64)
+def _array(ids: tuple[int, ...]) -> np.ndarray:
+    return np.array(ids, np.int64)
+
+
+@lru_cache(maxsize=64)
+def _table(ids: tuple[int, ...]) -> np.ndarray:
+    """Bool up to the highest of ``ids``, True at them."""
+    table = np.zeros(max(ids, default=-1) + 1, np.bool_)
+    table[list(ids)] = True
+    return table
+
+
+def _rows(batch: Batch, edges: Any) -> Rows:
+    return Rows(
+        batch.ids.numpy(),
+        batch.bounds.numpy(),
+        _HASHES
+        if batch.sample_ids is None
+        else flat(batch.sample_ids, torch.int64).view(np.uint64),
+        np.uint64(batch.seed),
+        counter_word(batch.epoch),
+        _array(tuple(sorted(edges))),
+    )
+
+
+def _begins(lengths: np.ndarray) -> np.ndarray:
+    begins = np.zeros(lengths.size + 1, np.int64)
+    lengths.cumsum(out=begins[1:])
+    return begins
