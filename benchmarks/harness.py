@@ -25,20 +25,27 @@ def provenance() -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
     return {
         "device": device,
         "threads": torch.get_num_threads(),
         "versions": versions,
-        "commit": git.stdout.strip() or "unknown",
+        "commit": _commit(),
         "command": "python -m " + " ".join(["benchmarks", *sys.argv[1:]])
         if sys.argv[0].endswith("__main__.py")
         else "python -m benchmarks.gpu",
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _commit() -> str:
+    """The commit, with "-dirty" where code (and not only results) differs from it."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+    code = ("maskkernels", "maskft", "benchmarks/*.py", "constraints.txt")
+    dirty = "-dirty" if git("diff", "--quiet", "HEAD", "--", *code).returncode else ""
+    return (git("rev-parse", "--short=12", "HEAD").stdout.strip() or "unknown") + dirty
 
 
 def _version(name: str) -> str:
