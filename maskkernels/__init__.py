@@ -6,15 +6,18 @@ that needs them.
 
 from maskkernels.batch import flatten_rows, pad_batch, pad_rows, table_columns
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
+from maskkernels.pack import PackedRows, pack_rows
 from maskkernels.rng import hash_rows, random_words, threshold
 from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
 
 __all__ = [
     "MaskedTokens",
     "MaskingPolicy",
+    "PackedRows",
     "flatten_rows",
     "hash_rows",
     "mask_tokens",
+    "pack_rows",
     "pad_batch",
     "pad_rows",
     "random_words",
