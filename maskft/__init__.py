@@ -10,15 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskft.collator import DataCollatorForLanguageModeling
+    from maskft.device import PlainCollator, mask_batch
+    from maskft.packing import DataCollatorWithPacking, PackedBatchSampler
     from maskft.trainer import MaskingCallback, attach, detach
 
 _HOMES = {
     "DataCollatorForLanguageModeling": "maskft.collator",
+    "DataCollatorWithPacking": "maskft.packing",
+    "PackedBatchSampler": "maskft.packing",
+    "PlainCollator": "maskft.device",
+    "mask_batch": "maskft.device",
     "MaskingCallback": "maskft.trainer",
     "attach": "maskft.trainer",
     "detach": "maskft.trainer",
 }
-__all__ = ["DataCollatorForLanguageModeling", "MaskingCallback", "attach", "detach"]
+__all__ = [
+    "DataCollatorForLanguageModeling",
+    "DataCollatorWithPacking",
+    "MaskingCallback",
+    "PackedBatchSampler",
+    "PlainCollator",
+    "attach",
+    "detach",
+    "mask_batch",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -43,12 +43,16 @@ class Rows(NamedTuple):
         return int((self.bounds[1:] - self.bounds[:-1]).max(initial=0))
 
 
-def flatten_rows(rows: Any) -> tuple[Tensor, Tensor]:
+def flatten_rows(
+    rows: Any, *, name: str = "rows", often_constant: bool = False
+) -> tuple[Tensor, Tensor]:
     """Lay rows of integers end to end: the packed form that ``mask_tokens`` takes.
 
     Args:
         rows: B rows of integers of any length: lists, tuples, NumPy arrays or tensors (mixed too),
             a 2-D array or tensor, or an Arrow list column (chunked or not).
+        name: what errors call the rows.
+        often_constant: lists of one repeated number are likely, as in attention masks: faster then.
 
     Returns:
         (values [N], cu_seqlens int64 [B + 1]). ``values`` is int64, or int32 where every row is an
@@ -58,7 +62,7 @@ def flatten_rows(rows: Any) -> tuple[Tensor, Tensor]:
         TypeError: a row is no sequence of integers, saying which and why.
         ValueError: a row is not one-dimensional, holds nulls or an integer past 64 bits.
     """
-    found = to_rows(rows, "rows")
+    found = to_rows(rows, name, often_constant=often_constant)
     values = found.values if found.values.flags.writeable else found.values.copy()
     return torch.from_numpy(values), torch.from_numpy(found.bounds)
 

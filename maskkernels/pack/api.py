@@ -1,5 +1,6 @@
 """Rows into blocks of a fixed capacity: check, choose a backend, pack."""
 
+import itertools
 import operator
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ class PackedRows(NamedTuple):
     def blocks(self) -> list[list[int]]:
         """The rows of each block."""
         rows, bounds = self.rows.tolist(), self.bounds.tolist()
-        return [rows[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [rows[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
 def pack_rows(
