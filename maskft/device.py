@@ -60,7 +60,7 @@ class PlainCollator:
             return inputs, inputs
 
         unmasked = copy.copy(self.collator)
-        vars(unmasked)["torch_mask_tokens"] = postpone  # in place of the method, in the copy
+        unmasked.__dict__["torch_mask_tokens"] = postpone  # in place of the method, in the copy
         batch = dict(unmasked.torch_call(examples))
         del batch["labels"]
         if _is_mask(later.get("attention_mask"), batch):
