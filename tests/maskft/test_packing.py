@@ -429,8 +429,10 @@ def test_long_rows_are_counted_as_a_block_and_cut(tokenizer, rows):
         [len(row["input_ids"]) for row in rows], 12, overlong="truncate", shuffle=False
     )
     packing = pair(tokenizer, max_length=12, total_length=12)[1]
-    seen = sum(len(packing([rows[i] for i in batch])["cu_seq_lens_q"]) - 1 for batch in sampler)
-    assert seen >= len(rows)
+    assert sum(len(batch) for batch in sampler) == len(rows)
+    for batch in sampler:  # what does not fit raises
+        count = sum(min(len(rows[i]["input_ids"]), 12) for i in batch)
+        assert packing([rows[i] for i in batch])["cu_seq_lens_q"][len(batch)] == count
 
 
 class PackedTrainer(Trainer):
