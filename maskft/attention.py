@@ -4,8 +4,10 @@ Attention that ignores what keeps rows apart, convolutions over neighbours (Conv
 mixing by Fourier transforms (FNet): nothing of it fails, the rows just see each other.
 """
 
+import itertools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,23 +72,30 @@ def _varlen(ends: Tensor, max_samples: int | None) -> dict[str, Any]:
 
 def _block_diagonal(ends: Tensor, dtype: torch.dtype, sliding_window: int | None) -> Any:
     """[1, 1, N, N]: a token sees the tokens of its own row; for local layers the near ones."""
-    row = torch.repeat_interleave(torch.arange(ends.numel() - 1), ends.diff())
-    same = row.unsqueeze(1) == row
     if sliding_window is None:
-        return _as_mask(same, dtype)
-    place = torch.arange(row.numel())
-    near = (place.unsqueeze(1) - place).abs() <= sliding_window
+        return _as_mask(ends, dtype, None)
     return {
-        "full_attention": _as_mask(same, dtype),
-        "sliding_attention": _as_mask(same & near, dtype),
+        "full_attention": _as_mask(ends, dtype, None),
+        "sliding_attention": _as_mask(ends, dtype, sliding_window),
     }
 
 
-def _as_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype != torch.bool:
-        hidden = torch.finfo(dtype).min
-        seen = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, hidden)
-    return seen[None, None]
+def _as_mask(ends: Tensor, dtype: torch.dtype, window: int | None) -> Tensor:
+    """Written row by row: NumPy's zeros are not touched until then, and most of N * N never are."""
+    bounds = ends.tolist()
+    count = bounds[-1]
+    if dtype == torch.bool:
+        mask = torch.from_numpy(np.zeros((count, count), np.bool_))
+    else:
+        mask = torch.full((count, count), torch.finfo(dtype).min, dtype=dtype)
+    for begin, end in itertools.pairwise(bounds):
+        block = mask[begin:end, begin:end]
+        block.fill_(dtype == torch.bool)  # True, or 0 to add
+        if window is not None:
+            place = torch.arange(end - begin)
+            far = (place.unsqueeze(1) - place).abs() > window
+            block.masked_fill_(far, 0 if dtype == torch.bool else torch.finfo(dtype).min)
+    return mask[None, None]
 
 
 def packed_attention(model: Any, vocab_size: int, attention: str | None) -> dict[str, Any]:
