@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import bench_collate, bench_mask
+from benchmarks import bench_collate, bench_mask, bench_pack
 
 
 @pytest.fixture(autouse=True)
@@ -36,4 +36,12 @@ def test_collate(benchmark, form, name):
 def test_whole_words(benchmark, name):
     rows, calls = bench_collate.whole_words(64, 512)
     bench_collate.check(name, rows, calls[name]())
+    benchmark(calls[name])
+
+
+@pytest.mark.benchmark(group="a block of 8192 to a batch")
+@pytest.mark.parametrize("name", ["packed, varlen", "padded", "transformers, padded"])
+def test_pack(benchmark, name):
+    rows, calls = bench_pack.contenders(8192)
+    bench_pack.check(rows, calls)
     benchmark(calls[name])
