@@ -8,6 +8,7 @@ from benchmarks import (
     bench_loader,
     bench_loss,
     bench_mask,
+    bench_pack,
     bench_step,
 )
 
@@ -18,6 +19,7 @@ BENCHMARKS = {
     "loader": bench_loader.main,
     "loss": bench_loss.main,
     "step": bench_step.main,
+    "pack": bench_pack.main,
 }
 
 

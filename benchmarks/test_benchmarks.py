@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import bench_collate, bench_denoise, bench_mask
+from benchmarks import bench_collate, bench_denoise, bench_mask, bench_pack
 
 
 @pytest.fixture(autouse=True)
@@ -44,4 +44,12 @@ def test_whole_words(benchmark, name):
 def test_spans(benchmark, name):
     rows, calls = bench_denoise.spans()
     bench_denoise.check(name, rows, *calls[name]())
+    benchmark(calls[name])
+
+
+@pytest.mark.benchmark(group="a block of 8192 to a batch")
+@pytest.mark.parametrize("name", ["packed, varlen", "padded", "transformers, padded"])
+def test_pack(benchmark, name):
+    rows, calls = bench_pack.contenders(8192)
+    bench_pack.check(rows, calls)
     benchmark(calls[name])

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskft.collator import DataCollatorForLanguageModeling
     from maskft.denoising import DataCollatorForSpanCorruption, DataCollatorForTextInfilling
+    from maskft.device import PlainCollator, mask_batch
     from maskft.fuse import fuse_loss, unfuse_loss
+    from maskft.packing import DataCollatorWithPacking, PackedBatchSampler
     from maskft.trainer import MaskingCallback, attach, detach
 
 _HOMES = {
     "DataCollatorForLanguageModeling": "maskft.collator",
     "DataCollatorForSpanCorruption": "maskft.denoising",
     "DataCollatorForTextInfilling": "maskft.denoising",
+    "DataCollatorWithPacking": "maskft.packing",
+    "PackedBatchSampler": "maskft.packing",
+    "PlainCollator": "maskft.device",
+    "mask_batch": "maskft.device",
     "MaskingCallback": "maskft.trainer",
     "attach": "maskft.trainer",
     "detach": "maskft.trainer",
@@ -28,10 +34,14 @@ __all__ = [
     "DataCollatorForLanguageModeling",
     "DataCollatorForSpanCorruption",
     "DataCollatorForTextInfilling",
+    "DataCollatorWithPacking",
     "MaskingCallback",
+    "PackedBatchSampler",
+    "PlainCollator",
     "attach",
     "detach",
     "fuse_loss",
+    "mask_batch",
     "unfuse_loss",
 ]
 

@@ -107,26 +107,29 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         attention_mask: Tensor | None = None,
         word_ids: Tensor | None = None,
         sample_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mask a padded batch; returns (input_ids, labels), both new.
+        """Mask a padded or packed batch on its device; returns (input_ids, labels), both new.
 
         Args:
-            inputs: int32 or int64 [B, T].
+            inputs: int32 or int64 [B, T]; flat [N] with ``cu_seqlens``, and so are the others.
             special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
                 tokenizer's special tokens must not.
             offset_mapping: [B, T, 2], where each token begins and ends in its text.
             attention_mask: [B, T], non-zero where a token is real. None: all are.
             word_ids: int64 [B, T], the word each token belongs to, -1 for none.
             sample_ids: int64 [B], for rng="sample". None: a hash of each row.
+            cu_seqlens: [B + 1]: row b is inputs[cu_seqlens[b]:cu_seqlens[b + 1]].
         """
         self._seed_generator()
         if self.rng == "hf":
             return super().torch_mask_tokens(inputs.clone(), special_tokens_mask, offset_mapping)
-        maskable, policy, words = self._vocabulary()
+        maskable, policy, words = self._vocabulary(inputs.device)
         beside: dict[str, Any] = {
             "attention_mask": attention_mask,
             "special_tokens_mask": None,
             "maskable": maskable,
+            "cu_seqlens": cu_seqlens,
         }
         if special_tokens_mask is not None:
             beside["special_tokens_mask"] = torch.as_tensor(special_tokens_mask)
@@ -137,8 +140,11 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             elif word_ids is not None:
                 units = units_from_word_ids(inputs, word_ids, **beside)
             else:
-                units = word_units(inputs, self._word_table() if words is None else words, **beside)
-        draws = self._draws(inputs.shape[0], sample_ids)
+                if words is None:
+                    words = self._word_table(inputs.device)
+                units = word_units(inputs, words, **beside)
+        rows = inputs.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        draws = self._draws(rows, sample_ids, inputs.device)
         masked = mask_tokens(inputs, policy, units=units, **draws, **beside)
         return masked.input_ids, masked.labels
 
@@ -318,14 +324,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         """int64 [B, T], -1 beside the rows and for tokens that are in no word."""
         if rows is None or self.strategy != "whole_word":
             return None
-        rows = [
-            [-1 if word is None else word for word in row]
-            if isinstance(row, (list, tuple)) and None in row
-            else row
-            for row in _as_list(rows)
-        ]
         return pad_rows(
-            rows,
+            word_rows(rows),
             padding_value=-1,
             padding_side=self.tokenizer.padding_side,
             pad_to_multiple_of=self.pad_to_multiple_of,
@@ -335,12 +335,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         """int64 [B, T, 2], 0 beside the rows."""
         if rows is None or self.strategy != "whole_word":
             return None
-        flat = [
-            row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
-            for row in _as_list(rows)
-        ]
         padded = pad_rows(
-            flat,
+            offset_rows(rows),
             padding_side=self.tokenizer.padding_side,
             pad_to_multiple_of=2 * (self.pad_to_multiple_of or 1),
         ).view(*inputs.shape, 2)
@@ -351,10 +347,11 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         if self.seed is not None and self.generator is None and self.rng != "sample":
             self.create_rng()
 
-    def _vocabulary(self) -> tuple[Tensor, MaskingPolicy, Tensor | None]:
+    def _vocabulary(self, device: torch.device) -> tuple[Tensor, MaskingPolicy, Tensor | None]:
         """(maskable ids, policy, word table if built), anew when the tokenizer has changed."""
         tokenizer = self.tokenizer
         state = (
+            device,
             len(tokenizer),
             tuple(tokenizer.all_special_ids),
             tokenizer.mask_token_id,
@@ -373,11 +370,11 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
                 mask_share=self.mask_replace_prob,
                 random_share=self.random_replace_prob,
             )
-            self._tables = (state, maskable, policy, None)
+            self._tables = (state, maskable.to(device), policy, None)
         return self._tables[1:]
 
-    def _word_table(self) -> Tensor:
-        table = word_table(self.tokenizer)
+    def _word_table(self, device: torch.device) -> Tensor:
+        table = word_table(self.tokenizer).to(device)
         if self._tables is not None:
             self._tables = (*self._tables[:3], table)
         return table
@@ -423,6 +420,24 @@ def _no_integers(attention_mask: Any) -> bool:
             ("int", "uint", "torch.int", "torch.u")
         )
     return any(isinstance(value, (bool, float, list, tuple)) for value in row[:1])
+
+
+def word_rows(column: Any) -> list[Any]:
+    """The rows of a word_ids column, -1 for tokens that are in no word."""
+    return [
+        [-1 if word is None else word for word in row]
+        if isinstance(row, (list, tuple)) and None in row
+        else row
+        for row in _as_list(column)
+    ]
+
+
+def offset_rows(column: Any) -> list[Any]:
+    """The rows of an offset_mapping column, begins and ends by turns."""
+    return [
+        row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
+        for row in _as_list(column)
+    ]
 
 
 def _as_list(column: Any) -> list[Any]:

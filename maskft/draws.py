@@ -60,11 +60,13 @@ class SampleDraws:
         fixed._epoch = torch.tensor(EVALUATION_EPOCH)
         return fixed
 
-    def _draws(self, count: int, sample_ids: Tensor | None) -> dict[str, Any]:
+    def _draws(
+        self, count: int, sample_ids: Tensor | None, device: torch.device | None = None
+    ) -> dict[str, Any]:
         """The seed, epoch and sample_ids of an op on ``count`` rows."""
         if self.rng == "stream":
             draw = torch.empty((), dtype=torch.int64).random_(generator=self.generator)
-            return {"seed": int(draw), "epoch": 0, "sample_ids": torch.arange(count)}
+            return {"seed": int(draw), "epoch": 0, "sample_ids": torch.arange(count, device=device)}
         return {"seed": self.seed or 0, "epoch": int(self._epoch), "sample_ids": sample_ids}
 
     def _seed_generator(self) -> None:

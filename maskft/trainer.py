@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
+from maskft.device import REPLACED, mask_in_trainer
 from maskft.draws import SampleDraws
 
 _LOADERS = ("get_eval_dataloader", "get_test_dataloader")
@@ -31,16 +32,22 @@ class MaskingCallback(TrainerCallback):
         self._epoch += 1
 
 
-def attach(trainer: Trainer) -> Trainer:
+def attach(trainer: Trainer, *, mask_on_device: bool = False) -> Trainer:
     """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
 
     Acts on this one object, which it returns; ``detach`` undoes it. Two evaluations of one model
     then agree to the last digit. The collator's sample-id column, if it has one, is kept where
     Trainer would drop it (``remove_unused_columns``).
 
+    Args:
+        trainer: one whose data_collator is maskft's.
+        mask_on_device: the loader only pads, to int32, and training batches are masked on the
+            model's device, before Trainer counts their labels: the same masks with rng="sample",
+            by Triton on a GPU and Numba on the CPU. Evaluation is masked in the loader as ever.
+
     Raises:
         TypeError: the trainer's collator is not maskft's.
-        ValueError: the trainer is attached already.
+        ValueError: the trainer is attached already; mask_on_device with rng="hf" or mlm=False.
     """
     collator = trainer.data_collator
     if not isinstance(collator, SampleDraws):
@@ -50,6 +57,8 @@ def attach(trainer: Trainer) -> Trainer:
         )
     if any(name in vars(trainer) for name in _LOADERS):
         raise ValueError("this trainer is attached already; detach(trainer) undoes it")
+    if mask_on_device:
+        mask_in_trainer(trainer)
     trainer.add_callback(MaskingCallback(collator))
     for name in _LOADERS:
         setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
@@ -62,7 +71,7 @@ def attach(trainer: Trainer) -> Trainer:
 def detach(trainer: Trainer) -> Trainer:
     """Undo ``attach``; a trainer that is not attached stays as it is."""
     trainer.remove_callback(MaskingCallback)
-    for name in _LOADERS:
+    for name in (*_LOADERS, *REPLACED):
         vars(trainer).pop(name, None)
     trainer._signature_columns = None  # Trainer works them out anew
     return trainer

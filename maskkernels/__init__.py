@@ -19,6 +19,7 @@ from maskkernels.denoise import (
 )
 from maskkernels.loss import LossOutput, linear_cross_entropy, masked_cross_entropy
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
+from maskkernels.pack import Packing, pack_rows
 from maskkernels.rng import hash_rows, random_words, threshold
 from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
 
@@ -29,6 +30,7 @@ __all__ = [
     "MaskedTokens",
     "MaskingPolicy",
     "PackedRows",
+    "Packing",
     "ReplacedTokens",
     "SpanCorruption",
     "TextInfilling",
@@ -40,6 +42,7 @@ __all__ = [
     "linear_cross_entropy",
     "mask_tokens",
     "masked_cross_entropy",
+    "pack_rows",
     "pad_batch",
     "pad_rows",
     "random_words",

@@ -57,12 +57,14 @@ class PackedRows(NamedTuple):
     cu_seqlens: Tensor
 
 
-def flatten_rows(rows: Any) -> PackedRows:
+def flatten_rows(rows: Any, *, name: str = "rows", often_constant: bool = False) -> PackedRows:
     """Lay rows of integers end to end: the packed form that ``mask_tokens`` takes.
 
     Args:
         rows: B rows of integers of any length: lists, tuples, NumPy arrays or tensors (mixed too),
             a 2-D array or tensor, an Arrow list column (chunked or not), or PackedRows.
+        name: what errors call the rows.
+        often_constant: lists of one repeated number are likely, as in attention masks: faster then.
 
     Returns:
         PackedRows(values [N], cu_seqlens int64 [B + 1]). ``values`` is int64, or int32 where every
@@ -72,7 +74,7 @@ def flatten_rows(rows: Any) -> PackedRows:
         TypeError: a row is no sequence of integers, saying which and why.
         ValueError: a row is not one-dimensional, holds nulls or an integer past 64 bits.
     """
-    found = to_rows(rows, "rows")
+    found = to_rows(rows, name, often_constant=often_constant)
     values = found.values if found.values.flags.writeable else found.values.copy()
     return PackedRows(torch.from_numpy(values), torch.from_numpy(found.bounds))
 
