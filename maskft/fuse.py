@@ -11,6 +11,7 @@ to one another and no closures, so that a copy or a pickle of the model is fused
 import copy
 import inspect
 import logging
+import threading
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -151,6 +152,16 @@ class Options:
         }
 
 
+class Now(threading.local):
+    """The call with labels that a thread is in: several may run one model."""
+
+    job: Job | None = None
+
+    def __reduce__(self) -> tuple[type["Now"], tuple[()]]:
+        """A copy is in no call."""
+        return Now, ()
+
+
 class FusedForward:
     """The ``forward`` of a fused model, an attribute of that one instance.
 
@@ -162,7 +173,7 @@ class FusedForward:
         self.head = head
         self.options = options
         self.decoder = model.get_output_embeddings() if options.in_decoder else None
-        self.job: Job | None = None
+        self.now = Now()
         self.verified = False  # that nothing but ``head`` says happens to the logits
         self.__signature__ = _signature(model)
         self._before: dict[str, Any] = {}
@@ -173,7 +184,7 @@ class FusedForward:
         which must not take the whole model along."""
         state = dict(vars(self))
         if id(self.model) not in memo:
-            state |= {"model": None, "decoder": None, "job": None, "_hook": None, "_before": {}}
+            state |= {"model": None, "decoder": None, "_hook": None, "_before": {}}
         twin = object.__new__(FusedForward)
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(state, memo))
@@ -239,7 +250,7 @@ class FusedForward:
 
     def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
         """The base model's hook: its hidden states, of the predicted rows only."""
-        job = self.job
+        job = self.now.job
         if job is None or job.rows is None or job.gathered:
             return None
         hidden = output[0]
@@ -331,11 +342,11 @@ class FusedForward:
         as_tuple = not (self.model.config.return_dict if as_tuple is None else as_tuple)
         if as_tuple:
             call["return_dict"] = True
-        self.job = job
+        self.now.job = job
         try:
             outputs = self._stock(call)
         finally:
-            self.job = None
+            self.now.job = None
         if self.head.calls_loss_function:
             if job.loss is None:
                 raise RuntimeError(f"{self.head.name} did not call its loss function")
@@ -400,7 +411,7 @@ class DecoderForward:
         self.decoder = decoder
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        job = self.fused.job
+        job = self.fused.now.job
         if job is None or not job.in_decoder:
             return type(self.decoder).forward(self.decoder, hidden)
         return self.fused.decode(job, hidden, self.decoder)
@@ -414,7 +425,7 @@ class FusedLossFunction:
         self.stock = stock
 
     def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        job = self.fused.job
+        job = self.fused.now.job
         if job is None:
             return self.stock(logits, *args, **kwargs)
         labels = args[0] if args else kwargs.get("labels")
