@@ -192,7 +192,10 @@ class FusedForward:
 
     def attach(self) -> None:
         model = self.model
-        mine: dict[str, Any] = {"_fused_loss": self, "forward": self, "accepts_loss_kwargs": True}
+        mine: dict[str, Any] = {
+            "_fused_loss": self, "forward": self, "accepts_loss_kwargs": True,
+            "_replicate_for_data_parallel": _no_replica,
+        }  # fmt: skip
         if self.head.calls_loss_function:
             mine["_loss_function"] = FusedLossFunction(self, model.loss_function)
         self._before = {name: vars(model).get(name) for name in mine}
@@ -453,6 +456,14 @@ def _signature(model: Any) -> inspect.Signature:
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
         last -= 1
     return inspect.Signature([*parameters[:last], added, *parameters[last:]])
+
+
+def _no_replica() -> Any:
+    """What nn.DataParallel calls; its replicas would all run the one model that is fused."""
+    raise RuntimeError(
+        "nn.DataParallel cannot run a fused model: start one process per GPU (torchrun, accelerate "
+        "launch), let CUDA_VISIBLE_DEVICES name one GPU, or unfuse_loss(model)"
+    )
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

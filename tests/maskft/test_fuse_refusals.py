@@ -279,3 +279,12 @@ def test_labels_outside_the_vocabulary_are_an_error(bert):
         bert(**batch)
     batch["labels"][0, 0] = 5
     assert bert(**batch).loss > 0  # the failed call left nothing behind
+
+
+def test_data_parallel_is_refused(bert):
+    """Trainer wraps a model in it where one process sees several GPUs."""
+    fuse_loss(bert)
+    with pytest.raises(RuntimeError, match="DataParallel cannot run a fused model"):
+        bert._replicate_for_data_parallel()  # as nn.DataParallel does, on GPUs only
+    unfuse_loss(bert)
+    assert "_replicate_for_data_parallel" not in vars(bert)
