@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskft.head import Head, decoder_inputs, read, unwrap
+from maskft.head import Head, decoder_inputs, hooked, read, unwrap
 from maskft.rows import Job, shifted
 from maskkernels.backend import BACKENDS
 from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
@@ -248,7 +248,11 @@ class FusedForward:
             shift = self.head.shift and kwargs.get("shift_labels") is None
             job.choose(positions, shift, self.options.capacity)
             decoder = self.decoder
-            job.in_decoder = decoder is not None and self.model.get_output_embeddings() is decoder
+            job.in_decoder = (
+                decoder is not None
+                and self.model.get_output_embeddings() is decoder
+                and not hooked(decoder)  # a hook expects logits
+            )
         return self._run(job, kwargs, bool(wanted))
 
     def gather(self, module: nn.Module, args: Any, output: Any) -> Any:

@@ -227,12 +227,18 @@ def test_quantised_heads_are_honoured():
         fuse_loss(model, linear=True)
 
 
-def test_hooked_decoders_are_called():
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_hooked_decoders_are_called(when):
     model = tiny_model("causal", "llama")
-    model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
     batch = tiny_batch(model)
-    expected = gradients(model, batch)
-    assert_same(gradients(fuse_loss(model), batch), expected)
+    fused_one = copy.deepcopy(model)
+    if when == "after":
+        gradients(fuse_loss(fused_one), batch)
+    for each in (model, fused_one):
+        each.lm_head.register_forward_hook(lambda module, args, output: output * 2)
+    if when == "before":
+        fuse_loss(fused_one)
+    assert_same(gradients(fused_one, batch), gradients(model, batch))
 
 
 def test_a_peft_model_is_fused_within(bert):
