@@ -74,7 +74,8 @@ def fuse_loss(
     Raises:
         TypeError: a model that is not covered, by its class.
         ValueError: an argument that does not fit; a model that is fused already; a check that
-            found another loss or other gradients than stock.
+            found another loss or other gradients than stock. In a call: ``label_positions`` that
+            are not those of the labels (found on the CPU only).
     """
     if not any(logits is value or logits == value for value in LOGITS):
         raise ValueError(f"logits must be one of {LOGITS}, got {logits!r}")

@@ -287,6 +287,26 @@ def test_labels_outside_the_vocabulary_are_an_error(bert):
     assert bert(**batch).loss > 0  # the failed call left nothing behind
 
 
+@pytest.mark.parametrize("kind", [("masked", "bert"), ("causal", "llama")])
+def test_positions_that_are_not_those_of_the_labels(kind):
+    model = fuse_loss(tiny_model(*kind))
+    batch = tiny_batch(model)
+    places = (batch["labels"] != -100).flatten().nonzero().flatten()
+    first = int(places[0])
+    count = len(places) - (kind[0] == "causal")  # nothing predicts the first label of row 1
+    for wrong, message in (
+        (torch.cat([places, places[:1]]), f"name place {first} twice"),
+        (places[:-2], f"leave out 2 of the {count} labels"),
+        (torch.cat([places, torch.tensor([32])]), "places in the 32 labels"),
+        (places - first - 2, "places in the 32 labels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(**batch, label_positions=wrong)
+    for wrong in (places.float(), places.tolist()):
+        with pytest.raises(TypeError, match="label_positions must be a tensor"):
+            model(**batch, label_positions=wrong)
+
+
 def test_data_parallel_is_refused(bert):
     """Trainer wraps a model in it where one process sees several GPUs."""
     fuse_loss(bert)
