@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from maskft.head import Head, decoder_inputs, hooked, read, unwrap
-from maskft.rows import Job, shifted
+from maskft.rows import IGNORE, Job, shifted
 from maskkernels.backend import BACKENDS
 from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
 
@@ -235,6 +235,8 @@ class FusedForward:
         labels = kwargs.get("labels")
         if labels is None:
             return self._stock(kwargs)
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
         if wanted is None:
             at_all = self.options.logits
             wanted = at_all is True or (at_all == "eval" and not self.model.training)
@@ -285,9 +287,14 @@ class FusedForward:
             if hidden.shape[:-1] != job.targets.shape:
                 raise RuntimeError(
                     f"{head.name} hands its decoder {tuple(hidden.shape)} for labels of shape "
-                    f"{tuple(job.targets.shape)}: use linear=False"
+                    f"{tuple(job.targets.shape)}: give each row a label, or use linear=False"
                 )
             flat = job.predicted(hidden)
+        elif hidden.shape[:-1].numel() != labels.numel():
+            raise RuntimeError(
+                f"{head.name} decodes {hidden.shape[:-1].numel()} of {labels.numel()} predicted "
+                "rows: logits_to_keep does not go with labels"
+            )
         loss = linear_cross_entropy(
             flat.reshape(*labels.shape, hidden.shape[-1]),
             decoder.weight,
@@ -436,6 +443,8 @@ class FusedLossFunction:
         job = self.fused.now.job
         if job is None:
             return self.stock(logits, *args, **kwargs)
+        if kwargs.get("ignore_index", IGNORE) != IGNORE:
+            raise TypeError(f"a fused model ignores the label {IGNORE} and takes no ignore_index")
         labels = args[0] if args else kwargs.get("labels")
         self.fused.check_labels(job, labels, kwargs.get("shift_labels"))
         return self.fused.finish(job, logits)

@@ -307,6 +307,19 @@ def test_positions_that_are_not_those_of_the_labels(kind):
             model(**batch, label_positions=wrong)
 
 
+def test_calls_that_do_not_fit():
+    llama = fuse_loss(tiny_model("causal", "llama"))
+    batch = tiny_batch(llama)
+    for wrong, error, message in (
+        ({"ignore_index": 7}, TypeError, "takes no ignore_index"),
+        ({"logits_to_keep": 4}, RuntimeError, "decodes 4 of 11 predicted rows: logits_to_keep"),
+        ({"labels": batch["labels"].tolist()}, TypeError, "labels must be a tensor, got list"),
+        ({"labels": batch["labels"][:, :8]}, RuntimeError, "for labels of shape .2, 8.: give each"),
+    ):
+        with pytest.raises(error, match=message):
+            llama(**batch | wrong)
+
+
 def test_data_parallel_is_refused(bert):
     """Trainer wraps a model in it where one process sees several GPUs."""
     fuse_loss(bert)
