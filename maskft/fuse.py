@@ -242,7 +242,7 @@ class FusedForward:
             wanted = at_all is True or (at_all == "eval" and not self.model.training)
         if router_losses(self.head, self.model, kwargs):
             raise TypeError(f"a fused {self.head.name} takes no output_router_logits with labels")
-        targets = labels
+        targets: Any = labels
         if self.head.shift:
             targets = kwargs.get("shift_labels")
             targets = shifted(labels) if targets is None else targets
