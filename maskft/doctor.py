@@ -96,16 +96,20 @@ def outline(name: str, trust_remote_code: bool, weights: bool) -> Any:
     saved = (config.architectures or [None])[0]
     fits = [kind for kind in kinds if type(config) in kind._model_mapping]
     same = [k for k in fits if k._model_mapping[type(config)].__name__ == saved]
-    auto = next(iter(same + fits), None)
-    if auto is None and not hasattr(config, "auto_map"):
+    own = [kind for kind in kinds if kind.__name__ in getattr(config, "auto_map", {})]
+    auto = next(iter(own + same + fits), None)
+    if auto is None:
         raise UsageError(
-            f"{name} is a {config.model_type}, and Transformers has no language model of that type"
+            f"{name} is a {config.model_type}, and there is no language model of that type"
         )
-    auto = auto or transformers.AutoModelForMaskedLM
-    if weights:
-        return auto.from_pretrained(name, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        return auto.from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        if weights:
+            return auto.from_pretrained(name, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            return auto.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot load {name!r}: {reason[:300]}") from None
 
 
 def main(argv: list[str]) -> int:

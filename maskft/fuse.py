@@ -11,6 +11,7 @@ to one another and no closures, so that a copy or a pickle of the model is fused
 import copy
 import inspect
 import logging
+import threading
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskft.head import Head, decoder_inputs, read, unwrap
-from maskft.rows import Job, shifted
+from maskft.head import Head, decoder_inputs, hooked, read, unwrap
+from maskft.rows import IGNORE, Job, shifted
 from maskkernels.backend import BACKENDS
 from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
 
@@ -73,7 +74,8 @@ def fuse_loss(
     Raises:
         TypeError: a model that is not covered, by its class.
         ValueError: an argument that does not fit; a model that is fused already; a check that
-            found another loss or other gradients than stock.
+            found another loss or other gradients than stock. In a call: ``label_positions`` that
+            are not those of the labels (found on the CPU only).
     """
     if not any(logits is value or logits == value for value in LOGITS):
         raise ValueError(f"logits must be one of {LOGITS}, got {logits!r}")
@@ -151,6 +153,16 @@ class Options:
         }
 
 
+class Now(threading.local):
+    """The call with labels that a thread is in: several may run one model."""
+
+    job: Job | None = None
+
+    def __reduce__(self) -> tuple[type["Now"], tuple[()]]:
+        """A copy is in no call."""
+        return Now, ()
+
+
 class FusedForward:
     """The ``forward`` of a fused model, an attribute of that one instance.
 
@@ -162,7 +174,7 @@ class FusedForward:
         self.head = head
         self.options = options
         self.decoder = model.get_output_embeddings() if options.in_decoder else None
-        self.job: Job | None = None
+        self.now = Now()
         self.verified = False  # that nothing but ``head`` says happens to the logits
         self.__signature__ = _signature(model)
         self._before: dict[str, Any] = {}
@@ -173,7 +185,7 @@ class FusedForward:
         which must not take the whole model along."""
         state = dict(vars(self))
         if id(self.model) not in memo:
-            state |= {"model": None, "decoder": None, "job": None, "_hook": None, "_before": {}}
+            state |= {"model": None, "decoder": None, "_hook": None, "_before": {}}
         twin = object.__new__(FusedForward)
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(state, memo))
@@ -181,7 +193,10 @@ class FusedForward:
 
     def attach(self) -> None:
         model = self.model
-        mine: dict[str, Any] = {"_fused_loss": self, "forward": self, "accepts_loss_kwargs": True}
+        mine: dict[str, Any] = {
+            "_fused_loss": self, "forward": self, "accepts_loss_kwargs": True,
+            "_replicate_for_data_parallel": _no_replica,
+        }  # fmt: skip
         if self.head.calls_loss_function:
             mine["_loss_function"] = FusedLossFunction(self, model.loss_function)
         self._before = {name: vars(model).get(name) for name in mine}
@@ -220,12 +235,14 @@ class FusedForward:
         labels = kwargs.get("labels")
         if labels is None:
             return self._stock(kwargs)
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
         if wanted is None:
             at_all = self.options.logits
             wanted = at_all is True or (at_all == "eval" and not self.model.training)
         if router_losses(self.head, self.model, kwargs):
             raise TypeError(f"a fused {self.head.name} takes no output_router_logits with labels")
-        targets = labels
+        targets: Any = labels
         if self.head.shift:
             targets = kwargs.get("shift_labels")
             targets = shifted(labels) if targets is None else targets
@@ -234,12 +251,16 @@ class FusedForward:
             shift = self.head.shift and kwargs.get("shift_labels") is None
             job.choose(positions, shift, self.options.capacity)
             decoder = self.decoder
-            job.in_decoder = decoder is not None and self.model.get_output_embeddings() is decoder
+            job.in_decoder = (
+                decoder is not None
+                and self.model.get_output_embeddings() is decoder
+                and not hooked(decoder)  # a hook expects logits
+            )
         return self._run(job, kwargs, bool(wanted))
 
     def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
         """The base model's hook: its hidden states, of the predicted rows only."""
-        job = self.job
+        job = self.now.job
         if job is None or job.rows is None or job.gathered:
             return None
         hidden = output[0]
@@ -266,9 +287,14 @@ class FusedForward:
             if hidden.shape[:-1] != job.targets.shape:
                 raise RuntimeError(
                     f"{head.name} hands its decoder {tuple(hidden.shape)} for labels of shape "
-                    f"{tuple(job.targets.shape)}: use linear=False"
+                    f"{tuple(job.targets.shape)}: give each row a label, or use linear=False"
                 )
             flat = job.predicted(hidden)
+        elif hidden.shape[:-1].numel() != labels.numel():
+            raise RuntimeError(
+                f"{head.name} decodes {hidden.shape[:-1].numel()} of {labels.numel()} predicted "
+                "rows: logits_to_keep does not go with labels"
+            )
         loss = linear_cross_entropy(
             flat.reshape(*labels.shape, hidden.shape[-1]),
             decoder.weight,
@@ -331,11 +357,11 @@ class FusedForward:
         as_tuple = not (self.model.config.return_dict if as_tuple is None else as_tuple)
         if as_tuple:
             call["return_dict"] = True
-        self.job = job
+        self.now.job = job
         try:
             outputs = self._stock(call)
         finally:
-            self.job = None
+            self.now.job = None
         if self.head.calls_loss_function:
             if job.loss is None:
                 raise RuntimeError(f"{self.head.name} did not call its loss function")
@@ -400,7 +426,7 @@ class DecoderForward:
         self.decoder = decoder
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        job = self.fused.job
+        job = self.fused.now.job
         if job is None or not job.in_decoder:
             return type(self.decoder).forward(self.decoder, hidden)
         return self.fused.decode(job, hidden, self.decoder)
@@ -414,9 +440,11 @@ class FusedLossFunction:
         self.stock = stock
 
     def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        job = self.fused.job
+        job = self.fused.now.job
         if job is None:
             return self.stock(logits, *args, **kwargs)
+        if kwargs.get("ignore_index", IGNORE) != IGNORE:
+            raise TypeError(f"a fused model ignores the label {IGNORE} and takes no ignore_index")
         labels = args[0] if args else kwargs.get("labels")
         self.fused.check_labels(job, labels, kwargs.get("shift_labels"))
         return self.fused.finish(job, logits)
@@ -442,6 +470,14 @@ def _signature(model: Any) -> inspect.Signature:
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
         last -= 1
     return inspect.Signature([*parameters[:last], added, *parameters[last:]])
+
+
+def _no_replica() -> Any:
+    """What nn.DataParallel calls; its replicas would all run the one model that is fused."""
+    raise RuntimeError(
+        "nn.DataParallel cannot run a fused model: start one process per GPU (torchrun, accelerate "
+        "launch), let CUDA_VISIBLE_DEVICES name one GPU, or unfuse_loss(model)"
+    )
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -129,10 +129,17 @@ def plain_linear(module: Any) -> bool:
     """
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         return False
-    sharded = any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
-    hooked = bool(module._forward_hooks or module._forward_pre_hooks) and not sharded
-    plain = type(module.weight) in (Tensor, Parameter, Buffer) or sharded
-    return "forward" not in vars(module) and not hooked and plain
+    plain = type(module.weight) in (Tensor, Parameter, Buffer) or _sharded(module)
+    return "forward" not in vars(module) and not hooked(module) and plain
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether there are forward hooks, other than FSDP's."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) and not _sharded(module)
+
+
+def _sharded(module: nn.Module) -> bool:
+    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
 
 
 def unwrap(model: Any) -> Any:

@@ -14,6 +14,35 @@ def shifted(labels: Tensor) -> Tensor:
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE)
 
 
+def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> None:
+    """Raise unless ``positions`` name each label once; on a GPU looking would wait for it.
+
+    Nothing predicts the first label of a row where ``shift``: it may be left out.
+    """
+    if not isinstance(positions, Tensor) or positions.dtype not in (torch.int32, torch.int64):
+        got = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
+        raise TypeError(f"label_positions must be a tensor of torch.int64, got {got}")
+    on_cpu = positions.device.type == labels.device.type == "cpu"
+    if not on_cpu or torch.compiler.is_compiling():
+        return
+    labelled = labels != IGNORE
+    if shift:
+        labelled[..., 0] = False
+    labelled = labelled.reshape(-1)
+    if positions.numel() and not -1 <= positions.min() <= positions.max() < labelled.numel():
+        raise ValueError(
+            f"label_positions must be places in the {labelled.numel()} labels of the batch, or -1"
+        )
+    named = torch.bincount(positions[positions >= 0], minlength=labelled.numel())
+    left_out = int((labelled & (named == 0)).sum())
+    if left_out:
+        raise ValueError(
+            f"label_positions leave out {left_out} of the {int(labelled.sum())} labels of the batch"
+        )
+    if (named > 1).any():
+        raise ValueError(f"label_positions name place {int((named > 1).int().argmax())} twice")
+
+
 class Job:
     """One call with labels.
 
@@ -53,6 +82,7 @@ class Job:
                 break a graph.
         """
         if positions is not None:
+            _check_positions(positions, self.labels_given if shift else self.targets, shift)
             rows = positions.reshape(-1)
             if shift:
                 first = rows % self.targets.shape[-1] == 0

@@ -51,6 +51,8 @@ def _select(job: Job) -> Selected:
     return Selected(slots, rows, labels)
 
 
+# Dividing by 0 gives infinity or NaN in torch, and no warning.
+@np.errstate(divide="ignore", invalid="ignore")
 def cross_entropy(job: Job) -> tuple[Tensor, ...]:
     """(loss, count, accuracy, entropy, top_k, and the three gradients or empty tensors)."""
     job = job.detached()
@@ -79,6 +81,7 @@ def cross_entropy(job: Job) -> tuple[Tensor, ...]:
     return loss, torch.tensor(count), *statistics, *gradients
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def cross_entropy_backward(grad: Tensor, job: Job) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients, computed from the inputs once more."""
     job = job.detached()

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -239,6 +241,22 @@ def test_copies_and_pickles_are_fused_in_their_own_right(model):
         unfuse_loss(other)
         assert other(**batch).logits is not None
         assert fused(model) is not None
+
+
+def test_threads_that_share_a_model_do_not_meet(model):
+    batches = [tiny_batch(model), tiny_batch(model)]
+    batches[1]["labels"][:, :9] = -100
+    expected = [model(**batch).loss for batch in batches]
+    fuse_loss(model)
+    together = threading.Barrier(2, timeout=60)
+
+    def wait(*_):
+        together.wait()
+
+    model.get_input_embeddings().register_forward_pre_hook(wait)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda batch: model(**batch).loss, batches))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
 def test_saved_files_are_stocks(bert, tmp_path):

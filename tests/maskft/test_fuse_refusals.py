@@ -227,12 +227,18 @@ def test_quantised_heads_are_honoured():
         fuse_loss(model, linear=True)
 
 
-def test_hooked_decoders_are_called():
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_hooked_decoders_are_called(when):
     model = tiny_model("causal", "llama")
-    model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
     batch = tiny_batch(model)
-    expected = gradients(model, batch)
-    assert_same(gradients(fuse_loss(model), batch), expected)
+    fused_one = copy.deepcopy(model)
+    if when == "after":
+        gradients(fuse_loss(fused_one), batch)
+    for each in (model, fused_one):
+        each.lm_head.register_forward_hook(lambda module, args, output: output * 2)
+    if when == "before":
+        fuse_loss(fused_one)
+    assert_same(gradients(fused_one, batch), gradients(model, batch))
 
 
 def test_a_peft_model_is_fused_within(bert):
@@ -279,3 +285,45 @@ def test_labels_outside_the_vocabulary_are_an_error(bert):
         bert(**batch)
     batch["labels"][0, 0] = 5
     assert bert(**batch).loss > 0  # the failed call left nothing behind
+
+
+@pytest.mark.parametrize("kind", [("masked", "bert"), ("causal", "llama")])
+def test_positions_that_are_not_those_of_the_labels(kind):
+    model = fuse_loss(tiny_model(*kind))
+    batch = tiny_batch(model)
+    places = (batch["labels"] != -100).flatten().nonzero().flatten()
+    first = int(places[0])
+    count = len(places) - (kind[0] == "causal")  # nothing predicts the first label of row 1
+    for wrong, message in (
+        (torch.cat([places, places[:1]]), f"name place {first} twice"),
+        (places[:-2], f"leave out 2 of the {count} labels"),
+        (torch.cat([places, torch.tensor([32])]), "places in the 32 labels"),
+        (places - first - 2, "places in the 32 labels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(**batch, label_positions=wrong)
+    for wrong in (places.float(), places.tolist()):
+        with pytest.raises(TypeError, match="label_positions must be a tensor"):
+            model(**batch, label_positions=wrong)
+
+
+def test_calls_that_do_not_fit():
+    llama = fuse_loss(tiny_model("causal", "llama"))
+    batch = tiny_batch(llama)
+    for wrong, error, message in (
+        ({"ignore_index": 7}, TypeError, "takes no ignore_index"),
+        ({"logits_to_keep": 4}, RuntimeError, "decodes 4 of 11 predicted rows: logits_to_keep"),
+        ({"labels": batch["labels"].tolist()}, TypeError, "labels must be a tensor, got list"),
+        ({"labels": batch["labels"][:, :8]}, RuntimeError, "for labels of shape .2, 8.: give each"),
+    ):
+        with pytest.raises(error, match=message):
+            llama(**batch | wrong)
+
+
+def test_data_parallel_is_refused(bert):
+    """Trainer wraps a model in it where one process sees several GPUs."""
+    fuse_loss(bert)
+    with pytest.raises(RuntimeError, match="DataParallel cannot run a fused model"):
+        bert._replicate_for_data_parallel()  # as nn.DataParallel does, on GPUs only
+    unfuse_loss(bert)
+    assert "_replicate_for_data_parallel" not in vars(bert)

@@ -269,3 +269,17 @@ def test_num_items_is_what_a_mean_divides_by(backend):
     for items in (37, 37.0, torch.tensor(37), torch.tensor(37.0, dtype=torch.float64)):
         for a, b in zip(found(num_items=items), total, strict=True):
             assert torch.allclose(a, b / 37, atol=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_division_by_zero_is_torchs(backend):
+    (hidden, weight, bias), labels = inputs(torch.float32)
+    for options, expected in (
+        ({"num_items": torch.tensor(0)}, torch.inf),
+        ({"class_weights": torch.zeros(len(weight))}, torch.nan),
+    ):
+        loss = linear_cross_entropy(hidden, weight, labels, bias, backend=backend, **options).loss
+        assert torch.allclose(loss, torch.tensor(expected), equal_nan=True)
+        loss.backward(retain_graph=True)
+        loss.backward()
