@@ -212,8 +212,8 @@ class PackedBatchSampler(Sampler[list[int]]):
         block: tokens in a batch, at most.
         shuffle: False keeps the order of the rows, and packs the same blocks every time.
         seed: of the shuffling; seed + epoch seeds an epoch, as in DistributedSampler.
-        window: rows that are packed together by decreasing length; None: all, for the fullest
-            blocks, whose rows are then of like lengths.
+        window: rows that are packed together by decreasing length: the larger the fuller the
+            blocks, and the more alike the rows of one. None: all.
         overlong: "error", or "truncate" for rows that the collator cuts (``max_length``).
         num_replicas, rank: give every rank its own batches, as many as the others: the last ones
             come again where they do not come out even, or are left out with ``drop_last``. Leave
@@ -231,7 +231,7 @@ class PackedBatchSampler(Sampler[list[int]]):
         *,
         shuffle: bool = True,
         seed: int = 0,
-        window: int | None = 1024,
+        window: int | None = 256,
         overlong: str = "error",
         num_replicas: int = 1,
         rank: int = 0,

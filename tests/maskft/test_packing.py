@@ -441,10 +441,12 @@ class PackedTrainer(Trainer):
     def get_train_dataloader(self):
         lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
         sampler = PackedBatchSampler(lengths, block=64, seed=self.args.seed)
-        return DataLoader(
-            self._remove_unused_columns(self.train_dataset, "training"),
-            batch_sampler=sampler,
-            collate_fn=self.data_collator,
+        return self.accelerator.prepare(
+            DataLoader(
+                self._remove_unused_columns(self.train_dataset, "training"),
+                batch_sampler=sampler,
+                collate_fn=self.data_collator,
+            )
         )
 
 
