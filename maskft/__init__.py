@@ -10,15 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskft.collator import DataCollatorForLanguageModeling
+    from maskft.schedule import RateSchedule
+    from maskft.strategy import Plan, Strategy
     from maskft.trainer import MaskingCallback, attach, detach
 
 _HOMES = {
     "DataCollatorForLanguageModeling": "maskft.collator",
     "MaskingCallback": "maskft.trainer",
+    "Plan": "maskft.strategy",
+    "RateSchedule": "maskft.schedule",
+    "Strategy": "maskft.strategy",
     "attach": "maskft.trainer",
     "detach": "maskft.trainer",
 }
-__all__ = ["DataCollatorForLanguageModeling", "MaskingCallback", "attach", "detach"]
+__all__ = [
+    "DataCollatorForLanguageModeling",
+    "MaskingCallback",
+    "Plan",
+    "RateSchedule",
+    "Strategy",
+    "attach",
+    "detach",
+]
 
 
 def __getattr__(name: str) -> Any:

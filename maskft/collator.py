@@ -3,7 +3,7 @@
 import copy
 import itertools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,21 +19,26 @@ from transformers.data.data_collator import (
 )
 from transformers.utils import to_py_obj
 
-from maskft.words import word_table
-from maskkernels import (
-    MaskingPolicy,
-    mask_tokens,
-    pad_batch,
-    pad_rows,
-    table_columns,
-    units_from_offsets,
-    units_from_word_ids,
-    word_units,
+from maskft.progress import Progress
+from maskft.strategy import (
+    ENTITY_COLUMN,
+    STRATEGIES,
+    WEIGHT_COLUMN,
+    Random,
+    Strategy,
+    Tokens,
+    WholeWord,
+    find_strategy,
 )
+from maskft.words import word_table
+from maskkernels import MaskingPolicy, mask_tokens, pad_batch, pad_rows, table_columns
+from maskkernels.mask.policy import SELECTIONS
+
+__all__ = ["RNGS", "STRATEGIES", "DataCollatorForLanguageModeling"]
 
 RNGS = ("stream", "sample", "hf")
-STRATEGIES = ("random", "whole_word")
-_UNUSED = ("offset_mapping",)  # columns that neither masking nor the model needs
+# Columns that neither masking nor the model needs, unless a strategy asks for them
+_UNUSED = ("offset_mapping", ENTITY_COLUMN, WEIGHT_COLUMN)
 EVALUATION_EPOCH = (1 << 24) - 1  # the last epoch of the contract: no training run reaches it
 
 
@@ -52,10 +57,22 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             order, the padding, the workers or the ranks; a missing ``seed`` counts as 0. Call
             ``set_epoch`` at every epoch (``maskft.attach`` does it for a Trainer).
             "hf": bit for bit the masks that Transformers' own collator draws with this seed.
-        strategy: "random" masks single tokens; "whole_word" masks whole words, found from
-            ``offset_mapping`` or ``word_ids`` columns where the examples have them, else from the
-            tokenizer's vocabulary. Unlike the parent's ``whole_word_mask=True``, which turns
-            ``mask_replace_prob`` into 1 with a warning, it keeps the shares it is given.
+        strategy: what is masked together, and how often: "random" (single tokens), "whole_word",
+            "span", "ngram", "entity", "keyword"; a strategy of ``maskft.strategy`` with options of
+            its own; or a function of yours (see there). Words are found from ``offset_mapping`` or
+            ``word_ids`` columns where the examples have them, else from the tokenizer's vocabulary.
+            Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
+            with a warning, "whole_word" keeps the shares it is given.
+        selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
+            round(rate * maskable) of them in every row.
+        at_least_one: with selection="budget", one where that would be none.
+        replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
+            of a unit. None: "unit" for spans, else "token".
+        within: masks nothing but tokens of these token types (an int or several), or those where
+            the column of this name is not 0: the question of a pair, the source of a translation.
+        schedule: the rate in the course of training: a function from the share of training that is
+            done to a rate, as ``maskft.RateSchedule``. ``maskft.attach`` tells the collator where
+            training stands; without, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
 
@@ -66,17 +83,25 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
     whole_word_mask: bool = False  # these two again for the type checker, which skips Transformers
     seed: int | None = None
     rng: str = field(default="stream", kw_only=True)
-    strategy: str = field(default="random", kw_only=True)
+    strategy: str | Strategy | Callable[..., Any] = field(default="random", kw_only=True)
+    selection: str = field(default="bernoulli", kw_only=True)
+    at_least_one: bool = field(default=False, kw_only=True)
+    replacement: str | None = field(default=None, kw_only=True)
+    within: str | int | Sequence[int] | None = field(default=None, kw_only=True)
+    schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
     sample_id_column: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name, known in (("rng", RNGS), ("strategy", STRATEGIES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        known = {"rng": RNGS, "selection": SELECTIONS, "replacement": (None, "token", "unit")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
         if self.whole_word_mask:
             self.strategy = "whole_word"
+        self._strategy = find_strategy(self.strategy)
+        self._check_options()
         # Where the parent draws the masks, or refuses mlm=False, it must see the strategy too.
-        whole_word = self.strategy == "whole_word"
+        whole_word = isinstance(self._strategy, WholeWord)
         self.whole_word_mask = self.whole_word_mask or (
             whole_word and (self.rng == "hf" or not self.mlm)
         )
@@ -92,7 +117,41 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             if not low <= self.seed < 1 << 64:
                 raise ValueError(f"seed must be in [{low}, 2**64), got {self.seed}")
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by every worker
-        self._tables: tuple[Any, Tensor, MaskingPolicy, Tensor | None] | None = None
+        self._progress = Progress()
+        self._tables: tuple[Any, Tensor, Tensor | None] | None = None
+        self._policy: tuple[Any, MaskingPolicy] | None = None
+
+    def _check_options(self) -> None:
+        """Options that do not go together."""
+        own = isinstance(self._strategy, (Random, WholeWord))
+        plain = (self.selection, self.replacement, self.within, self.schedule)
+        if self.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
+            raise ValueError(
+                "rng='hf' draws what Transformers' collator does: strategy='random' or "
+                "'whole_word', without selection, replacement, within or schedule; use "
+                "rng='stream' or rng='sample'"
+            )
+        if self.selection == "budget" and self._strategy.gives_rates:
+            raise ValueError(
+                f"selection='budget' takes one rate, and the strategy {self._strategy!r} gives "
+                "rates of its own; use selection='bernoulli'"
+            )
+        if self.at_least_one and self.selection != "budget":
+            raise ValueError("at_least_one goes with selection='budget'")
+        if self.replacement == "unit" and isinstance(self._strategy, Random):
+            raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
+        if self.within is not None and not isinstance(self.within, str):
+            types = [self.within] if isinstance(self.within, int) else list(self.within)
+            if not types or not all(isinstance(kind, int) for kind in types):
+                raise ValueError(
+                    "within must be the name of a column, a token type or several, got "
+                    f"{self.within!r}"
+                )
+        if self.schedule is not None and not callable(self.schedule):
+            raise TypeError(
+                "schedule must be a function from [0, 1] to a rate, as maskft.RateSchedule, got "
+                f"{type(self.schedule).__name__}"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Use the masks of ``epoch`` (rng="sample") from the next batch on, in workers too.
@@ -104,12 +163,35 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             raise ValueError(f"epoch must not be negative, got {epoch}")
         self._epoch.fill_(epoch % (1 << 24))
 
+    def set_progress(
+        self, step: int, steps: int, *, epoch: int = 0, epochs: int = 1, batches_a_step: int = 1
+    ) -> None:
+        """Say where training stands, for ``schedule``: the next batch is the first of ``step``.
+
+        The collator counts its batches from here on, each worker its own, so that once at the
+        beginning of every epoch (and of a resumed one) is enough: before iterating over the
+        DataLoader, as ``set_epoch``.
+
+        Args:
+            step, steps: optimiser steps done, and in all.
+            epoch, epochs: likewise, for a schedule that changes by epoch.
+            batches_a_step: gradient accumulation.
+        """
+        self._progress.begin(step, steps, epoch, epochs, batches_a_step)
+
+    def columns_read(self) -> list[str]:
+        """The columns that masking reads and the model does not know."""
+        names = [*self._strategy.columns]
+        names += [name for name in (self.sample_id_column, self.within) if isinstance(name, str)]
+        return names
+
     def for_evaluation(self) -> "DataCollatorForLanguageModeling":
         """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
         fixed = copy.copy(self)
         fixed.rng, fixed.generator = "sample", None
         fixed.seed = (self.seed or 0) % (1 << 64)
         fixed._epoch = torch.tensor(EVALUATION_EPOCH)
+        fixed.schedule = None
         return fixed
 
     def get_generator(self, seed: int) -> Any:
@@ -132,6 +214,8 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         attention_mask: Tensor | None = None,
         word_ids: Tensor | None = None,
         sample_ids: Tensor | None = None,
+        columns: Mapping[str, Tensor] | None = None,
+        within: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mask a padded batch; returns (input_ids, labels), both new.
 
@@ -143,37 +227,50 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             attention_mask: [B, T], non-zero where a token is real. None: all are.
             word_ids: int64 [B, T], the word each token belongs to, -1 for none.
             sample_ids: int64 [B], for rng="sample". None: a hash of each row.
+            columns: the columns that the strategy reads, each [B, T].
+            within: bool [B, T]; tokens where it is false are not masked. None: all may be.
         """
         self._seed_generator()
         if self.rng == "hf":
             return super().torch_mask_tokens(inputs.clone(), special_tokens_mask, offset_mapping)
-        maskable, policy, words = self._vocabulary()
+        maskable, words = self._vocabulary()
+        special = None if special_tokens_mask is None else torch.as_tensor(special_tokens_mask)
+        if within is not None:
+            if special is None:
+                special = ~maskable[inputs.clamp(0, maskable.numel() - 1)]
+            special = (special != 0) | ~within
         beside: dict[str, Any] = {
             "attention_mask": attention_mask,
-            "special_tokens_mask": None,
+            "special_tokens_mask": special,
             "maskable": maskable,
         }
-        if special_tokens_mask is not None:
-            beside["special_tokens_mask"] = torch.as_tensor(special_tokens_mask)
-        units = None
-        if self.strategy == "whole_word":
-            if offset_mapping is not None:
-                units = units_from_offsets(inputs, torch.as_tensor(offset_mapping), **beside)
-            elif word_ids is not None:
-                units = units_from_word_ids(inputs, word_ids, **beside)
-            else:
-                units = word_units(inputs, self._word_table() if words is None else words, **beside)
         seed, epoch = self.seed or 0, int(self._epoch)
         if self.rng == "stream":
             draw = torch.empty((), dtype=torch.int64).random_(generator=self.generator)
             seed, epoch, sample_ids = int(draw), 0, torch.arange(inputs.shape[0])
+        rate = self._rate()
+        tokens = Tokens(
+            inputs,
+            rate,
+            seed,
+            epoch,
+            columns or {},
+            offset_mapping=None if offset_mapping is None else torch.as_tensor(offset_mapping),
+            word_ids=word_ids,
+            word_table=self._word_table if words is None else lambda: words,
+            given_sample_ids=sample_ids,
+            **beside,
+        )
+        plan = self._strategy.plan(tokens)
         masked = mask_tokens(
             inputs,
-            policy,
+            self._masking_policy(rate),
             seed=seed,
             epoch=epoch,
-            sample_ids=sample_ids,
-            units=units,
+            sample_ids=tokens.given_sample_ids,
+            units=plan.units,
+            rates=plan.rates,
+            unit_rates=plan.unit_rates,
             **beside,
         )
         return masked.input_ids, masked.labels
@@ -215,7 +312,7 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         }
         name = "torch_mask_tokens" if as_torch else "numpy_mask_tokens"
         if self.rng == "hf":
-            if self.strategy == "whole_word" and given["offset_mapping"] is None:
+            if self.whole_word_mask and given["offset_mapping"] is None:
                 raise ValueError(
                     "rng='hf' finds whole words from an offset_mapping column, as Transformers "
                     "does, and the examples have none. Tokenize with return_offsets_mapping=True "
@@ -231,6 +328,10 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             given["attention_mask"] = torch.as_tensor(real)
             given["word_ids"] = self._word_ids(beside.get("word_ids"))
             given["sample_ids"] = self._sample_ids(beside)
+            if self._strategy.columns:
+                given["columns"] = self._padded(beside, self._strategy.columns, inputs)
+            if self.within is not None:
+                given["within"] = self._within(beside, batch, inputs)
         batch["input_ids"], batch["labels"] = getattr(self, name)(inputs, **given)
         return batch
 
@@ -252,8 +353,16 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
                     )
                 return {}, examples
             columns = self._by_column(examples)
-        words = ("offset_mapping", "word_ids") if self.strategy == "whole_word" else _UNUSED
-        taken = [name for name in words if name in columns]
+        if isinstance(self._strategy, Random):
+            taken = [name for name in _UNUSED if name in columns]
+        else:
+            taken = [name for name in (*_UNUSED, "word_ids") if name in columns]
+        asked = [*self._strategy.columns]
+        asked += [self.within] if isinstance(self.within, str) else []
+        for name in asked:
+            if name not in columns:
+                raise _missing(0, name, columns)
+            taken += [] if name in taken else [name]
         for name in taken:
             if "input_ids" not in columns:
                 break
@@ -272,8 +381,7 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
 
     def _by_column(self, examples: list[Mapping[str, Any]]) -> dict[str, list[Any]]:
         names = list(examples[0])
-        if self.sample_id_column is not None and self.sample_id_column not in names:
-            names.append(self.sample_id_column)
+        names += [name for name in self.columns_read() if name not in names]
         try:
             return {name: [example[name] for example in examples] for name in names}
         except KeyError:
@@ -369,7 +477,7 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
 
     def _word_ids(self, rows: Any) -> Tensor | None:
         """int64 [B, T], -1 beside the rows and for tokens that are in no word."""
-        if rows is None or self.strategy != "whole_word":
+        if rows is None or isinstance(self._strategy, Random):
             return None
         rows = [
             [-1 if word is None else word for word in row]
@@ -384,9 +492,42 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
             pad_to_multiple_of=self.pad_to_multiple_of,
         )
 
+    def _padded(
+        self, beside: dict[str, Any], padding: Mapping[str, int | float], inputs: Any
+    ) -> dict[str, Tensor]:
+        """Columns of one number a token, [B, T] like the inputs: int64, or float64."""
+        left, padded = self.tokenizer.padding_side == "left", {}
+        for name, value in padding.items():
+            rows = _as_list(beside[name])
+            if isinstance(value, float):
+                out = np.full(tuple(inputs.shape), value)
+                for b, row in enumerate(rows):
+                    out[b, out.shape[1] - len(row) if left else 0 :][: len(row)] = row
+                padded[name] = torch.from_numpy(out)
+                continue
+            padded[name] = pad_rows(
+                rows,
+                padding_value=value,
+                padding_side=self.tokenizer.padding_side,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+            )
+        return padded
+
+    def _within(self, beside: dict[str, Any], batch: dict[str, Any], inputs: Any) -> Tensor:
+        """Bool [B, T]: the tokens that ``within`` names."""
+        if isinstance(self.within, str):
+            return self._padded(beside, {self.within: 0}, inputs)[self.within] != 0
+        if "token_type_ids" not in batch:
+            raise ValueError(
+                f"within={self.within!r} needs a token_type_ids column, and the examples have none"
+            )
+        types = torch.as_tensor(batch["token_type_ids"])
+        allowed = [self.within] if isinstance(self.within, int) else list(self.within or ())
+        return torch.isin(types, torch.tensor(allowed))
+
     def _offsets(self, rows: Any, inputs: Any, as_torch: bool) -> Any:
         """int64 [B, T, 2], 0 beside the rows."""
-        if rows is None or self.strategy != "whole_word":
+        if rows is None or isinstance(self._strategy, Random):
             return None
         flat = [
             row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
@@ -404,35 +545,47 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         if self.seed is not None and self.generator is None and self.rng != "sample":
             self.create_rng()
 
-    def _vocabulary(self) -> tuple[Tensor, MaskingPolicy, Tensor | None]:
-        """(maskable ids, policy, word table if built), anew when the tokenizer has changed."""
-        tokenizer = self.tokenizer
+    def _rate(self) -> float:
+        """The rate of the batch that is being made."""
+        if self.schedule is None:
+            return self.mlm_probability
+        done = self._progress.next_batch(by=getattr(self.schedule, "by", "step"))
+        return self.mlm_probability if done is None else self.schedule(done)
+
+    def _masking_policy(self, rate: float) -> MaskingPolicy:
         state = (
-            len(tokenizer),
-            tuple(tokenizer.all_special_ids),
-            tokenizer.mask_token_id,
-            self.mlm_probability,
-            self.mask_replace_prob,
-            self.random_replace_prob,
-        )
+            len(self.tokenizer), self.tokenizer.mask_token_id, rate, self.mask_replace_prob,
+            self.random_replace_prob, self.selection, self.at_least_one, self.replacement,
+        )  # fmt: skip
+        if self._policy is None or self._policy[0] != state:
+            policy = MaskingPolicy(
+                mask_token_id=self.tokenizer.mask_token_id,
+                vocab_size=len(self.tokenizer),
+                rate=rate,
+                mask_share=self.mask_replace_prob,
+                random_share=self.random_replace_prob,
+                selection=self.selection,
+                at_least_one=self.at_least_one,
+                replacement=self.replacement or self._strategy.replacement,
+            )
+            self._policy = (state, policy)
+        return self._policy[1]
+
+    def _vocabulary(self) -> tuple[Tensor, Tensor | None]:
+        """(maskable ids, word table if built), anew when the tokenizer has changed."""
+        tokenizer = self.tokenizer
+        state = (len(tokenizer), tuple(tokenizer.all_special_ids))
         if self._tables is None or self._tables[0] != state:
             highest = max(tokenizer.get_vocab().values(), default=-1)
             maskable = torch.ones(max(len(tokenizer), highest + 1), dtype=torch.bool)
             maskable[torch.tensor(tokenizer.all_special_ids)] = False
-            policy = MaskingPolicy(
-                mask_token_id=tokenizer.mask_token_id,
-                vocab_size=len(tokenizer),
-                rate=self.mlm_probability,
-                mask_share=self.mask_replace_prob,
-                random_share=self.random_replace_prob,
-            )
-            self._tables = (state, maskable, policy, None)
+            self._tables = (state, maskable, None)
         return self._tables[1:]
 
     def _word_table(self) -> Tensor:
         table = word_table(self.tokenizer)
         if self._tables is not None:
-            self._tables = (*self._tables[:3], table)
+            self._tables = (*self._tables[:2], table)
         return table
 
 

@@ -8,10 +8,11 @@ from maskkernels.units.api import (
     word_units,
 )
 from maskkernels.units.flags import ENDS, STARTS
-from maskkernels.units.lengths import geometric_lengths
+from maskkernels.units.lengths import LONGEST, geometric_lengths
 
 __all__ = [
     "ENDS",
+    "LONGEST",
     "STARTS",
     "geometric_lengths",
     "rates_from_weights",
