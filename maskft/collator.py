@@ -185,6 +185,10 @@ class DataCollatorForLanguageModeling(transformers.DataCollatorForLanguageModeli
         names += [name for name in (self.sample_id_column, self.within) if isinstance(name, str)]
         return names
 
+    def columns_welcome(self) -> list[str]:
+        """The columns that masking reads where the examples have them."""
+        return [] if isinstance(self._strategy, Random) else ["word_ids"]
+
     def for_evaluation(self) -> "DataCollatorForLanguageModeling":
         """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
         fixed = copy.copy(self)

@@ -70,7 +70,9 @@ def attach(trainer: Trainer) -> Trainer:
     trainer.add_callback(MaskingCallback(collator))
     for name in _LOADERS:
         setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
-    if names := collator.columns_read():
+    names = collator.columns_read()
+    names += [name for name in collator.columns_welcome() if name not in names]
+    if names:
         trainer._set_signature_columns_if_needed()
         trainer._signature_columns += [n for n in names if n not in trainer._signature_columns]
     return trainer

@@ -84,9 +84,14 @@ def _number_rows(
             may[0], flags[0] = may[size], flags[size]
 
 
+def _new(like: Tensor, dtype: type) -> Tensor:
+    """NumPy allocates faster than torch, and large arrays in huge pages."""
+    return torch.from_numpy(np.empty(tuple(like.shape), dtype))
+
+
 def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | None, *beside):
     attention_mask, special_tokens_mask, maskable = beside
-    units = torch.empty(input_ids.shape, dtype=torch.int64)
+    units = _new(input_ids, np.int64)
     bounds = row_bounds(input_ids, cu_seqlens)
     arrays = (
         flat(input_ids, input_ids.dtype),
@@ -171,7 +176,7 @@ def span_units(
     seed: int,
     epoch: int,
 ) -> Tensor:
-    spans = torch.empty(units.shape, dtype=torch.int64)
+    spans = _new(units, np.int64)
     bounds = row_bounds(units, cu_seqlens)
     arrays = (
         flat(units, torch.int64),
@@ -242,7 +247,7 @@ def _share_out(weights, units, bounds, rate, rates, first_row, last_row):
 def rates_from_weights(
     weights: Tensor, units: Tensor, rate: float, cu_seqlens: Tensor | None
 ) -> Tensor:
-    rates = torch.empty(units.shape, dtype=torch.float64)
+    rates = _new(units, np.float64)
     bounds = row_bounds(units, cu_seqlens)
     arrays = (
         flat(weights, torch.float64),
