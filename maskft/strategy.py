@@ -80,19 +80,21 @@ class Tokens:
             self.given_sample_ids = hash_rows(self.input_ids, attention_mask=self.attention_mask)
         return self.given_sample_ids
 
-    def words(self) -> Tensor:
+    def words(self, groups: Tensor | None = None) -> Tensor:
         """int64 [B, T]: the word of each token that may be masked, -1 elsewhere.
 
         From ``offset_mapping`` or ``word_ids`` where the examples have them, else from the
-        vocabulary.
+        vocabulary. Neighbours with the same number in ``groups`` (int64 [B, T], negative for none)
+        are one unit, whatever their words.
         """
+        limits = {**self._limits(), "groups": groups}
         if self.offset_mapping is not None:
-            return units_from_offsets(self.input_ids, self.offset_mapping, **self._limits())
+            return units_from_offsets(self.input_ids, self.offset_mapping, **limits)
         if self.word_ids is not None:
-            return units_from_word_ids(self.input_ids, self.word_ids, **self._limits())
+            return units_from_word_ids(self.input_ids, self.word_ids, **limits)
         if self.word_table is None:
             raise ValueError("these tokens know no words: no offsets, word ids or vocabulary")
-        return word_units(self.input_ids, self.word_table(), **self._limits())
+        return word_units(self.input_ids, self.word_table(), **limits)
 
     def singles(self) -> Tensor:
         """int64 [B, T]: a number for each token that may be masked, -1 elsewhere."""
@@ -233,14 +235,10 @@ class Entity(Strategy):
 
     def plan(self, tokens: Tokens) -> Plan:
         entity = tokens.columns[self.column]
-        inside = entity >= 0
-        if self.rest == "none":
-            units = tokens.grouped(entity)
-        else:  # entities become odd numbers, words even ones, and what is in neither stays negative
-            units = tokens.grouped(torch.where(inside, 2 * entity + 1, 2 * tokens.words()))
+        units = tokens.grouped(entity) if self.rest == "none" else tokens.words(entity)
         if self.rate is None:
             return Plan(units)
-        return Plan(units, torch.where(inside, self.rate, tokens.rate).double())
+        return Plan(units, torch.where(entity >= 0, self.rate, tokens.rate).double())
 
 
 @dataclass(frozen=True)

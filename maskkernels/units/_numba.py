@@ -47,7 +47,18 @@ def _part(array, begin, end):
 
 @kernel
 def _number_rows(
-    ids, bounds, real, special, maskable, table, offsets, word_ids, units, first_row, last_row
+    ids,
+    bounds,
+    real,
+    special,
+    maskable,
+    table,
+    offsets,
+    word_ids,
+    groups,
+    units,
+    first_row,
+    last_row,
 ):
     """Of ``table`` [V], ``offsets`` [2 N] and ``word_ids`` [N] two are empty."""
     may = np.zeros(BLOCK + 1, np.uint8)  # the token before a block stands at 0
@@ -71,8 +82,13 @@ def _number_rows(
             else:
                 for i in range(size):
                     word = word_ids[begin + i]
-                    may[i + 1] &= word >= 0
+                    may[i + 1] &= (word >= 0) | (groups.size > 0 and groups[begin + i] >= 0)
                     starts[i] = word != word_ids[max(begin + i - 1, 0)]
+            if groups.size:
+                for i in range(size):
+                    group = groups[begin + i]
+                    new = group != groups[max(begin + i - 1, 0)]
+                    starts[i] = new | (starts[i] & (group < 0))
             out = units[begin:end]
             for i in range(size):  # three loops: the one that goes step by step has to be short
                 starts[i] = may[i + 1] & (starts[i] | (may[i] ^ 1))
@@ -90,7 +106,7 @@ def _new(like: Tensor, dtype: type) -> Tensor:
 
 
 def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | None, *beside):
-    attention_mask, special_tokens_mask, maskable = beside
+    attention_mask, special_tokens_mask, maskable, groups = beside
     units = _new(input_ids, np.int64)
     bounds = row_bounds(input_ids, cu_seqlens)
     arrays = (
@@ -101,6 +117,7 @@ def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | No
         flat(which if name == "table" else None, torch.uint8),
         flat(which if name == "offsets" else None, torch.int64),
         flat(which if name == "word_ids" else None, torch.int64),
+        flat(groups, torch.int64),
         units.numpy().reshape(-1),
     )
     over_rows(lambda begin, end: _number_rows(*arrays, begin, end), bounds)
@@ -124,17 +141,18 @@ def _lengths(words, thresholds, lengths):
     """lengths[i] = 1 + how many thresholds are not above words[i]; loops that vectorise."""
     lengths[: words.size] = 1
     for n in range(thresholds.size):
-        limit = thresholds[n]
-        for i in range(words.size):
-            lengths[i] += np.int64(words[i]) >= limit
+        if thresholds[n] < 1 << 32:
+            limit = np.uint32(thresholds[n])
+            for i in range(words.size):
+                lengths[i] += np.uint32(words[i] >= limit)
 
 
 @kernel
 def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_row, last_row):
     longest = _longest(bounds, first_row, last_row)
     words = np.empty(longest + 4, np.uint32)
-    lengths = np.empty(longest, np.int64)
-    cut_length = np.empty(1, np.int64)
+    lengths = np.empty(longest, np.uint32)
+    cut_length = np.empty(1, np.uint32)
     for b in range(first_row, last_row):
         row, out = units[bounds[b] : bounds[b + 1]], spans[bounds[b] : bounds[b + 1]]
         count = np.int64(0)
@@ -148,13 +166,13 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
             if unit >= 0 and before < 0:  # rare, where the selects below are a coin's toss
                 number += 1
                 _lengths(words[unit : unit + 1], cut, cut_length)
-                left = cut_length[0]
+                left = np.int64(cut_length[0])
             else:
                 begins = np.int64(unit != before)
                 left -= begins
                 new = left == 0
                 number += np.int64(new & (unit >= 0))
-                left = lengths[max(unit, 0)] if new else left
+                left = np.int64(lengths[max(unit, 0)]) if new else left
             out[t] = number if unit >= 0 else -1
             before = unit
 

@@ -20,6 +20,7 @@ def word_units(
     attention_mask: Tensor | None = None,
     special_tokens_mask: Tensor | None = None,
     maskable: Tensor | None = None,
+    groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Number the words of each sample by what a vocabulary says about word boundaries.
@@ -32,6 +33,8 @@ def word_units(
         table: uint8 [V], the flags of each id. An id outside it has none.
         cu_seqlens, attention_mask, special_tokens_mask, maskable: which tokens may be masked, as
             for ``mask_tokens``; an id outside ``maskable`` may not be.
+        groups: int64, shaped like input_ids: tokens of one number that follow one another are one
+            unit, whatever the words say; negative: in no group.
         backend: "auto", "reference" (any device), or "numba" (CPU).
 
     Returns:
@@ -44,8 +47,10 @@ def word_units(
     if not isinstance(table, Tensor) or table.dtype != torch.uint8 or table.dim() != 1:
         raise TypeError(f"table must be uint8 [V], got {getattr(table, 'dtype', type(table))}")
     room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
+    if groups is not None:
+        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
     return room.word_units(
-        input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable
+        input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
     )
 
 
@@ -57,6 +62,7 @@ def units_from_offsets(
     attention_mask: Tensor | None = None,
     special_tokens_mask: Tensor | None = None,
     maskable: Tensor | None = None,
+    groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Number the words of each sample by the gaps in its text, as Transformers' collator does.
@@ -75,9 +81,11 @@ def units_from_offsets(
         TypeError, ValueError: a dtype, shape or device that does not fit.
     """
     room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
+    if groups is not None:
+        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
     _check_beside("offset_mapping", offset_mapping, (*input_ids.shape, 2), input_ids)
     return room.units_from_offsets(
-        input_ids, offset_mapping, cu_seqlens, attention_mask, special_tokens_mask, maskable
+        input_ids, offset_mapping, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
     )
 
 
@@ -89,6 +97,7 @@ def units_from_word_ids(
     attention_mask: Tensor | None = None,
     special_tokens_mask: Tensor | None = None,
     maskable: Tensor | None = None,
+    groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Number the words of each sample where the word id changes.
@@ -105,9 +114,11 @@ def units_from_word_ids(
         TypeError, ValueError: a dtype, shape or device that does not fit.
     """
     room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
+    if groups is not None:
+        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
     _check_beside("word_ids", word_ids, tuple(input_ids.shape), input_ids)
     return room.units_from_word_ids(
-        input_ids, word_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable
+        input_ids, word_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
     )
 
 

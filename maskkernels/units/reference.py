@@ -12,29 +12,55 @@ from maskkernels.units.weights import FINEST, unreachable
 SPAN = 9  # stream of the random contract: the length of the span that begins at a unit
 
 
-def word_units(input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable):
+def word_units(
+    input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups=None
+):
     ids = input_ids.reshape(-1)
     inside = (ids >= 0) & (ids < table.numel())
     flags = torch.where(inside, table[torch.where(inside, ids, 0).long()], 0)
     begins = ((flags & STARTS) != 0) | ((_before(flags) & ENDS) != 0)
-    return _number(begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable)
+    return _number(
+        begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
+    )
 
 
 def units_from_offsets(
-    input_ids, offset_mapping, cu_seqlens, attention_mask, special_tokens_mask, maskable
+    input_ids,
+    offset_mapping,
+    cu_seqlens,
+    attention_mask,
+    special_tokens_mask,
+    maskable,
+    groups=None,
 ):
     begin, end = offset_mapping.reshape(-1, 2).unbind(1)
     begins = begin != _before(end)
-    return _number(begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable)
+    return _number(
+        begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
+    )
 
 
 def units_from_word_ids(
-    input_ids, word_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable
+    input_ids,
+    word_ids,
+    cu_seqlens,
+    attention_mask,
+    special_tokens_mask,
+    maskable,
+    groups=None,
 ):
     word = word_ids.reshape(-1)
     begins = word != _before(word)
+    in_word = word >= 0 if groups is None else (word >= 0) | (groups.reshape(-1) >= 0)
     return _number(
-        begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, word >= 0
+        begins,
+        input_ids,
+        cu_seqlens,
+        attention_mask,
+        special_tokens_mask,
+        maskable,
+        groups,
+        in_word,
     )
 
 
@@ -44,12 +70,22 @@ def _before(x: Tensor) -> Tensor:
 
 
 def _number(
-    begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, in_word=None
+    begins,
+    input_ids,
+    cu_seqlens,
+    attention_mask,
+    special_tokens_mask,
+    maskable,
+    groups,
+    in_word=None,
 ):
     _, sample, _, real = layout(input_ids, cu_seqlens, attention_mask)
     may = real & may_mask(input_ids.reshape(-1), special_tokens_mask, maskable)
     if in_word is not None:
         may = may & in_word
+    if groups is not None:
+        group = groups.reshape(-1)
+        begins = (group != _before(group)) | (begins & (group < 0))
     begins = may & (begins | ~_goes_on(may, sample))
     return torch.where(may, _count(begins, sample) - 1, -1).view(input_ids.shape)
 
