@@ -2,12 +2,13 @@
 
 import sys
 
-from benchmarks import bench_collate, bench_loader, bench_mask
+from benchmarks import bench_collate, bench_loader, bench_mask, bench_strategies
 
 BENCHMARKS = {
     "mask": bench_mask.main,
     "collate": bench_collate.main,
     "loader": bench_loader.main,
+    "strategies": bench_strategies.main,
 }
 
 
