@@ -10,6 +10,7 @@ from benchmarks import (
     bench_mask,
     bench_pack,
     bench_step,
+    bench_strategies,
 )
 
 BENCHMARKS = {
@@ -20,6 +21,7 @@ BENCHMARKS = {
     "loss": bench_loss.main,
     "step": bench_step.main,
     "pack": bench_pack.main,
+    "strategies": bench_strategies.main,
 }
 
 

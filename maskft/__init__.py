@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from maskft.device import PlainCollator, mask_batch
     from maskft.fuse import fuse_loss, unfuse_loss
     from maskft.packing import DataCollatorWithPacking, PackedBatchSampler
+    from maskft.schedule import RateSchedule
+    from maskft.strategy import Plan, Strategy
     from maskft.trainer import MaskingCallback, attach, detach
 
 _HOMES = {
@@ -25,6 +27,9 @@ _HOMES = {
     "PlainCollator": "maskft.device",
     "mask_batch": "maskft.device",
     "MaskingCallback": "maskft.trainer",
+    "Plan": "maskft.strategy",
+    "RateSchedule": "maskft.schedule",
+    "Strategy": "maskft.strategy",
     "attach": "maskft.trainer",
     "detach": "maskft.trainer",
     "fuse_loss": "maskft.fuse",
@@ -38,6 +43,9 @@ __all__ = [
     "MaskingCallback",
     "PackedBatchSampler",
     "PlainCollator",
+    "Plan",
+    "RateSchedule",
+    "Strategy",
     "attach",
     "detach",
     "fuse_loss",

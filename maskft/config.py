@@ -1,13 +1,17 @@
 """The options of the command line, as dataclasses that HfArgumentParser reads."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
 from maskft.cli import UsageError
 from maskft.collator import RNGS, STRATEGIES
+from maskft.schedule import parse_schedule
 
 
 @dataclass
@@ -68,6 +72,31 @@ class MaskingArguments:
     random_replace_prob: float = field(
         default=0.1, metadata={"help": "share of those that become a random token"}
     )
+    entities: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --strategy entity: a file with a name a line, or spacy:PIPELINE (such as "
+            "spacy:en_core_web_sm)"
+        },
+    )
+    keywords: str = field(
+        default="tfidf",
+        metadata={
+            "help": "with --strategy keyword: tfidf (of the training texts), yake, or a file with "
+            "word, tab, weight a line"
+        },
+    )
+    selection: str = field(
+        default="bernoulli",
+        metadata={"help": "bernoulli, or budget: exactly mlm_probability of every row"},
+    )
+    rate_schedule: str | None = field(
+        default=None,
+        metadata={
+            "help": "in place of one rate: linear:0.3:0.05, cosine:0.3:0.05 or steps:0.3,0.5:0.15 "
+            "(0.15 from half of training on)"
+        },
+    )
     rng: str = field(
         default="sample",
         metadata={"help": f"where masks come from: {' or '.join(RNGS)} (see the README)"},
@@ -90,9 +119,81 @@ class MaskingArguments:
                 seed=seed,
                 rng=self.rng,
                 strategy=self.strategy,
+                selection=self.selection,
+                schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+    def annotator(self, texts: Sequence[str]) -> Any:
+        """What adds the strategy's columns to tokenized texts; None where it needs none.
+
+        Args:
+            texts: the training texts, for the weights of words.
+
+        Raises:
+            UsageError: something is missing: an option, a file, a package.
+        """
+        if self.strategy == "entity":
+            return _entities(self.entities)
+        return _keywords(self.keywords, texts) if self.strategy == "keyword" else None
+
+
+def _entities(source: str | None) -> Any:
+    from maskft.annotate import Entities, Gazetteer, SpacyEntities
+
+    if source is None:
+        raise UsageError(
+            "--strategy entity needs --entities: a file with a name a line, or spacy:PIPELINE"
+        )
+    if source.startswith("spacy:"):
+        spacy, name = _extra("spacy", "spacy"), source.partition(":")[2]
+        unneeded = ["parser", "tagger", "lemmatizer", "attribute_ruler"]
+        try:
+            return Entities(SpacyEntities(spacy.load(name, exclude=unneeded)))
+        except OSError as error:
+            raise UsageError(f"--entities {source}: {' '.join(str(error).split())}") from None
+    try:
+        return Entities(Gazetteer(_lines("--entities", source)))
+    except ValueError as error:
+        raise UsageError(f"--entities {source}: {error}") from None
+
+
+def _keywords(source: str, texts: Sequence[str]) -> Any:
+    from maskft.annotate import Keywords, WordWeights, YakeWeights, tfidf_weights
+
+    if source == "tfidf":
+        _extra("sklearn", "keywords")
+        return Keywords(tfidf_weights(texts))
+    if source == "yake":
+        return Keywords(YakeWeights(_extra("yake", "keywords").KeywordExtractor(n=1, top=1000)))
+    weights = {}
+    for number, line in enumerate(_lines("--keywords", source), 1):
+        word, _, weight = line.rpartition("\t")
+        try:
+            weights[word.strip().lower()] = float(weight)
+        except ValueError:
+            weights[""] = -1.0
+        if not word.strip() or not 0 <= weights[word.strip().lower()] < float("inf"):
+            raise UsageError(f"--keywords {source}: line {number} is not word, tab, weight")
+    return Keywords(WordWeights(weights))
+
+
+def _extra(module: str, extra: str) -> Any:
+    """An optional package."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise UsageError(
+            f"this needs {module}, which is not installed: pip install 'maskkernels[{extra}]'"
+        ) from None
+
+
+def _lines(option: str, name: str) -> list[str]:
+    try:
+        return [line for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option} {name}: {error}") from None
 
 
 @dataclass

@@ -79,8 +79,20 @@ def row_length(tokenizer: Any, model_config: Any, asked: int | None) -> int:
     return asked or min(limit, 512)
 
 
-def tokenize(texts: Dataset, tokenizer: Any, max_length: int) -> Dataset:
-    """Rows of at most ``max_length`` token ids; a longer text goes on in rows of its own."""
+def tokenize(texts: Dataset, tokenizer: Any, max_length: int, annotator: Any = None) -> Dataset:
+    """Rows of at most ``max_length`` token ids; a longer text goes on in rows of its own.
+
+    Args:
+        annotator: adds columns to the rows (``maskft.annotate``); None adds none.
+
+    Raises:
+        UsageError: an annotator, and a tokenizer that does not say where its tokens stand.
+    """
+    if annotator is not None and not tokenizer.is_fast:
+        raise UsageError(
+            f"{type(tokenizer).__name__} does not say where its tokens stand in the text, which "
+            "entities and keywords need; use a model with a fast tokenizer"
+        )
 
     def rows(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
         encoded = tokenizer(
@@ -88,8 +100,10 @@ def tokenize(texts: Dataset, tokenizer: Any, max_length: int) -> Dataset:
             truncation=True,
             max_length=max_length,
             return_overflowing_tokens=tokenizer.is_fast,
+            return_offsets_mapping=annotator is not None,
         )
-        return {k: encoded[k] for k in tokenizer.model_input_names if k in encoded}
+        kept = {k: encoded[k] for k in tokenizer.model_input_names if k in encoded}
+        return kept | (annotator.columns(batch["text"], encoded) if annotator else {})
 
     return texts.map(rows, batched=True, remove_columns=texts.column_names)
 

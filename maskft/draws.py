@@ -60,6 +60,14 @@ class SampleDraws:
         fixed._epoch = torch.tensor(EVALUATION_EPOCH)
         return fixed
 
+    def columns_read(self) -> list[str]:
+        """The columns that are read and that the model does not know."""
+        return [] if self.sample_id_column is None else [self.sample_id_column]
+
+    def columns_welcome(self) -> list[str]:
+        """The columns that are read where the examples have them."""
+        return []
+
     def _draws(
         self, count: int, sample_ids: Tensor | None, device: torch.device | None = None
     ) -> dict[str, Any]:

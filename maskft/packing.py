@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,9 +19,11 @@ from torch.utils.data import Sampler
 
 from maskft.attention import ATTENTIONS, lay_out, packed_attention
 from maskft.collator import DataCollatorForLanguageModeling, offset_rows, word_rows
+from maskft.strategy import Random
 from maskkernels import flatten_rows, pack_rows
 
 _TOKEN_COLUMNS = ("token_type_ids", "special_tokens_mask", "attention_mask")
+_OWN = "strategy's "  # in front of the columns that the strategy reads
 _IGNORED = -100
 
 
@@ -126,6 +129,8 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
                 word_ids=flat.pop("word_ids", None),
                 sample_ids=self._sample_ids(beside),
                 cu_seqlens=cu_seqlens,
+                columns={name: flat.pop(_OWN + name) for name in self._strategy.columns},
+                within=self._flat_within(flat),
             )
         else:  # the first token of a row is nobody's next
             flat["labels"] = flat["input_ids"].clone()
@@ -154,12 +159,25 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             if not torch.equal(bounds, cu_seqlens):
                 raise ValueError(f"{name!r} does not have one value for each token of 'input_ids'")
             flat[name] = values.long()
-        if "word_ids" in beside and self.strategy == "whole_word":
+        units = not isinstance(self._strategy, Random)
+        if "word_ids" in beside and units:
             flat["word_ids"] = flatten_rows(word_rows(beside["word_ids"]), name="word_ids")[0]
-        if "offset_mapping" in beside and self.strategy == "whole_word":
+        if "offset_mapping" in beside and units:
             pairs = flatten_rows(offset_rows(beside["offset_mapping"]), name="offset_mapping")[0]
             flat["offset_mapping"] = pairs.long().view(-1, 2)
+        for name, value in self._strategy.columns.items():
+            flat[_OWN + name] = _flat_column(beside[name], isinstance(value, float))
+        if isinstance(self.within, str):
+            flat[_OWN] = _flat_column(beside[self.within], False)
         return _leave_out(flat, cu_seqlens, self.max_length)
+
+    def _flat_within(self, flat: dict[str, Tensor]) -> Tensor | None:
+        """Bool [N]: the tokens that ``within`` names; None for all."""
+        if self.within is None:
+            return None
+        if isinstance(self.within, str):
+            return flat.pop(_OWN) != 0
+        return self._of_types(flat.get("token_type_ids"))
 
     def _finish(self, flat: dict[str, Tensor], cu_seqlens: Tensor) -> dict[str, Any]:
         """The model's batch: positions, what keeps rows apart, and padding at the end."""
@@ -313,6 +331,13 @@ def _leave_out(
         kept = kept & (before[:-1] - before[cu_seqlens[:-1]][row] < max_length)
     ends = functional.pad(kept.long().cumsum(0), (1, 0))[cu_seqlens]
     return {name: values[kept] for name, values in flat.items()}, ends
+
+
+def _flat_column(rows: Any, floats: bool) -> Tensor:
+    """A column of one number for each token, [N]: int64 or float64."""
+    if not floats:
+        return flatten_rows(rows)[0].long()
+    return torch.from_numpy(np.concatenate([np.asarray(row, np.float64) for row in rows]))
 
 
 def _as_numpy(batch: Any) -> Any:

@@ -68,6 +68,7 @@ def main(argv: list[str]) -> int:
         texts.select(range(min(options.rows, len(texts)))),
         tokenizer,
         row_length(tokenizer, None, data.max_length),
+        masking.annotator(texts["text"]),
     )
     try:
         collator.set_epoch(options.epoch)

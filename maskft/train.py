@@ -150,7 +150,8 @@ def train(
     collator = masking_args.collator(tokenizer, args.seed)
     texts = load_texts(data_args)
     length = row_length(tokenizer, model.config, data_args.max_length)
-    rows = {name: tokenize(split, tokenizer, length) for name, split in texts.items()}
+    annotator = masking_args.annotator(texts["train"]["text"])
+    rows = {name: tokenize(split, tokenizer, length, annotator) for name, split in texts.items()}
     say(
         "  ".join(f"{name}: {len(texts[name]):,} texts, {len(rows[name]):,} rows" for name in texts)
         + f"  of at most {length} tokens"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback
 
 from maskft.device import REPLACED, mask_in_trainer
@@ -13,31 +14,47 @@ _LOADERS = ("get_eval_dataloader", "get_test_dataloader")
 
 
 class MaskingCallback(TrainerCallback):
-    """Tell a collator the epoch at the beginning of each, a resumed one included.
+    """Tell a collator the epoch and the step at the beginning of each epoch, a resumed one too.
 
     Args:
-        collator: whatever has ``set_epoch``. Workers see the change, persistent ones too.
+        collator: whatever has ``set_epoch``, and ``set_progress`` if its rate follows a schedule.
+            Workers see the change, persistent ones too.
     """
 
     def __init__(self, collator: SampleDraws) -> None:
         self.collator = collator
         self._epoch = 0
+        self._resumed = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # state.epoch is a fraction of max_steps for a dataset without length: count from here on.
         self._epoch = int(state.epoch or 0)
+        self._resumed = state.global_step > 0
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.collator.set_epoch(self._epoch)
+        step = state.global_step
+        loader = kwargs.get("train_dataloader")
+        if self._resumed and isinstance(getattr(loader, "dataset", None), IterableDataset):
+            step = 0  # batches that were trained on are made again, and thrown away
+        if hasattr(self.collator, "set_progress"):
+            self.collator.set_progress(
+                step,
+                max(state.max_steps, 1),
+                epoch=self._epoch,
+                epochs=max(state.num_train_epochs, 1),
+                batches_a_step=args.gradient_accumulation_steps,
+            )
         self._epoch += 1
+        self._resumed = False
 
 
 def attach(trainer: Trainer, *, mask_on_device: bool = False) -> Trainer:
     """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
 
     Acts on this one object, which it returns; ``detach`` undoes it. Two evaluations of one model
-    then agree to the last digit. The collator's sample-id column, if it has one, is kept where
-    Trainer would drop it (``remove_unused_columns``).
+    then agree to the last digit. The columns that the collator reads (sample ids, entities, weights
+    of words...) are kept where Trainer would drop them (``remove_unused_columns``).
 
     Args:
         trainer: one whose data_collator is maskft's.
@@ -62,9 +79,11 @@ def attach(trainer: Trainer, *, mask_on_device: bool = False) -> Trainer:
     trainer.add_callback(MaskingCallback(collator))
     for name in _LOADERS:
         setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
-    if collator.sample_id_column is not None:
+    names = collator.columns_read()
+    names += [name for name in collator.columns_welcome() if name not in names]
+    if names:
         trainer._set_signature_columns_if_needed()
-        trainer._signature_columns.append(collator.sample_id_column)
+        trainer._signature_columns += [n for n in names if n not in trainer._signature_columns]
     return trainer
 
 

@@ -21,7 +21,14 @@ from maskkernels.loss import LossOutput, linear_cross_entropy, masked_cross_entr
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.pack import Packing, pack_rows
 from maskkernels.rng import hash_rows, random_words, threshold
-from maskkernels.units import units_from_offsets, units_from_word_ids, word_units
+from maskkernels.units import (
+    geometric_lengths,
+    rates_from_weights,
+    span_units,
+    units_from_offsets,
+    units_from_word_ids,
+    word_units,
+)
 
 __all__ = [
     "CorruptedRows",
@@ -37,6 +44,7 @@ __all__ = [
     "corrupt_spans",
     "corrupted_lengths",
     "flatten_rows",
+    "geometric_lengths",
     "hash_rows",
     "infill_text",
     "linear_cross_entropy",
@@ -46,7 +54,9 @@ __all__ = [
     "pad_batch",
     "pad_rows",
     "random_words",
+    "rates_from_weights",
     "replace_tokens",
+    "span_units",
     "table_columns",
     "threshold",
     "ul2_denoisers",

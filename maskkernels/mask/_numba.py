@@ -135,6 +135,13 @@ def _select(words, begin, size, select, at):
 
 
 @inlined
+def _above_rate(words, rates, above):
+    """above[i] = 0 where words[i] < T(rates[i]), else 1: w < floor(x) is w + 1 <= x, in lanes."""
+    for i in range(rates.size):
+        above[i] = np.uint32(not (np.float64(words[i]) + 1.0 <= rates[i] * 4294967296.0))
+
+
+@inlined
 def _keep_eligible(tokens, at, n):
     """Drop from at[:n] what may not be masked; how many are left."""
     ids, real, special, table, units = (
@@ -252,6 +259,7 @@ def _mask_block(tokens, law, output, begin, size, first, words, at, index):
 def _mask_tokens(tokens, law, output, first_row, last_row):
     """Every token on its own. Returns (count, first index of an id outside [0, size), or -1)."""
     words = np.empty(BLOCK, np.uint32)
+    above = np.empty(BLOCK, np.uint32)
     at = np.empty(BLOCK, np.int64)
     index = np.empty(BLOCK, np.int64)
     action = np.empty(BLOCK, np.uint8)
@@ -270,11 +278,8 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
                 _replace(law, output, first, index, random, sample, words)
                 count = _note_positions(output, at, n, count)
                 continue
-            n = 0
-            for i in range(size):
-                at[n] = begin + i
-                n += np.int64(words[i]) < _threshold(tokens.rates[begin + i])
-            n = _keep_eligible(tokens, at, n)
+            _above_rate(words, tokens.rates[begin : begin + size], above)
+            n = _keep_eligible(tokens, at, _select(above, begin, size, 1, at))
             for i in range(n):
                 r, p = np.int64(words[at[i] - begin]), tokens.rates[at[i]]
                 mask_below = _threshold(p * law.mask_share)
@@ -353,6 +358,7 @@ def _mask_units(tokens, law, output, first_row, last_row):
     table = np.empty(_power_of_two(2 * longest), np.int64)
     numbers = np.empty(longest, np.int64)
     words = np.empty(BLOCK, np.uint32)
+    above = np.empty(BLOCK, np.uint32)
     at = np.empty(BLOCK, np.int64)
     index = np.empty(BLOCK, np.int64)
     action = np.empty(BLOCK, np.uint8)
@@ -366,13 +372,12 @@ def _mask_units(tokens, law, output, first_row, last_row):
         slot, _ = _unit_words(tokens.units[row:end], sample, law, slots, table, numbers, unit_words)
         for begin in range(first, end, BLOCK):
             size = min(BLOCK, end - begin)
-            n, here = 0, slot[begin - row : begin - row + size]
+            here = slot[begin - row : begin - row + size]
             for i in range(size):
                 token_words[i] = unit_words[max(here[i], 0)]
             if tokens.rates.size:
-                for i in range(size):
-                    at[n] = begin + i
-                    n += np.int64(token_words[i]) < _threshold(tokens.rates[begin + i])
+                _above_rate(token_words, tokens.rates[begin : begin + size], above)
+                n = _select(above, begin, size, 1, at)
             else:
                 n = _select(token_words, begin, size, law.select, at)
             n = _keep_eligible(tokens, at, n)

@@ -235,7 +235,10 @@ def _check_values(
                 f"replacement_ids go from {low} to {high}, outside the vocabulary [0, {size})"
             )
     for name, given in (("rates", rates), ("unit_rates", unit_rates)):
-        if given is not None and not ((given >= 0) & (given <= 1)).all():
+        if given is None or not given.numel():
+            continue
+        lowest, highest = given.aminmax()
+        if not (lowest >= 0 and highest <= 1):  # a NaN is both
             raise ValueError(f"{name} must be between 0 and 1, NaN excluded")
 
 

@@ -181,7 +181,7 @@ def random_words(
 
     Philox4x32-10 with the seed as key (low word, high word) and the counter
     (index // 4, sample id low, sample id high, (epoch mod 2^24) << 8 | stream); the draw is output
-    word index % 4. Streams: 0 decision, 1 replacement id, 2 unit decision.
+    word index % 4. Streams: 0 decision, 1 replacement id, 2 unit decision, 9 span length.
 
     Args:
         sample_ids: int64, the bits of unsigned 64-bit ids; broadcast against ``index``.

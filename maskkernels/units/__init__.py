@@ -1,6 +1,23 @@
 """Tokens to the units that are masked together: numbers per row, for ``mask_tokens(units=...)``."""
 
-from maskkernels.units.api import units_from_offsets, units_from_word_ids, word_units
+from maskkernels.units.api import (
+    rates_from_weights,
+    span_units,
+    units_from_offsets,
+    units_from_word_ids,
+    word_units,
+)
 from maskkernels.units.flags import ENDS, STARTS
+from maskkernels.units.lengths import LONGEST, geometric_lengths
 
-__all__ = ["ENDS", "STARTS", "units_from_offsets", "units_from_word_ids", "word_units"]
+__all__ = [
+    "ENDS",
+    "LONGEST",
+    "STARTS",
+    "geometric_lengths",
+    "rates_from_weights",
+    "span_units",
+    "units_from_offsets",
+    "units_from_word_ids",
+    "word_units",
+]

@@ -1,13 +1,15 @@
-"""Whole words: number them in one pass from a table over the vocabulary, offsets or word ids."""
+"""Units and their rates: words, spans of units, rates that follow weights."""
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from maskkernels.backend import resolve
-from maskkernels.rng.api import check_ids, check_like
+from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits, threshold
 from maskkernels.units import reference
+from maskkernels.units.lengths import length_thresholds
 
 
 def word_units(
@@ -18,6 +20,7 @@ def word_units(
     attention_mask: Tensor | None = None,
     special_tokens_mask: Tensor | None = None,
     maskable: Tensor | None = None,
+    groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Number the words of each sample by what a vocabulary says about word boundaries.
@@ -30,6 +33,8 @@ def word_units(
         table: uint8 [V], the flags of each id. An id outside it has none.
         cu_seqlens, attention_mask, special_tokens_mask, maskable: which tokens may be masked, as
             for ``mask_tokens``; an id outside ``maskable`` may not be.
+        groups: int64, shaped like input_ids: tokens of one number that follow one another are one
+            unit, whatever the words say; negative: in no group.
         backend: "auto", "reference" (any device), or "numba" (CPU).
 
     Returns:
@@ -42,8 +47,10 @@ def word_units(
     if not isinstance(table, Tensor) or table.dtype != torch.uint8 or table.dim() != 1:
         raise TypeError(f"table must be uint8 [V], got {getattr(table, 'dtype', type(table))}")
     room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
+    if groups is not None:
+        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
     return room.word_units(
-        input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable
+        input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
     )
 
 
@@ -55,6 +62,7 @@ def units_from_offsets(
     attention_mask: Tensor | None = None,
     special_tokens_mask: Tensor | None = None,
     maskable: Tensor | None = None,
+    groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Number the words of each sample by the gaps in its text, as Transformers' collator does.
@@ -73,9 +81,11 @@ def units_from_offsets(
         TypeError, ValueError: a dtype, shape or device that does not fit.
     """
     room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
+    if groups is not None:
+        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
     _check_beside("offset_mapping", offset_mapping, (*input_ids.shape, 2), input_ids)
     return room.units_from_offsets(
-        input_ids, offset_mapping, cu_seqlens, attention_mask, special_tokens_mask, maskable
+        input_ids, offset_mapping, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
     )
 
 
@@ -87,6 +97,7 @@ def units_from_word_ids(
     attention_mask: Tensor | None = None,
     special_tokens_mask: Tensor | None = None,
     maskable: Tensor | None = None,
+    groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Number the words of each sample where the word id changes.
@@ -103,10 +114,142 @@ def units_from_word_ids(
         TypeError, ValueError: a dtype, shape or device that does not fit.
     """
     room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
+    if groups is not None:
+        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
     _check_beside("word_ids", word_ids, tuple(input_ids.shape), input_ids)
     return room.units_from_word_ids(
-        input_ids, word_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable
+        input_ids, word_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
     )
+
+
+def span_units(
+    units: Tensor,
+    lengths: Sequence[float],
+    *,
+    sample_ids: Tensor,
+    seed: int,
+    epoch: int = 0,
+    cu_seqlens: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Join units (words, or single tokens) to spans of random length, anew in every epoch.
+
+    Every run of units without a gap is cut into spans that follow one another. A span that begins
+    at unit u has 1 + (how many thresholds of ``lengths`` are not above r) units, for word r of
+    stream 9 at index u, or as many as its run has left. ``mask_tokens(units=...)`` then selects
+    each span by its own word.
+
+    The first span of a run has the length left of one that lies across its beginning, and its last
+    ends with it: a run is a window on an endless sequence of spans. So spans begin at every unit
+    with the same probability, and n-grams of one length too begin elsewhere in every epoch.
+
+    SpanBERT draws a length and a place until 15% of the tokens are masked, and draws again where
+    spans overlap. Here every token is selected with probability ``rate`` exactly, because its span
+    is; and since a span is selected whatever its length, the lengths of the selected spans are
+    distributed as ``lengths``, but for those that the ends of a run cut. Selected spans can touch,
+    as SpanBERT's can.
+
+    Args:
+        units: int32 or int64, [B, T] or flat [N] with ``cu_seqlens``: numbered from 0 in the order
+            of the sample's tokens, as ``word_units`` numbers them; negative: in no unit.
+        lengths: the probability of each length 1, 2... (``geometric_lengths`` for SpanBERT's;
+            [0, 0, 1] for three units), or weights in proportion.
+        sample_ids: int64 [B], the identity of each sample (``hash_rows``).
+        seed, epoch, cu_seqlens: as for ``mask_tokens``.
+        backend: "auto", "reference" (any device) or "numba" (CPU).
+
+    Returns:
+        int64, shaped like units: the span of each token, counted from 0 in its sample; -1 where
+        there is no unit.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit.
+    """
+    samples = _check_units(units, cu_seqlens)
+    if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
+        raise TypeError(
+            f"sample_ids must be an int64 tensor, got {getattr(sample_ids, 'dtype', sample_ids)}"
+        )
+    if tuple(sample_ids.shape) != (samples,) or sample_ids.device != units.device:
+        raise ValueError(
+            f"sample_ids must have shape [{samples}] on {units.device}, got "
+            f"{tuple(sample_ids.shape)} on {sample_ids.device}"
+        )
+    whole, cut = (
+        torch.tensor(table, dtype=torch.int64, device=units.device)
+        for table in length_thresholds(lengths)
+    )
+    return _unit_room(units, backend).span_units(
+        units,
+        whole,
+        cut,
+        sample_ids,
+        cu_seqlens,
+        seed_bits(seed),
+        epoch_bits(epoch),
+    )
+
+
+def rates_from_weights(
+    weights: Tensor,
+    units: Tensor,
+    rate: float,
+    *,
+    cu_seqlens: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """A rate for each unit in proportion to its weight, so that ``rate`` of the tokens is masked.
+
+    In each sample the rate of a unit with weight w is min(1, c w) with the one c for which the
+    expected number of masked tokens, the sum of the rates over the n maskable tokens, is rate * n.
+    Where c w passes 1 the unit is masked for certain and the others share what is left. Weights are
+    taken as whole 2^-24ths of the sample's largest (rounded down, a positive one at least 1), so
+    that sums are exact in any order.
+
+    Args:
+        weights: float, shaped like units; the one at a unit's first token counts. 0: never masked.
+        units: as for ``span_units``, the tokens of a unit one after the other; any numbers.
+        rate: in [0, 1].
+        cu_seqlens: as for ``mask_tokens``.
+        backend: "auto", "reference" (any device; on a GPU it waits for the device) or "numba".
+
+    Returns:
+        float64, shaped like units, for ``mask_tokens(units=units, rates=...)``; 0 where there is no
+        unit.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit; a weight that is negative, infinite or
+            NaN; a sample where too few tokens have a weight to reach the rate.
+    """
+    _check_units(units, cu_seqlens, numbers_matter=False)
+    check_like("weights", weights, units)
+    if not weights.dtype.is_floating_point:
+        raise TypeError(f"weights must be a float tensor, got {weights.dtype}")
+    threshold(rate)
+    lowest, highest = weights.aminmax() if weights.numel() else (0.0, 0.0)
+    if not (lowest >= 0 and highest < float("inf")):  # a NaN is both
+        raise ValueError("weights must not be negative, infinite or NaN")
+    return _unit_room(units, backend).rates_from_weights(weights, units, float(rate), cu_seqlens)
+
+
+def _check_units(units: Tensor, cu_seqlens: Tensor | None, numbers_matter: bool = True) -> int:
+    """How many samples there are, if the units fit."""
+    if not isinstance(units, Tensor) or units.dtype not in (torch.int32, torch.int64):
+        raise TypeError(
+            f"units must be int32 or int64, got {getattr(units, 'dtype', type(units).__name__)}"
+        )
+    check_ids(units, cu_seqlens, None)
+    looks = units.device.type == "cpu" and not torch.compiler.is_compiling()
+    if numbers_matter and looks and units.numel():
+        length = units.shape[-1]
+        if cu_seqlens is not None:
+            length = int(cu_seqlens.diff().max()) if cu_seqlens.numel() > 1 else 0
+        if (highest := int(units.max())) >= length:
+            raise ValueError(
+                f"units go up to {highest} in samples of at most {length} tokens; number them from "
+                "0 in each sample, as word_units does"
+            )
+    return units.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
 
 
 def _check_beside(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: Tensor) -> None:
@@ -131,12 +274,17 @@ def _room(
     check_like("special_tokens_mask", special_tokens_mask, input_ids)
     if maskable is not None and (maskable.dtype != torch.bool or maskable.dim() != 1):
         raise TypeError(f"maskable must be bool [V], got {maskable.dtype} {tuple(maskable.shape)}")
+    return _unit_room(input_ids, backend)
+
+
+def _unit_room(tokens: Tensor, backend: str) -> ModuleType:
+    """The module that computes."""
     if backend == "triton":
-        raise ValueError("backend='triton': words are numbered by 'reference' or 'numba'")
-    traced = torch.compiler.is_compiling() or input_ids.device.type != "cpu"
+        raise ValueError("backend='triton': units are numbered by 'reference' or 'numba'")
+    traced = torch.compiler.is_compiling() or tokens.device.type != "cpu"
     if backend == "auto" and traced:
         backend = "reference"
-    if resolve(backend, input_ids.device) == "reference":
+    if resolve(backend, tokens.device) == "reference":
         return reference
     from maskkernels.units import _numba
 

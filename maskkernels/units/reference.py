@@ -1,36 +1,66 @@
-"""Numbering words in plain torch. This file is the specification of the kernels."""
+"""Numbering words and spans in plain torch. This file is the specification of the kernels."""
 
 import torch
 from torch import Tensor
 
 from maskkernels.mask.leaders import may_mask
+from maskkernels.rng import reference as rng
 from maskkernels.rng.layout import layout
 from maskkernels.units.flags import ENDS, STARTS
+from maskkernels.units.weights import FINEST, unreachable
+
+SPAN = 9  # stream of the random contract: the length of the span that begins at a unit
 
 
-def word_units(input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable):
+def word_units(
+    input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups=None
+):
     ids = input_ids.reshape(-1)
     inside = (ids >= 0) & (ids < table.numel())
     flags = torch.where(inside, table[torch.where(inside, ids, 0).long()], 0)
     begins = ((flags & STARTS) != 0) | ((_before(flags) & ENDS) != 0)
-    return _number(begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable)
+    return _number(
+        begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
+    )
 
 
 def units_from_offsets(
-    input_ids, offset_mapping, cu_seqlens, attention_mask, special_tokens_mask, maskable
+    input_ids,
+    offset_mapping,
+    cu_seqlens,
+    attention_mask,
+    special_tokens_mask,
+    maskable,
+    groups=None,
 ):
     begin, end = offset_mapping.reshape(-1, 2).unbind(1)
     begins = begin != _before(end)
-    return _number(begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable)
+    return _number(
+        begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
+    )
 
 
 def units_from_word_ids(
-    input_ids, word_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable
+    input_ids,
+    word_ids,
+    cu_seqlens,
+    attention_mask,
+    special_tokens_mask,
+    maskable,
+    groups=None,
 ):
     word = word_ids.reshape(-1)
     begins = word != _before(word)
+    in_word = word >= 0 if groups is None else (word >= 0) | (groups.reshape(-1) >= 0)
     return _number(
-        begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, word >= 0
+        begins,
+        input_ids,
+        cu_seqlens,
+        attention_mask,
+        special_tokens_mask,
+        maskable,
+        groups,
+        in_word,
     )
 
 
@@ -40,16 +70,104 @@ def _before(x: Tensor) -> Tensor:
 
 
 def _number(
-    begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, in_word=None
+    begins,
+    input_ids,
+    cu_seqlens,
+    attention_mask,
+    special_tokens_mask,
+    maskable,
+    groups,
+    in_word=None,
 ):
     _, sample, _, real = layout(input_ids, cu_seqlens, attention_mask)
     may = real & may_mask(input_ids.reshape(-1), special_tokens_mask, maskable)
     if in_word is not None:
         may = may & in_word
-    goes_on = _before(may) & (sample == _before(sample))
+    if groups is not None:
+        group = groups.reshape(-1)
+        begins = (group != _before(group)) | (begins & (group < 0))
+    begins = may & (begins | ~_goes_on(may, sample))
+    return torch.where(may, _count(begins, sample) - 1, -1).view(input_ids.shape)
+
+
+def _goes_on(inside: Tensor, sample: Tensor) -> Tensor:
+    """Bool [N]: the token before stands in the same sample, and is inside."""
+    goes_on = _before(inside) & (sample == _before(sample))
     goes_on[:1] = False
-    begins = may & (begins | ~goes_on)
+    return goes_on
+
+
+def _count(begins: Tensor, sample: Tensor) -> Tensor:
+    """Int64 [N]: how many of ``begins`` are true from the beginning of the sample to each token."""
     running = begins.cumsum(0)
-    first = torch.where(sample != _before(sample), running - begins.long(), 0)
-    first[:1] = 0
-    return torch.where(may, running - 1 - torch.cummax(first, 0).values, -1).view(input_ids.shape)
+    before = torch.where(sample != _before(sample), running - begins.long(), 0)
+    before[:1] = 0
+    return running - torch.cummax(before, 0).values
+
+
+def span_units(units, whole, cut, sample_ids, cu_seqlens, seed, epoch):
+    _, sample, _, in_sample = layout(units, cu_seqlens, None)
+    unit = units.reshape(-1).long()
+    inside = in_sample & (unit >= 0)
+    goes_on = inside & _goes_on(inside, sample)
+    run_begins = inside & ~goes_on
+    begins = run_begins | (goes_on & (unit != _before(unit)))
+
+    key = torch.cat([sample_ids, sample_ids.new_zeros(1)])[sample]
+    word = rng.random_words(key, unit.clamp(0), seed, epoch, SPAN).unsqueeze(1)
+    length = 1 + torch.where(run_begins, (word >= cut).sum(1), (word >= whole).sum(1))
+
+    # Units in their order, and a last one that stands for the end of every run. From each, ``jump``
+    # is the unit that the next span begins at; following it from the beginning of a run by 1, 2,
+    # 4... spans at a time finds all that spans begin at.
+    n = unit.numel()
+    place = torch.where(begins, begins.cumsum(0) - 1, n)
+
+    def by_unit(values: Tensor) -> Tensor:
+        found = torch.zeros(n + 1, dtype=torch.int64, device=unit.device).scatter(0, place, values)
+        found[n] = 0
+        return found
+
+    run = by_unit(run_begins.cumsum(0))
+    column = torch.arange(n + 1, device=unit.device)
+    jump = (column + by_unit(length)).clamp(max=n)
+    jump = torch.where(run[jump] == run, jump, n)
+    found = by_unit(run_begins.long())
+    for _ in range(n.bit_length()):
+        found = (found + torch.zeros_like(found).scatter_add(0, jump, found)).clamp(max=1)
+        jump = jump[jump]
+    found = begins & (found[place] > 0)
+    return torch.where(inside, _count(found, sample) - 1, -1).view(units.shape)
+
+
+def rates_from_weights(weights, units, rate, cu_seqlens):
+    samples, sample, _, in_sample = layout(units, cu_seqlens, None)
+    unit = units.reshape(-1).long()
+    inside = in_sample & (unit >= 0)
+    begins = inside & ~(_goes_on(inside, sample) & (unit == _before(unit)))
+    column = torch.arange(unit.numel(), device=unit.device)
+    first = torch.cummax(torch.where(begins, column, 0), 0).values
+    weight = torch.where(inside, weights.reshape(-1).double()[first], 0.0)
+
+    def per_sample(values: Tensor, how: str) -> Tensor:
+        start = torch.zeros(samples + 1, dtype=values.dtype, device=values.device)
+        return start.scatter_reduce(0, sample, values, how)
+
+    largest = per_sample(weight, "amax")[sample]
+    whole = (weight / largest * FINEST).floor().clamp(min=1.0)
+    whole = torch.where(weight > 0, whole, 0.0).long()
+    maskable, weighted = (per_sample(t.long(), "sum") for t in (inside, whole > 0))
+    asked = rate * maskable.double()
+    if (short := asked > weighted).any():
+        b = int(short.long().argmax())
+        raise unreachable(b, rate, int(weighted[b]), int(maskable[b]))
+    certain = torch.zeros_like(inside)
+    while True:
+        free = torch.where(certain, 0, whole)
+        left = (asked - per_sample(certain.long(), "sum")).clamp(min=0.0)
+        share = left / per_sample(free, "sum").clamp(min=1)
+        rates = torch.where(certain, 1.0, free * share[sample])
+        over = ~certain & (rates >= 1.0)
+        if not over.any():
+            return rates.view(units.shape)
+        certain |= over

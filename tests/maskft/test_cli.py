@@ -13,7 +13,7 @@ import torch
 from small import CORPUS
 from transformers import AutoModelForMaskedLM, BertModel
 
-from maskft import cli, train
+from maskft import cli, config, train
 from maskft.cli import main
 from maskft.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
 from maskft.evaluate import masked_scores, predicted_logits
@@ -332,3 +332,68 @@ def test_an_interrupt_keeps_a_checkpoint_and_leaves_no_worker(model_dir, text, t
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(process.pid)
+
+
+def test_preview_masks_the_entities_of_a_list(model_dir, text, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("quick brown fox\n\nlanguage models\n")
+    arguments = ["preview", "--model", model_dir, "--train-file", text, "--rows", "20"]
+    arguments += ["--strategy", "entity", "--entities", str(names), "--mask_replace_prob", "1"]
+    assert main([*arguments, "--random_replace_prob", "0", "--mlm-probability", "0.5"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "fox" in line]
+    assert len(lines) > 1
+    whole = [all(f"<-{word}]" in line for word in ("quick", "brown", "fox")) for line in lines]
+    none = [not any(f"<-{word}]" in line for word in ("quick", "brown", "fox")) for line in lines]
+    assert all(a or b for a, b in zip(whole, none, strict=True))
+    assert any(whole)
+    assert any(none)
+
+
+@pytest.mark.parametrize("extra", ["span", "ngram", "keyword"])
+def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path, capsys, extra):
+    weights_file = tmp_path / "weights.tsv"
+    weights_file.write_text("fox\t3\nmask\t0.5\n")
+    chosen = ["--strategy", extra, "--keywords", str(weights_file)]
+    chosen += ["--rate-schedule", "linear:0.3:0.05"]
+    chosen += [] if extra == "keyword" else ["--selection", "budget"]
+    status = main([
+        "train", "--model", model_dir, "--train-file", text, "--output_dir", str(tmp_path / "out"),
+        "--num-train-epochs", "1", "--use_cpu", "True", "--save_strategy", "no", *chosen,
+    ])  # fmt: skip
+    assert status == 0
+    masking = json.loads((tmp_path / "out/metrics.json").read_text())["masking"]
+    assert masking["strategy"] == extra
+    assert masking["rate_schedule"] == "linear:0.3:0.05"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "pattern"),
+    [
+        (["--strategy", "entity"], "--strategy entity needs --entities: a file with a name"),
+        (["--strategy", "entity", "--entities", "no.txt"], r"--entities no\.txt: .*No such file"),
+        (["--strategy", "entity", "--entities", "EMPTY"], "the list of names is empty"),
+        (["--strategy", "entity", "--entities", "spacy:x"], r"pip install 'maskkernels\[spacy\]'"),
+        (["--strategy", "keyword"], r"needs sklearn, .*pip install 'maskkernels\[keywords\]'"),
+        (["--strategy", "keyword", "--keywords", "yake"], r"needs yake, .*\[keywords\]'"),
+        (["--strategy", "keyword", "--keywords", "BAD"], "line 2 is not word, tab, weight"),
+        (["--strategy", "keyword", "--keywords", "BAD2"], "line 1 is not word, tab, weight"),
+        (["--strategy", "spam"], "strategy must be one of .*'entity'"),
+        (["--rate-schedule", "wavy:1"], "expected linear:BEGIN:END"),
+        (["--selection", "some"], "selection must be one of"),
+    ],
+)
+def test_a_mistake_in_a_strategy_is_one_sentence(
+    model_dir, text, tmp_path, monkeypatch, capsys, chosen, pattern
+):
+    def missing(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(config, "import_module", missing)
+    files = {"EMPTY": "\n \n", "BAD": "fox\t1\nmask one\n", "BAD2": "fox\t-1\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    chosen = [str(tmp_path / part) if part in files else part for part in chosen]
+    assert main(["preview", "--model", model_dir, "--train-file", text, *chosen]) == 2
+    error = capsys.readouterr().err
+    assert re.search(pattern, error), error
+    assert "Traceback" not in error

@@ -1,5 +1,7 @@
 """Numbers of words: the reference against plain Python, the kernel against the reference."""
 
+import itertools
+
 import pytest
 import torch
 from cases import SHAPES, V, batch
@@ -51,12 +53,14 @@ def test_the_kernel_equals_the_reference(shape, special, dtype):
         arguments["special_tokens_mask"] = torch.rand(ids.shape, generator=g) < 0.3
     offsets = torch.randint(0, 3, (*ids.shape, 2), generator=g)
     word_ids = torch.randint(-1, 2, ids.shape, generator=g)
-    for run, beside in (
-        (word_units, TABLE),
-        (units_from_offsets, offsets),
-        (units_from_word_ids, word_ids),
+    groups = torch.randint(-2, 2, ids.shape, generator=g)
+    for (run, beside), group in itertools.product(
+        ((word_units, TABLE), (units_from_offsets, offsets), (units_from_word_ids, word_ids)),
+        (None, groups),
     ):
-        one, two = (run(ids, beside, backend=b, **arguments) for b in ("reference", "numba"))
+        one, two = (
+            run(ids, beside, backend=b, groups=group, **arguments) for b in ("reference", "numba")
+        )
         assert torch.equal(one, two), run
         assert one.shape == ids.shape
         assert (one >= 0).any()
@@ -67,6 +71,19 @@ def test_a_packed_sample_begins_anew():
     table = torch.tensor([0, 0], dtype=torch.uint8)
     packed = word_units(ids.view(-1), table, cu_seqlens=torch.tensor([0, 3, 6]))
     assert packed.tolist() == word_units(ids, table).view(-1).tolist() == [0] * 6
+
+
+def test_groups_are_units_whatever_the_words():
+    ids = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 1]])
+    groups = torch.tensor([[-1, 0, 0, 0, 7, -1, -1, 7]])
+    table = torch.tensor([0, 1], dtype=torch.uint8)  # every token begins a word
+    for backend in ("reference", "numba"):
+        units = word_units(ids, table, groups=groups, backend=backend)
+        assert units.tolist() == [[0, 1, 1, 1, 2, 3, 4, 5]]
+        in_no_word = units_from_word_ids(ids, -ids, groups=groups, backend=backend)
+        assert in_no_word.tolist() == [[-1, 0, 0, 0, 1, -1, -1, 2]]
+        joined = units_from_word_ids(ids, ids, groups=groups, backend=backend)
+        assert joined.tolist() == [[0, 1, 1, 1, 2, 3, 3, 4]]
 
 
 def test_empty_batches_come_back_empty():

@@ -1,0 +1,362 @@
+"""Masking strategies: which tokens are masked together, and how often.
+
+A strategy looks at a batch of tokens and answers with a ``Plan``: a unit number for each token, and
+rates where they are not all the same. ``maskkernels.mask_tokens`` does the rest. Your own is a
+function of a few lines:
+
+    def split_words(tokens):
+        words = tokens.words()
+        several = (words == words.roll(1, 1)) | (words == words.roll(-1, 1))
+        return torch.where(several, words, -1)  # words of one piece are never masked
+
+    DataCollatorForLanguageModeling(tokenizer, strategy=split_words)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskkernels import (
+    geometric_lengths,
+    hash_rows,
+    rates_from_weights,
+    span_units,
+    units_from_offsets,
+    units_from_word_ids,
+    word_units,
+)
+from maskkernels.units import LONGEST, STARTS
+
+ENTITY_COLUMN, WEIGHT_COLUMN = "entity_ids", "keyword_weights"  # what maskft.annotate writes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is masked together, and how often; the fields of ``mask_tokens`` of the same names.
+
+    Attributes:
+        units: int64 [B, T], numbers from 0 in each sample, -1: never masked. None: single tokens.
+        rates: float [B, T], the rate of each token or of its unit. None: the collator's rate.
+        unit_rates: float [B, U], the rate of each unit, in place of ``rates``.
+    """
+
+    units: Tensor | None = None
+    rates: Tensor | None = None
+    unit_rates: Tensor | None = None
+
+
+@dataclass
+class Tokens:
+    """A padded or packed batch, as a strategy sees it.
+
+    Attributes:
+        input_ids: int32 or int64 [B, T]; flat [N] with ``cu_seqlens``, and so is what follows.
+        rate: the collator's rate at this moment.
+        seed, epoch: of the random contract.
+        columns: the columns the strategy asked for, padded to [B, T].
+        attention_mask, special_tokens_mask: [B, T] or None; ``maskable``: bool [V].
+        offset_mapping [B, T, 2], word_ids [B, T]: as the examples brought them, or None.
+    """
+
+    input_ids: Tensor
+    rate: float
+    seed: int
+    epoch: int
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    attention_mask: Tensor | None = None
+    special_tokens_mask: Tensor | None = None
+    maskable: Tensor | None = None
+    offset_mapping: Tensor | None = None
+    word_ids: Tensor | None = None
+    word_table: Callable[[], Tensor] | None = None
+    given_sample_ids: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+
+    def sample_ids(self) -> Tensor:
+        """int64 [B]: the identity of each row; a hash of its tokens where none was given."""
+        if self.given_sample_ids is None:
+            self.given_sample_ids = hash_rows(
+                self.input_ids, cu_seqlens=self.cu_seqlens, attention_mask=self.attention_mask
+            )
+        return self.given_sample_ids
+
+    def words(self, groups: Tensor | None = None) -> Tensor:
+        """int64 [B, T]: the word of each token that may be masked, -1 elsewhere.
+
+        From ``offset_mapping`` or ``word_ids`` where the examples have them, else from the
+        vocabulary. Neighbours with the same number in ``groups`` (int64 [B, T], negative for none)
+        are one unit, whatever their words.
+        """
+        limits = {**self._limits(), "groups": groups}
+        if self.offset_mapping is not None:
+            return units_from_offsets(self.input_ids, self.offset_mapping, **limits)
+        if self.word_ids is not None:
+            return units_from_word_ids(self.input_ids, self.word_ids, **limits)
+        if self.word_table is None:
+            raise ValueError("these tokens know no words: no offsets, word ids or vocabulary")
+        return word_units(self.input_ids, self.word_table(), **limits)
+
+    def singles(self) -> Tensor:
+        """int64 [B, T]: a number for each token that may be masked, -1 elsewhere."""
+        size = 1 if self.maskable is None else self.maskable.numel()
+        table = torch.full((size,), STARTS, dtype=torch.uint8, device=self.input_ids.device)
+        return word_units(self.input_ids, table, **self._limits())
+
+    def grouped(self, numbers: Tensor) -> Tensor:
+        """int64 [B, T]: units that begin where ``numbers`` [B, T] change; -1 where negative."""
+        return units_from_word_ids(self.input_ids, numbers.long(), **self._limits())
+
+    def _limits(self) -> dict[str, Any]:
+        return {
+            "cu_seqlens": self.cu_seqlens,
+            "attention_mask": self.attention_mask,
+            "special_tokens_mask": self.special_tokens_mask,
+            "maskable": self.maskable,
+        }
+
+
+class Strategy:
+    """What a strategy says about itself; subclasses answer with a ``Plan``.
+
+    Attributes:
+        columns: the columns of one number a token that it reads, each with its value beside the
+            rows: an int where the column holds integers, a float where it holds floats.
+        replacement: "unit" where one action (mask, random or keep) goes for a whole unit.
+        gives_rates: its plan has rates, which do not go with an exact budget.
+    """
+
+    columns: Mapping[str, int | float] = {}
+    replacement: str = "token"
+    gives_rates: bool = False
+
+    def plan(self, tokens: Tokens) -> Plan:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Random(Strategy):
+    """Every token on its own (Devlin et al., "BERT", 2019)."""
+
+    def plan(self, tokens: Tokens) -> Plan:
+        return Plan()
+
+
+@dataclass(frozen=True)
+class WholeWord(Strategy):
+    """Whole words, every piece of a word or none (Google's BERT, 2019)."""
+
+    def plan(self, tokens: Tokens) -> Plan:
+        return Plan(tokens.words())
+
+
+@dataclass(frozen=True)
+class Span(Strategy):
+    """Spans of geometric length, one action for each (Joshi et al., "SpanBERT", 2020).
+
+    Args:
+        p, longest: the lengths, ``maskkernels.geometric_lengths``.
+        words: lengths count whole words, as SpanBERT's do; False: tokens.
+
+    How it differs from SpanBERT's sampling: ``maskkernels.span_units``.
+    """
+
+    p: float = 0.2
+    longest: int = 10
+    words: bool = True
+    replacement = "unit"
+
+    def __post_init__(self) -> None:
+        geometric_lengths(self.p, self.longest)  # says what does not fit
+
+    def plan(self, tokens: Tokens) -> Plan:
+        return Plan(_spans(tokens, self.words, geometric_lengths(self.p, self.longest)))
+
+
+@dataclass(frozen=True)
+class NGram(Strategy):
+    """Runs of ``n`` words (or tokens), beginning elsewhere in every epoch.
+
+    Args:
+        n: words in a run, 1 to 64; or the probabilities of 1, 2... words, as ALBERT's
+            (1, 1/2, 1/3).
+        words: False counts tokens.
+    """
+
+    n: int | tuple[float, ...] = 3
+    words: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, int) and not 1 <= self.n <= LONGEST:
+            raise ValueError(f"n must be in [1, {LONGEST}], got {self.n}")
+
+    def plan(self, tokens: Tokens) -> Plan:
+        lengths = (0,) * (self.n - 1) + (1,) if isinstance(self.n, int) else self.n
+        return Plan(_spans(tokens, self.words, lengths))
+
+
+def _spans(tokens: Tokens, words: bool, lengths: Any) -> Tensor:
+    return span_units(
+        tokens.words() if words else tokens.singles(),
+        lengths,
+        sample_ids=tokens.sample_ids(),
+        seed=tokens.seed,
+        epoch=tokens.epoch,
+        cu_seqlens=tokens.cu_seqlens,
+    )
+
+
+@dataclass(frozen=True)
+class Entity(Strategy):
+    """Whole entities (Sun et al., "ERNIE", 2019).
+
+    Args:
+        rest: what happens to tokens in no entity: "words" masks whole words of them, "none" never
+            masks them.
+        rate: the rate of entities; None: the collator's, as for words.
+        column: the column that says which entity each token is in, -1 for none
+            (``maskft.annotate`` makes it).
+    """
+
+    rest: str = "words"
+    rate: float | None = None
+    column: str = ENTITY_COLUMN
+
+    def __post_init__(self) -> None:
+        if self.rest not in ("words", "none"):
+            raise ValueError(f'rest must be "words" or "none", got {self.rest!r}')
+        if self.rate is not None and not 0.0 <= self.rate <= 1.0:
+            raise ValueError(f"rate must be between 0 and 1, got {self.rate}")
+
+    @property
+    def columns(self) -> Mapping[str, int | float]:  # type: ignore[override]
+        return {self.column: -1}
+
+    @property
+    def gives_rates(self) -> bool:  # type: ignore[override]
+        return self.rate is not None
+
+    def plan(self, tokens: Tokens) -> Plan:
+        entity = tokens.columns[self.column]
+        units = tokens.grouped(entity) if self.rest == "none" else tokens.words(entity)
+        if self.rate is None:
+            return Plan(units)
+        return Plan(units, torch.where(entity >= 0, self.rate, tokens.rate).double())
+
+
+@dataclass(frozen=True)
+class Keyword(Strategy):
+    """Whole words, each at a rate that follows its weight.
+
+    In each row the rates are scaled so that the collator's rate of the tokens is masked on average;
+    none passes 1 (``maskkernels.rates_from_weights``). A row without enough weighted words for the
+    rate is an error.
+
+    Args:
+        column: the column of the tokens' weights (``maskft.annotate`` makes it from TF-IDF, YAKE
+            or your own weights); the one at a word's first token counts.
+    """
+
+    column: str = WEIGHT_COLUMN
+    gives_rates = True
+
+    @property
+    def columns(self) -> Mapping[str, int | float]:  # type: ignore[override]
+        return {self.column: 0.0}
+
+    def plan(self, tokens: Tokens) -> Plan:
+        words, weights = tokens.words(), tokens.columns[self.column]
+        rates = rates_from_weights(weights, words, tokens.rate, cu_seqlens=tokens.cu_seqlens)
+        return Plan(words, rates)
+
+
+@dataclass(frozen=True)
+class FromColumns(Strategy):
+    """Units and rates from columns of your own, a number for each token.
+
+    Args:
+        units: a column of integers, a new unit where it changes; negative: never masked.
+            None: whole words.
+        rates: a column of floats in [0, 1]. None: the collator's rate.
+    """
+
+    units: str | None = None
+    rates: str | None = None
+
+    @property
+    def columns(self) -> Mapping[str, int | float]:  # type: ignore[override]
+        named: dict[str, int | float] = {}
+        if self.units is not None:
+            named[self.units] = -1
+        if self.rates is not None:
+            named[self.rates] = 0.0
+        return named
+
+    @property
+    def gives_rates(self) -> bool:  # type: ignore[override]
+        return self.rates is not None
+
+    def plan(self, tokens: Tokens) -> Plan:
+        columns = tokens.columns
+        units = tokens.words() if self.units is None else tokens.grouped(columns[self.units])
+        return Plan(units, None if self.rates is None else columns[self.rates])
+
+
+@dataclass(frozen=True)
+class FromFunction(Strategy):
+    """A function of yours from ``Tokens`` to a ``Plan``, or to a tensor of units.
+
+    Args:
+        function: spawned workers need one that can be pickled: no lambda.
+        columns, replacement: as for ``Strategy``.
+    """
+
+    function: Callable[[Tokens], Plan | Tensor]
+    columns: Mapping[str, int | float] = field(default_factory=dict)
+    replacement: str = "token"
+
+    def plan(self, tokens: Tokens) -> Plan:
+        found = self.function(tokens)
+        if isinstance(found, Tensor):
+            return Plan(found)
+        if not isinstance(found, Plan):
+            name = getattr(self.function, "__name__", "the function")
+            raise TypeError(
+                f"strategy {name} must return a Plan or a tensor of units, "
+                f"got {type(found).__name__}"
+            )
+        return found
+
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "random": Random,
+    "whole_word": WholeWord,
+    "span": Span,
+    "ngram": NGram,
+    "entity": Entity,
+    "keyword": Keyword,
+}
+
+
+def find_strategy(strategy: Any) -> Strategy:
+    """The strategy that a name, a strategy or a function stands for.
+
+    Raises:
+        ValueError: no strategy has this name. TypeError: it is none of the three.
+    """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if isinstance(strategy, str):
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy must be one of {tuple(STRATEGIES)}, got {strategy!r}")
+        return STRATEGIES[strategy]()
+    if isinstance(strategy, type) and issubclass(strategy, Strategy):
+        return strategy()
+    if callable(strategy):
+        return FromFunction(strategy)
+    raise TypeError(
+        f"strategy must be one of {tuple(STRATEGIES)}, a maskft.Strategy or a function, "
+        f"got {type(strategy).__name__}"
+    )

@@ -1,0 +1,55 @@
+"""How long spans are: probabilities to thresholds on a word of the random contract."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from maskkernels.rng import threshold
+
+LONGEST = 64  # units in a span: the kernel looks at all thresholds for every unit
+
+
+def geometric_lengths(p: float = 0.2, longest: int = 10) -> list[float]:
+    """SpanBERT's span lengths: P(n) = p (1 - p)^(n - 1) / (1 - (1 - p)^longest), n = 1..longest.
+
+    The defaults are its own; their mean is 3.80.
+
+    Raises:
+        ValueError: p is not in (0, 1], or longest not in [1, 64].
+
+    Source: Joshi et al., "SpanBERT" (2020), section 3.1.
+    """
+    if not 0.0 < p <= 1.0:
+        raise ValueError(f"p must be in (0, 1], got {p}")
+    if isinstance(longest, bool) or not isinstance(longest, int) or not 1 <= longest <= LONGEST:
+        raise ValueError(f"longest must be an int in [1, {LONGEST}], got {longest!r}")
+    return _shares([p * (1.0 - p) ** n for n in range(longest)])
+
+
+def length_thresholds(lengths: Sequence[float]) -> tuple[list[int], list[int]]:
+    """(thresholds of a whole span, of one that the beginning of its run cuts).
+
+    A word r means length 1 + (how many of its L - 1 thresholds are not above r): threshold n is
+    T(P(length <= n)). The span that lies across a place of an endless sequence of spans goes on for
+    n units with probability P(length >= n) / mean: that is how long the first span of a run is, so
+    that a unit is as likely to stand anywhere in a span at the beginning of a run as in the middle.
+
+    Raises:
+        ValueError: ``lengths`` is no distribution: empty, negative, NaN, or all zero.
+    """
+    if not 1 <= len(lengths) <= LONGEST:
+        raise ValueError(f"lengths must hold 1 to {LONGEST} probabilities, got {len(lengths)}")
+    if not all(0.0 <= share < math.inf for share in lengths) or not any(lengths):
+        raise ValueError(f"lengths must be probabilities with a positive sum, got {list(lengths)}")
+    whole = _shares(lengths)
+    cut = _shares([*itertools.accumulate(reversed(whole))][::-1])
+    return _thresholds(whole), _thresholds(cut)
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    total = sum(weights)
+    return [float(weight) / total for weight in weights]
+
+
+def _thresholds(shares: list[float]) -> list[int]:
+    return [threshold(min(p, 1.0)) for p in itertools.accumulate(shares[:-1])]

@@ -1,0 +1,12 @@
+"""What both backends of ``rates_from_weights`` share."""
+
+FINEST = 1 << 24  # weights are whole numbers of this part of the largest of their sample
+
+
+def unreachable(sample: int, rate: float, weighted: int, maskable: int) -> ValueError:
+    """The error for a sample with too few weighted tokens."""
+    return ValueError(
+        f"sample {sample}: {weighted} of its {maskable} maskable tokens have a weight, so masking "
+        f"them all does not reach the rate {rate:g}; give the others a weight above 0 or lower the "
+        "rate"
+    )
