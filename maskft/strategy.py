@@ -167,12 +167,13 @@ class Span(Strategy):
     longest: int = 10
     words: bool = True
     replacement = "unit"
+    lengths: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        geometric_lengths(self.p, self.longest)  # says what does not fit
+        object.__setattr__(self, "lengths", tuple(geometric_lengths(self.p, self.longest)))
 
     def plan(self, tokens: Tokens) -> Plan:
-        return Plan(_spans(tokens, self.words, geometric_lengths(self.p, self.longest)))
+        return Plan(_spans(tokens, self.words, self.lengths))
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def _select(words, begin, size, select, at):
 def _above_rate(words, rates, above):
     """above[i] = 0 where words[i] < T(rates[i]), else 1: w < floor(x) is w + 1 <= x, in lanes."""
     for i in range(rates.size):
-        above[i] = np.uint32(not (np.float64(words[i]) + 1.0 <= rates[i] * 4294967296.0))
+        below = np.float64(words[i]) + 1.0 <= rates[i] * 4294967296.0
+        above[i] = np.uint32(0) if below else np.uint32(1)
 
 
 @inlined

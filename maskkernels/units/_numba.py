@@ -153,6 +153,7 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
     words = np.empty(longest + 4, np.uint32)
     lengths = np.empty(longest, np.uint32)
     cut_length = np.empty(1, np.uint32)
+    span_of = np.empty(longest, np.int64)  # each unit's
     for b in range(first_row, last_row):
         row, out = units[bounds[b] : bounds[b + 1]], spans[bounds[b] : bounds[b + 1]]
         count = np.int64(0)
@@ -160,21 +161,26 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
             count = max(count, row[t] + 1)
         fill_words(words[: (count + 3) & ~3], 0, sample_ids[b], c3, seed)
         _lengths(words[:count], whole, lengths)
-        number, left, before = np.int64(-1), np.int64(0), np.int64(-1)
-        for t in range(row.size):
-            unit = row[t]
-            if unit >= 0 and before < 0:  # rare, where the selects below are a coin's toss
+        number, before, begin = np.int64(-1), np.int64(-1), np.int64(0)
+        for t in range(row.size + 1):
+            unit = row[t] if t < row.size else np.int64(-1)
+            if unit >= 0 and before < 0:
+                begin = unit
+            if unit < 0 and before >= 0:  # the end of a run of units
+                _lengths(words[begin : begin + 1], cut, cut_length)
                 number += 1
-                _lengths(words[unit : unit + 1], cut, cut_length)
                 left = np.int64(cut_length[0])
-            else:
-                begins = np.int64(unit != before)
-                left -= begins
-                new = left == 0
-                number += np.int64(new & (unit >= 0))
-                left = np.int64(lengths[max(unit, 0)]) if new else left
-            out[t] = number if unit >= 0 else -1
+                span_of[begin] = number
+                for u in range(begin + 1, before + 1):
+                    left -= 1
+                    new = left == 0
+                    number += np.int64(new)
+                    left = np.int64(lengths[u]) if new else left
+                    span_of[u] = number
             before = unit
+        for t in range(row.size):
+            span = span_of[max(row[t], 0)]
+            out[t] = span if row[t] >= 0 else np.int64(-1)
 
 
 @inlined

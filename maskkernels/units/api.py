@@ -1,6 +1,7 @@
 """Units and their rates: words, spans of units, rates that follow weights."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from types import ModuleType
 
 import torch
@@ -175,14 +176,14 @@ def span_units(
             f"sample_ids must have shape [{samples}] on {units.device}, got "
             f"{tuple(sample_ids.shape)} on {sample_ids.device}"
         )
-    whole, cut = (
-        torch.tensor(table, dtype=torch.int64, device=units.device)
-        for table in length_thresholds(lengths)
-    )
+    if torch.compiler.is_compiling():  # which cannot look into a cache
+        whole, cut = _length_tables(tuple(lengths))
+    else:
+        whole, cut = _kept_length_tables(tuple(lengths))
     return _unit_room(units, backend).span_units(
         units,
-        whole,
-        cut,
+        whole.to(units.device),
+        cut.to(units.device),
         sample_ids,
         cu_seqlens,
         seed_bits(seed),
@@ -230,6 +231,14 @@ def rates_from_weights(
     if not (lowest >= 0 and highest < float("inf")):  # a NaN is both
         raise ValueError("weights must not be negative, infinite or NaN")
     return _unit_room(units, backend).rates_from_weights(weights, units, float(rate), cu_seqlens)
+
+
+def _length_tables(lengths: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    whole, cut = length_thresholds(lengths)
+    return torch.tensor(whole, dtype=torch.int64), torch.tensor(cut, dtype=torch.int64)
+
+
+_kept_length_tables = lru_cache(maxsize=64)(_length_tables)
 
 
 def _check_units(units: Tensor, cu_seqlens: Tensor | None, numbers_matter: bool = True) -> int:
