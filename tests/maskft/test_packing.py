@@ -83,6 +83,32 @@ def test_masks_are_those_of_the_padded_batch(tokenizer, rows, form, strategy, si
     assert ("token_type_ids" in packed) == (form != "ids")
 
 
+@pytest.mark.parametrize("strategy", ["span", "ngram", "entity", "keyword"])
+@pytest.mark.parametrize("within", [None, 0, "allowed"])
+def test_every_strategy_masks_packed_rows_as_padded_ones(tokenizer, rows, strategy, within):
+    rows = [
+        {
+            **row,
+            "entity_ids": [-1 if i % 7 < 4 else i // 7 for i in range(len(row["input_ids"]))],
+            "keyword_weights": [1.0 + i % 3 for i in range(len(row["input_ids"]))],
+            "allowed": [int(i % 5 > 0) for i in range(len(row["input_ids"]))],
+        }
+        for row in rows
+    ]
+    if within != "allowed":
+        rows = [{k: v for k, v in row.items() if k != "allowed"} for row in rows]
+    padding, packing = pair(tokenizer, strategy=strategy, within=within)
+    masked = 0
+    for epoch in range(4):
+        padding.set_epoch(epoch)
+        packing.set_epoch(epoch)
+        expected, packed = padding(rows), packing(rows)
+        for name in ("input_ids", "labels"):
+            assert torch.equal(packed[name][0], flat(expected, name))
+        masked += int((packed["labels"] != -100).sum())
+    assert masked > 0
+
+
 def test_masks_of_a_stream_are_those_of_the_padded_batch_too(tokenizer, rows):
     padding, packing = pair(tokenizer, rng="stream", seed=3)
     for _ in range(2):
