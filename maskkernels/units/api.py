@@ -227,9 +227,6 @@ def rates_from_weights(
     if not weights.dtype.is_floating_point:
         raise TypeError(f"weights must be a float tensor, got {weights.dtype}")
     threshold(rate)
-    lowest, highest = weights.aminmax() if weights.numel() else (0.0, 0.0)
-    if not (lowest >= 0 and highest < float("inf")):  # a NaN is both
-        raise ValueError("weights must not be negative, infinite or NaN")
     return _unit_room(units, backend).rates_from_weights(weights, units, float(rate), cu_seqlens)
 
 

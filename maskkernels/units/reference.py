@@ -7,7 +7,7 @@ from maskkernels.mask.leaders import may_mask
 from maskkernels.rng import reference as rng
 from maskkernels.rng.layout import layout
 from maskkernels.units.flags import ENDS, STARTS
-from maskkernels.units.weights import FINEST, unreachable
+from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 SPAN = 9  # stream of the random contract: the length of the span that begins at a unit
 
@@ -148,6 +148,8 @@ def rates_from_weights(weights, units, rate, cu_seqlens):
     column = torch.arange(unit.numel(), device=unit.device)
     first = torch.cummax(torch.where(begins, column, 0), 0).values
     weight = torch.where(inside, weights.reshape(-1).double()[first], 0.0)
+    if not ((weight >= 0) & (weight < float("inf"))).all():
+        raise not_a_weight()
 
     def per_sample(values: Tensor, how: str) -> Tensor:
         start = torch.zeros(samples + 1, dtype=values.dtype, device=values.device)
