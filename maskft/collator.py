@@ -461,6 +461,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         for name, value in padding.items():
             rows = _as_list(beside[name])
             if isinstance(value, float):
+                if sum(map(len, rows)) == inputs.shape[0] * inputs.shape[1]:  # nothing to pad
+                    even = np.concatenate(rows, dtype=np.float64).reshape(tuple(inputs.shape))
+                    padded[name] = torch.from_numpy(even)
+                    continue
                 out = np.full(tuple(inputs.shape), value)
                 for b, row in enumerate(rows):
                     out[b, out.shape[1] - len(row) if left else 0 :][: len(row)] = row

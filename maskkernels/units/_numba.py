@@ -8,10 +8,12 @@ from maskkernels.jit import inlined, kernel
 from maskkernels.rng._numba import counter_word, fill_words, flat, flat_masks, row_bounds
 from maskkernels.threads import over_rows
 from maskkernels.units.flags import ENDS, STARTS
-from maskkernels.units.weights import FINEST, unreachable
+from maskkernels.units.lengths import too_high
+from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 BLOCK = 1024  # tokens looked at together
 _SPAN = np.uint64(9)  # stream of the random contract
+_INFINITE = np.int64(0x7FF << 52)  # the bits of a double
 
 
 @inlined
@@ -149,6 +151,7 @@ def _lengths(words, thresholds, lengths):
 
 @kernel
 def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_row, last_row):
+    """(a unit's number past the length of its row or -1, that length)."""
     longest = _longest(bounds, first_row, last_row)
     words = np.empty(longest + 4, np.uint32)
     lengths = np.empty(longest, np.uint32)
@@ -159,8 +162,11 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
         count = np.int64(0)
         for t in range(row.size):
             count = max(count, row[t] + 1)
+        if count > row.size:
+            return count - 1, row.size
         fill_words(words[: (count + 3) & ~3], 0, sample_ids[b], c3, seed)
         _lengths(words[:count], whole, lengths)
+        span_of[:count] = -1
         number, before, begin = np.int64(-1), np.int64(-1), np.int64(0)
         for t in range(row.size + 1):
             unit = row[t] if t < row.size else np.int64(-1)
@@ -181,6 +187,7 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
         for t in range(row.size):
             span = span_of[max(row[t], 0)]
             out[t] = span if row[t] >= 0 else np.int64(-1)
+    return np.int64(-1), np.int64(0)
 
 
 @inlined
@@ -212,13 +219,17 @@ def span_units(
         counter_word(epoch) | _SPAN,
         spans.numpy().reshape(-1),
     )
-    over_rows(lambda begin, end: _number_spans(*arrays, begin, end), bounds)
+    for highest, length in over_rows(lambda begin, end: _number_spans(*arrays, begin, end), bounds):
+        if highest >= 0:
+            raise too_high(highest, length)
     return spans
 
 
 @kernel
 def _share_out(weights, units, bounds, rate, rates, first_row, last_row):
     """Rates of rows; (a row whose rate cannot be reached or -1, its weighted, its maskable).
+
+    Its weighted tokens are -1 where one of its weights is none.
 
     No float64 is summed, and doubles that are not negative are ordered as their bits are: so the
     loops over a row vectorise, and their order does not matter.
@@ -233,14 +244,16 @@ def _share_out(weights, units, bounds, rate, rates, first_row, last_row):
         before, weight, maskable = np.int64(-1), 0.0, np.int64(0)
         for t in range(row.size):
             unit = row[t]
-            own = given[t] if unit >= 0 else 0.0
+            own = given[t] + 0.0 if unit >= 0 else 0.0  # -0.0 becomes 0.0
             weight = own if unit != before else weight
             of_unit[t] = weight
             before = unit
-        largest = np.int64(0)
+        largest, least = np.int64(0), np.int64(0)
         for t in range(row.size):
-            largest = max(largest, bits[t])
+            largest, least = max(largest, bits[t]), min(least, bits[t])
             maskable += np.int64(row[t] >= 0)
+        if largest >= _INFINITE or least < 0:
+            return b, np.int64(-1), maskable
         scale = np.int64(largest).view(np.float64) if largest > 0 else 1.0
         weighted, total = np.int64(0), np.int64(0)
         for t in range(row.size):
@@ -283,6 +296,8 @@ def rates_from_weights(
     for sample, weighted, maskable in over_rows(
         lambda begin, end: _share_out(*arrays, begin, end), bounds
     ):
+        if weighted < 0:
+            raise not_a_weight()
         if sample >= 0:
             raise unreachable(sample, rate, weighted, maskable)
     return rates

@@ -53,3 +53,11 @@ def _shares(weights: Sequence[float]) -> list[float]:
 
 def _thresholds(shares: list[float]) -> list[int]:
     return [threshold(min(p, 1.0)) for p in itertools.accumulate(shares[:-1])]
+
+
+def too_high(highest: int, length: int) -> ValueError:
+    """The error for units that are not numbered from 0 in the order of their sample."""
+    return ValueError(
+        f"units go up to {highest} in a sample of {length} tokens; number them from 0 in each "
+        "sample, as word_units does"
+    )

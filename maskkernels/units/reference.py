@@ -7,7 +7,8 @@ from maskkernels.mask.leaders import may_mask
 from maskkernels.rng import reference as rng
 from maskkernels.rng.layout import layout
 from maskkernels.units.flags import ENDS, STARTS
-from maskkernels.units.weights import FINEST, unreachable
+from maskkernels.units.lengths import too_high
+from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 SPAN = 9  # stream of the random contract: the length of the span that begins at a unit
 
@@ -106,8 +107,13 @@ def _count(begins: Tensor, sample: Tensor) -> Tensor:
 
 
 def span_units(units, whole, cut, sample_ids, cu_seqlens, seed, epoch):
-    _, sample, _, in_sample = layout(units, cu_seqlens, None)
+    samples, sample, _, in_sample = layout(units, cu_seqlens, None)
     unit = units.reshape(-1).long()
+    if unit.device.type == "cpu" and not torch.compiler.is_compiling():
+        length = torch.bincount(sample, minlength=samples + 1)[sample]
+        if (high := unit >= length).any():
+            t = int(high.long().argmax())
+            raise too_high(int(unit[t]), int(length[t]))
     inside = in_sample & (unit >= 0)
     goes_on = inside & _goes_on(inside, sample)
     run_begins = inside & ~goes_on
@@ -148,6 +154,8 @@ def rates_from_weights(weights, units, rate, cu_seqlens):
     column = torch.arange(unit.numel(), device=unit.device)
     first = torch.cummax(torch.where(begins, column, 0), 0).values
     weight = torch.where(inside, weights.reshape(-1).double()[first], 0.0)
+    if not ((weight >= 0) & (weight < float("inf"))).all():
+        raise not_a_weight()
 
     def per_sample(values: Tensor, how: str) -> Tensor:
         start = torch.zeros(samples + 1, dtype=values.dtype, device=values.device)

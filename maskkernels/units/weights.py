@@ -10,3 +10,8 @@ def unreachable(sample: int, rate: float, weighted: int, maskable: int) -> Value
         f"them all does not reach the rate {rate:g}; give the others a weight above 0 or lower the "
         "rate"
     )
+
+
+def not_a_weight() -> ValueError:
+    """The error for a weight that is none."""
+    return ValueError("weights must not be negative, infinite or NaN")

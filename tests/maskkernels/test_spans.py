@@ -240,10 +240,11 @@ def plain_rates(weights, rate):
 def test_rates_follow_weights_up_to_one(weights, rate):
     units = torch.arange(len(weights))[None]
     given_weights = torch.tensor([weights], dtype=torch.float64)
-    expected = torch.tensor([plain_rates(weights, rate)], dtype=torch.float64)
+    parts = [max(math.floor(w / max(weights) * (1 << 24)), 1) for w in weights]
+    expected = torch.tensor([plain_rates(parts, rate)], dtype=torch.float64)
     for backend in BACKENDS:
         rates = rates_from_weights(given_weights, units, rate, backend=backend)
-        assert torch.allclose(rates, expected, atol=2e-5)
+        assert torch.allclose(rates, expected, atol=1e-9)
         assert math.isclose(rates.sum().item(), rate * len(weights), abs_tol=1e-9)
         assert rates.max() <= 1
 
@@ -254,6 +255,15 @@ def test_a_unit_has_the_weight_of_its_first_token(backend):
     weights = torch.tensor([[9.0, 1.0, 7.0, 2.0, 1.0, 0.0, 5.0, 9.0]])
     rates = rates_from_weights(weights, units, 0.35, backend=backend)
     assert rates[0].tolist() == pytest.approx([0, 0.3, 0.3, 0.6, 0.3, 0.3, 0.3, 0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_negative_zero_is_no_weight_and_hides_no_negative_one(backend):
+    units = torch.arange(3)[None]
+    rates = rates_from_weights(torch.tensor([[-0.0, 1.0, 1.0]]), units, 0.5, backend=backend)
+    assert rates.tolist() == [[0.0, 0.75, 0.75]]
+    with pytest.raises(ValueError, match="must not be negative"):
+        rates_from_weights(torch.tensor([[-0.0, -1.0, 1.0]]), units, 0.1, backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -318,7 +328,17 @@ OPTIONS = {"sample_ids": SAMPLES, "seed": 1}
         (lambda: span_units(UNITS.float(), [1], **OPTIONS), TypeError, "units must be int32"),
         (lambda: span_units(None, [1], **OPTIONS), TypeError, "units must be int32"),
         (lambda: span_units(UNITS[0], [1], **OPTIONS), ValueError, "cu_seqlens"),
-        (lambda: span_units(UNITS + 3, [1], **OPTIONS), ValueError, "go up to 3 in samples of at"),
+        (lambda: span_units(UNITS + 3, [1], **OPTIONS), ValueError, "go up to 3 in a sample of 3"),
+        (
+            lambda: span_units(UNITS + 3, [1], backend="reference", **OPTIONS),
+            ValueError,
+            "go up to 3 in a sample of 3",
+        ),
+        (
+            lambda: rates_from_weights(UNITS - 1.0, UNITS, 0.1, backend="reference"),
+            ValueError,
+            "must not be negative",
+        ),
         (lambda: span_units(UNITS, [], **OPTIONS), ValueError, "1 to 64 probabilities, got 0"),
         (lambda: span_units(UNITS, [0.0], **OPTIONS), ValueError, "a positive sum"),
         (lambda: span_units(UNITS, [-1, 2], **OPTIONS), ValueError, "must be probabilities"),
