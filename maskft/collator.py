@@ -73,6 +73,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             training stands; without, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
+        label_positions: batches have ``label_positions`` too, int64 [R]: where the R labels are in
+            the flattened batch. A model with ``fuse_loss`` takes it, and a GPU then need not search
+            for them; other models know no such argument.
 
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which.
@@ -88,6 +91,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     within: str | int | Sequence[int] | None = field(default=None, kw_only=True)
     schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
     sample_id_column: str | None = field(default=None, kw_only=True)
+    label_positions: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         known = {"rng": RNGS, "selection": SELECTIONS, "replacement": (None, "token", "unit")}
@@ -317,6 +321,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             if self.within is not None:
                 given["within"] = self._within(beside, batch, inputs)
         batch["input_ids"], batch["labels"] = getattr(self, name)(inputs, **given)
+        if self.label_positions:
+            found = np.flatnonzero(np.asarray(batch["labels"]) != -100)
+            batch["label_positions"] = torch.from_numpy(found) if as_torch else found
         return batch
 
     def _take_apart(self, examples: Any) -> tuple[dict[str, Any], dict[str, Any] | list[Any]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from maskft import DataCollatorForLanguageModeling
+from maskft import DataCollatorForLanguageModeling, fuse_loss
 from maskft.draws import EVALUATION_EPOCH
 from maskkernels import hash_rows, random_words
 
@@ -566,3 +566,19 @@ def test_added_tokens_are_seen_by_a_collator_made_before(tokenizer, rows):
     new, special = tokenizer.convert_tokens_to_ids(["newword", "[ENT]"])
     batch = collator([[2, new, special, 3]])
     assert batch["labels"].tolist() == [[-100, new, -100, -100]]
+
+
+def test_label_positions_spare_a_fused_model_the_search(tokenizer, rows, tiny_bert):
+    plain, told = (
+        DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1, label_positions=asked)
+        for asked in (False, True)
+    )
+    batch, other = told(rows), plain(rows)
+    labels = batch["labels"].view(-1)
+    assert torch.equal(batch["label_positions"], (labels != -100).nonzero().squeeze(1))
+    assert "label_positions" not in other
+    assert (
+        told([dict(row) for row in rows], return_tensors="np")["label_positions"].dtype == "int64"
+    )
+    fuse_loss(tiny_bert.eval())
+    assert torch.equal(tiny_bert(**batch).loss, tiny_bert(**other).loss)
