@@ -277,3 +277,24 @@ def test_what_cannot_be_masked_on_the_device_is_refused(tokenizer, rows, tiny_be
         mask_batch({"ids": torch.zeros(1, 2)}, collator)
     with pytest.raises(TypeError, match="input_ids must be int32 or int64"):
         mask_batch({"input_ids": torch.zeros(1, 2)}, collator)
+
+
+@pytest.mark.parametrize("strategy", ["span", "entity", "keyword"])
+@pytest.mark.parametrize("within", [None, 0])
+def test_every_strategy_masks_on_the_device_as_in_the_loader(tokenizer, rows, strategy, within):
+    rows = [
+        {
+            **row,
+            "entity_ids": [-1 if i % 7 < 4 else i // 7 for i in range(len(row["input_ids"]))],
+            "keyword_weights": [1.0 + i % 3 for i in range(len(row["input_ids"]))],
+        }
+        for row in rows
+    ]
+    collator = DataCollatorForLanguageModeling(
+        tokenizer, rng="sample", seed=2, strategy=strategy, within=within, mlm_probability=0.4
+    )
+    expected = collator([dict(row) for row in rows])
+    found = mask_batch(PlainCollator(collator)([dict(row) for row in rows]), collator)
+    assert (found["labels"] != -100).any()
+    for name in ("input_ids", "labels"):
+        assert torch.equal(found[name], expected[name])
