@@ -53,7 +53,7 @@ def table(headings: list[str], lines: Iterable[list[Any]]) -> str:
 def digits(value: float) -> str:
     """Three significant digits, without an exponent."""
     if value >= 1000:
-        return f"{round(value, 2 - len(str(int(value)))):,.0f}"
+        return f"{round(value, 3 - len(str(int(value)))):,.0f}"
     return f"{value:.3g}"
 
 
