@@ -18,6 +18,7 @@ from transformers.data.data_collator import (
 from transformers.utils import to_py_obj
 
 from maskft.draws import SampleDraws
+from maskft.examples import check_examples, empty_batch, missing_column
 from maskft.progress import Progress
 from maskft.strategy import (
     ENTITY_COLUMN,
@@ -332,10 +333,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         if table is not None:
             columns = dict(table)
             if columns and not len(next(iter(columns.values()))):
-                raise _empty()
+                raise empty_batch()
         else:
             examples = list(examples)
-            _check_examples(examples)
+            check_examples(examples)
             if not isinstance(examples[0], Mapping):
                 if self.sample_id_column is not None:
                     raise ValueError(
@@ -352,7 +353,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         asked += [self.within] if isinstance(self.within, str) else []
         for name in asked:
             if name not in columns:
-                raise _missing(0, name, columns)
+                raise missing_column(0, name, columns)
             taken += [] if name in taken else [name]
         for name in taken:
             if "input_ids" not in columns:
@@ -366,7 +367,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
                     )
         if self.sample_id_column is not None:
             if self.sample_id_column not in columns:
-                raise _missing(0, self.sample_id_column, columns)
+                raise missing_column(0, self.sample_id_column, columns)
             taken.append(self.sample_id_column)
         return {name: columns.pop(name) for name in taken}, columns
 
@@ -379,7 +380,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             for i, example in enumerate(examples):
                 for name in names:
                     if name not in example:
-                        raise _missing(i, name, example) from None
+                        raise missing_column(i, name, example) from None
             raise
 
     def _pad_columns(self, columns: dict[str, Any], framework: str) -> dict[str, Any]:
@@ -559,36 +560,6 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         if self._tables is not None:
             self._tables = (*self._tables[:2], table)
         return table
-
-
-def _check_examples(examples: list[Any]) -> None:
-    if not examples:
-        raise _empty()
-    if set(map(type, examples)) <= {dict}:  # the usual case, at once
-        return
-    first = isinstance(examples[0], Mapping)
-    for i, example in enumerate(examples):
-        if isinstance(example, str) or not hasattr(example, "__len__"):
-            raise TypeError(
-                f"example {i} must be a mapping or a sequence of ids, got {type(example).__name__}"
-            )
-        if isinstance(example, Mapping) != first:
-            raise TypeError(
-                "a batch is either all mappings or all sequences of ids; example 0 is a "
-                f"{type(examples[0]).__name__}, example {i} a {type(example).__name__}"
-            )
-
-
-def _empty() -> ValueError:
-    return ValueError("the batch is empty: a collator needs at least one example")
-
-
-def _missing(i: int, name: str, example: Mapping[str, Any]) -> ValueError:
-    return ValueError(
-        f"example {i} has no column {name!r}; it has {sorted(example)}. "
-        "(Trainer drops columns the model does not take: maskft.attach(trainer) "
-        "keeps the sample ids, remove_unused_columns=False keeps everything.)"
-    )
 
 
 def _no_integers(attention_mask: Any) -> bool:

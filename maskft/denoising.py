@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
 
-from maskft.collator import _check_examples, _empty, _missing
 from maskft.draws import SampleDraws
+from maskft.examples import check_examples, empty_batch, missing_column
 from maskkernels import (
     CorruptedRows,
     Denoiser,
@@ -87,7 +87,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
         columns = table_columns(examples)
         if columns is None:
             examples = list(examples)
-            _check_examples(examples)
+            check_examples(examples)
             if not isinstance(examples[0], Mapping):
                 examples = [{"input_ids": row} for row in examples]
             if "attention_mask" in examples[0]:
@@ -95,13 +95,13 @@ class _Denoising(SampleDraws, DataCollatorMixin):
             for i, example in enumerate(examples):
                 for name in names:
                     if name not in example:
-                        raise _missing(i, name, example)
+                        raise missing_column(i, name, example)
             return {name: [example[name] for example in examples] for name in names}
         for name in names:
             if name not in columns:
-                raise _missing(0, name, columns)
+                raise missing_column(0, name, columns)
         if not len(columns["input_ids"]):
-            raise _empty()
+            raise empty_batch()
         return columns
 
     def _check_lengths(self, bounds: Tensor) -> None:

@@ -29,7 +29,7 @@ TARGETS = [
     GPUTarget("cuda", 100, 32),
     GPUTarget("hip", "gfx942", 64),
 ]
-SPILLS = 16  # bytes a thread that ptxas may give up for more threads at a time
+SPILLS = {"_cross_entropy": 16}  # bytes a thread that ptxas gives up for more threads; else none
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
     "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
@@ -135,7 +135,7 @@ def main() -> int:
                     continue
                 usage = resources(compiled.asm["cubin"])
                 worst = max(worst, usage, key=registers)
-                if spilled(usage) > SPILLS:
+                if spilled(usage) > SPILLS.get(kernel.__name__, 0):
                     failed += 1
                     print(f"SPILLS {kernel.__name__} {target} {constants}: {usage}")
             print(f"{kernel.module}.{kernel.__name__} {target.backend}:{target.arch} {worst}")
