@@ -30,9 +30,7 @@ def provenance() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions,
         "commit": _commit(),
-        "command": "python -m " + " ".join(["benchmarks", *sys.argv[1:]])
-        if sys.argv[0].endswith("__main__.py")
-        else "python -m benchmarks.gpu",
+        "command": "python " + " ".join(sys.orig_argv[1:]),
         "date": time.strftime("%Y-%m-%d"),
     }
 

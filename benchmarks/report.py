@@ -1,11 +1,14 @@
 """Draw the committed results: ``python -m benchmarks.report``.
 
-Reads benchmarks/results/*.json and writes docs/benchmarks.md, the figures beside it, and the part
-of README.md between its two markers. No number in them comes from anywhere else.
+Reads benchmarks/results/*.json and writes docs/benchmarks.md, the figures beside it, and the parts
+of README.md and docs/strategies.md between their two markers. No number in them comes from anywhere
+else.
 """
 
 import json
+import statistics
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -261,6 +264,44 @@ def step() -> tuple[str, str]:
     return section, shown
 
 
+def study() -> str:
+    """Strategies trained and asked: the part of docs/strategies.md."""
+    origin, rows = load("strategy_study")
+    names = list(dict.fromkeys(row["trained"] for row in rows if "train_loss" in row))
+    asked = [key.removesuffix(" loss") for key in rows[-1] if key.endswith(" loss")]
+    by = {(row["trained"], row["seed"]): row for row in rows}
+    seeds = [row["seed"] for row in rows if row["trained"] == names[0]]
+
+    def over_seeds(name: str, key: str) -> str:
+        values = [by[name, seed][key] for seed in seeds]
+        return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+    losses = table(
+        ["trained with", *(f"asked for {kind}" for kind in asked)],
+        [[name, *(over_seeds(name, f"{kind} loss") for kind in asked)] for name in names],
+    )
+    topics = [["untrained", f"{by['untrained', 0]['topic_accuracy']:.1%}", "", ""]]
+    for name in names:
+        scores = [by[name, seed]["topic_accuracy"] for seed in seeds]
+        better = [by[name, s]["topic_accuracy"] - by["random", s]["topic_accuracy"] for s in seeds]
+        topics.append(
+            [
+                name,
+                f"{statistics.mean(scores):.1%} ± {100 * statistics.stdev(scores):.1f}",
+                "" if name == "random" else f"{100 * statistics.mean(better):+.1f}",
+                "" if name == "random" else ", ".join(f"{100 * b:+.1f}" for b in better),
+            ]
+        )
+    scores = table(["trained with", "topics right", "points over random", "seed by seed"], topics)
+    return f"{losses}\n\n{scores}\n\n{len(seeds)} seeds, mean ± standard deviation. {origin}"
+
+
+def put(path: Path, text: str) -> None:
+    """Write ``text`` between the two markers of a document."""
+    before, rest = path.read_text().split(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
 def main() -> None:
     DOCS.mkdir(exist_ok=True)
     section, short = collate()
@@ -273,11 +314,9 @@ def main() -> None:
     )
     text = head + "\n".join([section, mask(), loader(), denoise(), loss(), steps])
     (DOCS / "benchmarks.md").write_text(text)
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{short}\n\n{short_steps}\n{END}{after}")
-    print("wrote docs/benchmarks.md, its figures, and the table in README.md")
+    put(ROOT / "README.md", f"{short}\n\n{short_steps}")
+    put(DOCS / "strategies.md", study())
+    print("wrote docs/benchmarks.md, its figures, and the tables of README.md and strategies.md")
 
 
 if __name__ == "__main__":
