@@ -237,7 +237,9 @@ class MaskingArguments:
             if self.words == "jieba":
                 if self.strategy == "random":
                     raise UsageError("--words goes with strategies of words, not random")
-                found.append(WordIds(JiebaWords(optional("jieba", "chinese"))))
+                jieba = optional("jieba", "chinese")
+                jieba.setLogLevel("WARNING")  # it reports on its dictionary
+                found.append(WordIds(JiebaWords(jieba)))
             elif self.words not in WORDS:
                 raise UsageError(f"--words must be one of {WORDS}, got {self.words!r}")
             if self.strategy == "entity":
@@ -273,7 +275,8 @@ def _keywords(source: str, train: Any) -> Any:
     if source == "tfidf":
         return Keywords(tfidf_weights(t for name in train.column_names for t in train[name]))
     if source == "yake":
-        return Keywords(YakeWeights(optional("yake", "keywords").KeywordExtractor(n=1, top=1000)))
+        extractor = optional("yake", "keywords").KeywordExtractor(n=1, top=1000, dedup_lim=1.0)
+        return Keywords(YakeWeights(extractor))
     weights = {}
     for number, line in enumerate(_lines("--keywords", source), 1):
         word, _, weight = line.rpartition("\t")

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib import import_module
@@ -121,7 +122,7 @@ def _within_word(text: str, at: int) -> bool:
     before, after = text[at - 1], text[at]
     if not (before.isascii() and after.isascii()):
         if _is_mark(after):  # an accent or a vowel sign
-            return True
+            return not before.isspace()
         if spaceless(before) or spaceless(after):
             return False
     return _in_word(before) and _in_word(after)
@@ -319,11 +320,19 @@ class YakeWeights:
     """Weights of the words that YAKE takes for keywords: -log of their score, for ``Keywords``.
 
     Args:
-        extractor: ``yake.KeywordExtractor(n=1, top=...)``, or whatever has
-            ``extract_keywords(text)`` that gives (word, score), the best with the lowest score.
+        extractor: ``yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0)`` (less drops words that
+            look like others), or whatever has ``extract_keywords(text)`` that gives (word, score),
+            the best with the lowest score.
     """
 
     extractor: Any
+    _fresh: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_fresh", deepcopy(self.extractor))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return YakeWeights, (self._fresh,)  # as it was before it remembered what it read
 
     def __call__(self, texts: Sequence[str]) -> list[list[Weighted]]:
         found = []

@@ -56,15 +56,23 @@ class Piece:
     word: int = -1
 
 
-def pieces(tokenizer: Any, seen: list[int], labels: list[int], row: dict[str, Any]) -> list[Piece]:
-    """The tokens of a row without padding; ``row`` as it was before it was masked."""
+def pieces(
+    tokenizer: Any, seen: list[int], labels: list[int], row: dict[str, Any], rest: bool = True
+) -> list[Piece]:
+    """The tokens of a row without padding.
+
+    Args:
+        row: as it was before it was masked.
+        rest: whether tokens in no entity may be masked too.
+    """
     special, made = tokenizer.all_special_ids, []
     entities, words = (row.get(name, [-1] * len(seen)) for name in (ENTITY_COLUMN, WORD_COLUMN))
     within = row.get(WITHIN_COLUMN, [1] * len(seen))
     for new, old, entity, word, allowed in zip(seen, labels, entities, words, within, strict=True):
         token = tokenizer.convert_ids_to_tokens(new)
         if old == -100:
-            made.append(Piece("", token, "", bool(allowed) and new not in special, entity, word))
+            eligible = bool(allowed) and new not in special and (rest or entity >= 0)
+            made.append(Piece("", token, "", eligible, entity, word))
             continue
         kind = "masked" if new == tokenizer.mask_token_id else "kept" if new == old else "replaced"
         made.append(Piece(kind, token, tokenizer.convert_ids_to_tokens(old), True, entity, word))
@@ -174,7 +182,13 @@ def main(argv: list[str]) -> int:
         raise UsageError(str(error)) from None
     real = batch["attention_mask"].bool()
     rows = [
-        pieces(tokenizer, ids[kept].tolist(), labels[kept].tolist(), example)
+        pieces(
+            tokenizer,
+            ids[kept].tolist(),
+            labels[kept].tolist(),
+            example,
+            masking.entity_rest != "none",
+        )
         for ids, labels, kept, example in zip(
             batch["input_ids"], batch["labels"], real, examples, strict=True
         )
