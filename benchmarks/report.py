@@ -280,8 +280,8 @@ def annotate() -> str:
         "The text is Wikipedia leads and, of jieba, six Chinese sentences many times over.\n\n"
         f"{speeds}\n\nFrom a file of leads ({runs[0]['words']:,} words) to the rows of three "
         "splits, as `maskft train` makes them, in one process after another: the second finds them "
-        "in the cache of `datasets`. TF-IDF pays for its fit again; epochs pay nothing.\n\n"
-        f"{twice}\n\n{origin}\n"
+        "in the cache of `datasets`, and so do epochs.\n\n"
+        f"{twice}\n\n{part(rows, 'speed')[0]['libraries']}; {origin}\n"
     )
 
 

@@ -275,8 +275,16 @@ def _keywords(source: str, train: Any, words: Any) -> Any:
     from maskft.annotate import Keywords, WordWeights, YakeWeights, tfidf_weights
 
     if source == "tfidf":
-        texts = (text for name in train.column_names for text in train[name])
-        return Keywords(tfidf_weights(texts, words=words))
+
+        def fit(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+            texts = (text for column in batch.values() for text in column)
+            found = tfidf_weights(texts, words=words).weights
+            return {"word": list(found), "weight": list(found.values())}
+
+        # As one batch, so that datasets caches the fit as well
+        found = train.map(fit, batched=True, batch_size=-1, remove_columns=train.column_names)
+        fitted = dict(zip(found["word"], found["weight"], strict=True))
+        return Keywords(WordWeights(fitted, by_count="log", words=words))
     if source == "yake":
         extractor = optional("yake", "keywords").KeywordExtractor(n=1, top=1000, dedup_lim=1.0)
         return Keywords(YakeWeights(extractor))

