@@ -1,6 +1,6 @@
 """Entities and weights of words, worked out once, when texts become tokens.
 
-    annotator = Entities(SpacyEntities(spacy.load("en_core_web_sm")))
+    annotator = Entities(SpacyEntities("en_core_web_sm"))
 
     def rows(batch):
         encoded = tokenizer(batch["text"], truncation=True, return_offsets_mapping=True)
