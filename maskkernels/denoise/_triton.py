@@ -85,7 +85,7 @@ def _words(start, sample, c3, seed, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=_VARYING)
 def _plan_spans(
-    ids_ptr, bounds_ptr, sample_ids_ptr, edges_ptr, table_ptr, plan_ptr, choices_ptr, draws_ptr,
+    ids_ptr, bounds_ptr, sample_ids_ptr, edges_ptr, odds_ptr, plan_ptr, choices_ptr, draws_ptr,
     lengths_ptr, target_lengths_ptr, edges: tl.int64, denoisers: tl.int64, limit: tl.int64,
     beside: tl.int64, seed: tl.int64, epoch_word: tl.int64, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -97,8 +97,8 @@ def _plan_spans(
     zero = tl.full([], 0, tl.int64)
     w, chosen = _word(zero, sample, epoch_word | _DENOISER, seed), zero
     for k in range(denoisers):
-        chosen += (w >= tl.load(table_ptr + 5 * k)).to(tl.int64)
-    entry = table_ptr + 5 * chosen
+        chosen += (w >= tl.load(odds_ptr + 5 * k)).to(tl.int64)
+    entry = odds_ptr + 5 * chosen
     density, mean = tl.load(entry + 1), tl.load(entry + 2)
     prefix, mode = tl.load(entry + 3), tl.load(entry + 4)
     size = end - begin
@@ -136,7 +136,7 @@ def _plan_spans(
 
 
 @triton.jit
-def _choose(choices_ptr, draws_ptr, flags_ptr, STEPS: tl.constexpr):
+def _choose(choices_ptr, draws_ptr, flags_ptr, BLOCK: tl.constexpr):
     """Set the flags of the places that Floyd's algorithm chooses.
 
     Step i takes its draw, or its highest place (size - count + i) if the draw is taken. Whether it
@@ -146,11 +146,11 @@ def _choose(choices_ptr, draws_ptr, flags_ptr, STEPS: tl.constexpr):
     at = choices_ptr + tl.program_id(0).to(tl.int64) * _CHOICE
     size, count = tl.load(at), tl.load(at + 1)
     draws, flags = draws_ptr + tl.load(at + 2), flags_ptr + tl.load(at + 3)
-    for start in range(0, count, STEPS):
-        i = start + tl.arange(0, STEPS)
+    for start in range(0, count, BLOCK):
+        i = start + tl.arange(0, BLOCK)
         drawn = tl.load(draws + i, mask=i < count, other=-1)
         place, taken = drawn, i < 0
-        last = tl.minimum(start + STEPS, count) - 1
+        last = tl.minimum(start + BLOCK, count) - 1
         for back in range(last):
             k = last - 1 - back
             other = tl.load(draws + k)
@@ -161,27 +161,27 @@ def _choose(choices_ptr, draws_ptr, flags_ptr, STEPS: tl.constexpr):
 
 
 @triton.jit
-def _ends(choices_ptr, flags_ptr, ends_ptr, BLOCK: tl.constexpr):
+def _ends(choices_ptr, flags_ptr, until_ptr, BLOCK: tl.constexpr):
     """Where each part of a composition ends, in order: behind each cut, and at the end of all.
 
     They take the place of the draws and one more.
     """
     at = choices_ptr + tl.program_id(0).to(tl.int64) * _CHOICE
     size = tl.load(at)
-    ends, flags = ends_ptr + tl.load(at + 2), flags_ptr + tl.load(at + 3)
+    until, flags = until_ptr + tl.load(at + 2), flags_ptr + tl.load(at + 3)
     done = tl.full([], 0, tl.int64)
     for start in range(0, size + 1, BLOCK):
         place = start + tl.arange(0, BLOCK)
         cut = tl.load(flags + place, mask=place < size, other=0) != 0
         cut = (cut | (place == size)).to(tl.int32)
         slot = done + tl.cumsum(cut, 0) - cut
-        tl.store(ends + slot, place + 1, mask=cut != 0)
+        tl.store(until + slot, place + 1, mask=cut != 0)
         done += tl.sum(cut, 0)
 
 
 @triton.jit(do_not_specialize=_VARYING)
 def _write_spans(
-    ids_ptr, bounds_ptr, plan_ptr, flags_ptr, ends_ptr, sentinels_ptr, begins_ptr,
+    ids_ptr, bounds_ptr, plan_ptr, flags_ptr, until_ptr, sentinels_ptr, begins_ptr,
     target_begins_ptr, inputs_ptr, targets_ptr, eos_token_id: tl.int64,
     FINAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -203,7 +203,7 @@ def _write_spans(
         last = tl.load(flags_ptr + begin + noise + gap, mask=inside, other=0) != 0
         last = (last | ((gap == kept - 1) & (spans > 0))).to(tl.int32)
         span = done + tl.cumsum(last, 0) - last
-        before = tl.load(ends_ptr + begin + span - 1, mask=ok & (span > 0), other=0)
+        before = tl.load(until_ptr + begin + span - 1, mask=ok & (span > 0), other=0)
         ids = tl.load(ids_ptr + row_begin + t + before, mask=ok, other=0)
         tl.store(inputs + t + span, ids, mask=ok)
         sentinel = tl.load(sentinels_ptr + span, mask=last != 0, other=0)
@@ -218,7 +218,7 @@ def _write_spans(
         last = tl.load(flags_ptr + begin + t, mask=ok, other=0) != 0
         last = (last | (t == noise - 1)).to(tl.int32)
         span = done + tl.cumsum(last, 0) - last
-        before = tl.load(ends_ptr + begin + spans + span, mask=ok, other=0)
+        before = tl.load(until_ptr + begin + spans + span, mask=ok, other=0)
         ids = tl.load(ids_ptr + begin + t + before, mask=ok, other=0)
         tl.store(targets + 1 + t + span, ids, mask=ok)
         more = (last != 0) & ((span + 1 < spans) | FINAL)
@@ -231,13 +231,13 @@ def _write_spans(
 
 @triton.jit(do_not_specialize=_VARYING)
 def _plan_infilling(
-    ids_ptr, bounds_ptr, sample_ids_ptr, edges_ptr, table_ptr, plan_ptr, choices_ptr, draws_ptr,
-    ends_ptr, lengths_ptr, edges: tl.int64, entries: tl.int64, ratio: tl.int64, seed: tl.int64,
+    ids_ptr, bounds_ptr, sample_ids_ptr, edges_ptr, odds_ptr, plan_ptr, choices_ptr, draws_ptr,
+    until_ptr, lengths_ptr, edges: tl.int64, entries: tl.int64, ratio: tl.int64, seed: tl.int64,
     epoch_word: tl.int64, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Spans and length of a row, what its spans take one after the other, and where masks stand.
 
-    ends[begin + i] is what the first i + 1 spans take, in the order of their draws.
+    until[begin + i] is what the first i + 1 spans take, in the order of their draws.
     """
     b = tl.program_id(0).to(tl.int64)
     row_begin, row_end = tl.load(bounds_ptr + b), tl.load(bounds_ptr + b + 1)
@@ -252,10 +252,10 @@ def _plan_infilling(
         w = _words(start, sample, epoch_word | _LENGTH, seed, BLOCK)
         length = tl.zeros([BLOCK], tl.int64)
         for k in range(entries):
-            length += (w >= tl.load(table_ptr + k)).to(tl.int64)
+            length += (w >= tl.load(odds_ptr + k)).to(tl.int64)
         up_to = taken + tl.cumsum(length, 0)
         used = (i < size) & (up_to - length < budget)
-        tl.store(ends_ptr + begin + i, tl.minimum(up_to, budget), mask=used)
+        tl.store(until_ptr + begin + i, tl.minimum(up_to, budget), mask=used)
         spans += tl.sum(used.to(tl.int64), 0)
         taken += tl.sum(tl.where(used, length, 0), 0)
         start += BLOCK
@@ -281,7 +281,7 @@ def _plan_infilling(
 
 @triton.jit(do_not_specialize=_VARYING)
 def _write_infilling(
-    ids_ptr, bounds_ptr, plan_ptr, flags_ptr, ends_ptr, begins_ptr, inputs_ptr,
+    ids_ptr, bounds_ptr, plan_ptr, flags_ptr, until_ptr, begins_ptr, inputs_ptr,
     mask_token_id: tl.int64, BLOCK: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
@@ -292,7 +292,7 @@ def _write_infilling(
     inputs = inputs_ptr + tl.load(begins_ptr + b)
     length = tl.load(begins_ptr + b + 1) - tl.load(begins_ptr + b)
     places = end - begin - taken + spans
-    skipped = tl.load(ends_ptr + begin + first - 1, mask=first > 0, other=0).to(tl.int64)
+    skipped = tl.load(until_ptr + begin + first - 1, mask=first > 0, other=0).to(tl.int64)
     done = tl.full([], 0, tl.int64)  # spans
     for start in range(0, length, BLOCK):
         t = start + tl.arange(0, BLOCK)
@@ -304,7 +304,7 @@ def _write_infilling(
         turn = first + span  # the lengths go round
         around = turn > spans
         turn = tl.where(around, turn - spans, turn)
-        before = tl.load(ends_ptr + begin + turn - 1, mask=ok & (turn > 0), other=0).to(tl.int64)
+        before = tl.load(until_ptr + begin + turn - 1, mask=ok & (turn > 0), other=0).to(tl.int64)
         before += tl.where(around, taken, 0) - skipped
         at = row_begin + t - span + before
         ids = tl.load(ids_ptr + at, mask=ok & (mask == 0), other=0).to(tl.int64)
@@ -322,7 +322,7 @@ def _opens(ids_ptr, offs, begin, end, list_ptr, ends):
 
 @triton.jit(do_not_specialize=_VARYING)
 def _sentences(
-    ids_ptr, plan_ptr, sample_ids_ptr, list_ptr, starts_ptr, turns_ptr, counts_ptr,
+    ids_ptr, plan_ptr, sample_ids_ptr, list_ptr, starts_ptr, turns_ptr, sentences_ptr,
     ends: tl.int64, seed: tl.int64, epoch_word: tl.int64, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """How many sentences a row has, where they start, and what each changes places with."""
@@ -336,7 +336,7 @@ def _sentences(
         slot = count + tl.cumsum(opens, 0) - opens
         tl.store(starts_ptr + begin + slot, offs - begin, mask=opens != 0)
         count += tl.sum(opens, 0)
-    tl.store(counts_ptr + b, count)
+    tl.store(sentences_ptr + b, count)
     for start in range(0, count, BLOCK):
         i = start + tl.arange(0, BLOCK)
         w = _words(start, sample, epoch_word | _SENTENCE, seed, BLOCK)
@@ -344,7 +344,7 @@ def _sentences(
 
 
 @triton.jit
-def _order(plan_ptr, counts_ptr, starts_ptr, turns_ptr, shifts_ptr, STEPS: tl.constexpr):
+def _order(plan_ptr, sentences_ptr, starts_ptr, turns_ptr, shifts_ptr, BLOCK: tl.constexpr):
     """How far each sentence of a row moves.
 
     A Fisher-Yates shuffle from the last place down: step k exchanges places k and turns[k]. What
@@ -353,11 +353,11 @@ def _order(plan_ptr, counts_ptr, starts_ptr, turns_ptr, shifts_ptr, STEPS: tl.co
     """
     b = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(plan_ptr + b * _FIELDS), tl.load(plan_ptr + b * _FIELDS + 1)
-    count = tl.load(counts_ptr + b)
+    count = tl.load(sentences_ptr + b)
     starts, turns = starts_ptr + begin, turns_ptr + begin
     filled = tl.full([], 0, tl.int64)
-    for start in range(0, count, STEPS):
-        i = start + tl.arange(0, STEPS)
+    for start in range(0, count, BLOCK):
+        i = start + tl.arange(0, BLOCK)
         ok = i < count
         sentence = tl.load(turns + i, mask=ok, other=-1).to(tl.int64)
         for k in range(start + 1, count):
