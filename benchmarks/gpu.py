@@ -18,7 +18,9 @@ from benchmarks.harness import compare, write
 from benchmarks.peers import MASK_ID, SPECIAL, VOCABULARY
 from maskkernels import MaskingPolicy, mask_tokens
 
-GPU_TESTS = ("tests/maskkernels/test_gpu.py", "tests/maskkernels/test_loss_gpu.py")
+GPU_TESTS = tuple(
+    f"tests/maskkernels/{name}.py" for name in ("test_gpu", "test_denoise_gpu", "test_loss_gpu")
+)
 
 
 def layouts(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:

@@ -6,8 +6,8 @@ import random
 import sys
 
 import torch
+from denoise_cases import CORRUPTIONS, EOS, INFILLINGS, MASK, SENTINELS, problem
 from denoising import restore
-from test_denoise import CORRUPTIONS, EOS, INFILLINGS, MASK, SENTINELS, problem
 
 from maskkernels import (
     CorruptedRows,
@@ -78,6 +78,10 @@ def cases():
     text = TextInfilling(MASK, 0.6, 2.0, True, range(10, 30), (EOS,))
     yield "long-spans", dense, ids, {"seed": 3}
     yield "long-infilling", text, ids[:, :600], {"seed": 3}
+    edges = torch.full((1, 1200), EOS)  # a row in the middle of more of them than a block holds
+    edges[0, 600:640] = ids[0, :40]
+    yield "long-edges", CORRUPTIONS["t5"], edges, {"seed": 3}
+    yield "long-edges", INFILLINGS["edges"], edges, {"seed": 3}
     for shape in ((0, 5), (3, 0), (1, 1), (2, 2)):
         ids = torch.full(shape, 7)
         for name in ("ul2", "open targets", "sentences"):
