@@ -8,6 +8,8 @@ import sys
 import torch
 from denoise_cases import CORRUPTIONS, EOS, INFILLINGS, MASK, SENTINELS, problem
 from denoising import restore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from maskkernels import (
     CorruptedRows,
@@ -28,6 +30,30 @@ from maskkernels.rng.api import epoch_bits, seed_bits
 from maskkernels.rng.layout import safe_bounds
 
 compared = 0
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+
+
+class NoWait(TorchDispatchMode):
+    """Refuse what would make the host wait for a GPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        flat = tree_leaves((args, kwargs)) if name.startswith("index") else ()
+        if name in WAITS or any(getattr(t, "dtype", None) == torch.bool for t in flat):
+            raise RuntimeError(f"{func} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+def waits_are_seen():
+    values = torch.arange(4)
+    for call in (lambda: int(values[1]), lambda: values[values > 2], lambda: values.nonzero()):
+        try:
+            with NoWait():
+                call()
+        except RuntimeError:
+            continue
+        return False
+    return True
 
 
 def equal(name, found, expected):
@@ -44,12 +70,14 @@ def on_gpu(options, ids, *, seed, epoch=0, sample_ids=None, cu_seqlens=None, att
     seed, epoch = seed_bits(seed), epoch_bits(epoch)
     rows = op.Rows(ids, sample_ids, cu_seqlens, attention_mask, seed, epoch)
     if isinstance(options, SpanCorruption):
-        found = CorruptedRows(*op._spans_on_gpu(*rows, *op.spell_spans(options)))
+        with NoWait():
+            found = CorruptedRows(*op._spans_on_gpu(*rows, *op.spell_spans(options)))
         room = op.spans_room(ids.numel(), rows.samples, options)
         tail = [found.input_ids[found.cu_seqlens[-1] :]]
         tail.append(found.target_ids[found.target_cu_seqlens[-1] :])
     else:
-        found = CorruptedRows(*op._infilling_on_gpu(*rows, *op.spell_infilling(options)))
+        with NoWait():
+            found = CorruptedRows(*op._infilling_on_gpu(*rows, *op.spell_infilling(options)))
         room = (2 * ids.numel(), ids.numel())
         tail = [found.input_ids[found.cu_seqlens[-1] :]]
     if (found.input_ids.numel(), found.target_ids.numel()) != room or any(t.any() for t in tail):
@@ -158,6 +186,9 @@ def main() -> int:
         print("TRITON_INTERPRET=1 is not set: nothing was interpreted")
         return 1
     torch.use_deterministic_algorithms(True)  # fills what torch.empty gives
+    if not waits_are_seen():
+        print("FAILED to see a wait")
+        return 1
     for name, options, ids, arguments in cases():
         kept = ids.clone()
         run = corrupt_spans if isinstance(options, SpanCorruption) else infill_text
