@@ -80,6 +80,11 @@ def attach(trainer: Trainer, *, mask_on_device: bool = False) -> Trainer:
     then agree to the last digit. The columns that the collator reads (sample ids, entities, weights
     of words...) are kept where Trainer would drop them (``remove_unused_columns``).
 
+    A run resumed from a checkpoint goes on with the batches, masks and rates of the whole run; over
+    a dataset without length too, which Trainer alone resumes in its first pass only. Such a dataset
+    must give the same rows in the same order again (that of its ``set_epoch``, if it has one), and
+    the rows before the place are read again. rng="stream" draws new masks.
+
     Args:
         trainer: one whose data_collator is maskft's.
         mask_on_device: the loader only pads, to int32, and training batches are masked on the
