@@ -18,6 +18,7 @@ from maskft import cli, finders, train
 from maskft.cli import main
 from maskft.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
 from maskft.evaluate import masked_scores, predicted_logits
+from maskft.preview import STYLES, Piece, render
 from maskft.strategy import Entity, NGram, Span
 
 
@@ -374,6 +375,21 @@ def test_preview_says_which_tokens_are_an_entity(model_dir, tmp_path, capsys):
     for labels, count in (([], 2), (["GPE"], 1), (["GPE", "DATE"], 2)):
         assert main([*arguments, *(["--entity-labels", *labels] if labels else [])]) == 0
         assert f"\n{count} entities of " in capsys.readouterr().out
+
+
+def test_a_terminal_underlines_entities_and_dims_what_is_not_masked():
+    row = [
+        Piece("", "[CLS]", eligible=False), Piece("masked", "[MASK]", "new", entity=0),
+        Piece("", "york", entity=0), Piece("kept", "is"), Piece("", "big", entity=1),
+    ]  # fmt: skip
+    text = render(row, colour=True)
+    assert text.plain == "[CLS] [MASK]←new york is big"
+    styles = {text.plain[s.start : s.end]: str(s.style) for s in text.spans}
+    assert styles["[CLS]"] == "dim"
+    assert styles["[MASK]←new"] == f"{STYLES['masked']} underline"
+    assert [styles[part].strip() for part in (" ", "york", "big")] == ["underline"] * 3
+    assert styles["is"] == STYLES["kept"]
+    assert render(row, colour=False).plain == "[CLS] ⟦[MASK<-new] york⟧ (is) ⟦big⟧"
 
 
 @pytest.mark.parametrize("source", ["tfidf", "yake", "LIST"])
