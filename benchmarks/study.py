@@ -65,12 +65,16 @@ def leads(package: Path) -> list[dict[str, str]]:
 def annotated_rows(tokenizer: Any, texts: list[dict[str, str]], pipeline: str) -> list[Any]:
     """Tokens, entities, weights of words and the topic of each lead, cut at ROW tokens."""
     import spacy
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
     unneeded = ["parser", "tagger", "lemmatizer", "attribute_ruler"]
+    find = spacy.load(pipeline, exclude=unneeded)
+    by_count = TfidfVectorizer(token_pattern=r"\w+")
+    every_kind = find.get_pipe("ner").labels  # dates and numbers too
     annotator = Together(
         (
-            Entities(SpacyEntities(spacy.load(pipeline, exclude=unneeded))),
-            Keywords(tfidf_weights(lead["text"] for lead in texts)),
+            Entities(SpacyEntities(find, every_kind)),
+            Keywords(tfidf_weights((lead["text"] for lead in texts), by_count)),
         )
     )
     rows = []
