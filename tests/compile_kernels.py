@@ -35,6 +35,8 @@ POINTERS = {  # what a pointer argument points to; the names are the same in eve
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
     "out": "i64", "labels": "i64", "counts": "i32", "ends": "i64", "positions": "i64",
+    "maskable": "u8", "offsets": "i64", "word_ids": "i64", "groups": "i64", "whole": "i64",
+    "cut": "i64", "weights": "fp64", "parts": "fp64", "asked": "fp64", "total": "i64",
 }  # fmt: skip
 NARROW = {"ids": "i32", "out": "i32", "labels": "i32", "units": "i32", "rates": "fp32"}
 WIDE = {"real": "i64", "special": "i64"}  # masks as tokenizers give them
@@ -48,11 +50,15 @@ OVERRIDES = {
 FLOATS = [dict.fromkeys(("logits", "out", "bias"), t) for t in ("fp32", "bf16", "fp16")]
 DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
     "_mask_tokens": [{}, NARROW | WIDE],
+    "_number": [{}, WIDE | {"ids": "i32"}],
+    "_span_units": [{}, {"units": "i32"}],
+    "_weigh": [{}, {"units": "i32", "weights": "fp32"}, {"weights": "bf16"}],
     "_cross_entropy": [*FLOATS, FLOATS[2] | {"out": "fp32"}],
     "_scale": FLOATS,
 }
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
     "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
+    "_number": (1024, 8), "_span_units": (1024, 8), "_weigh": (1024, 8), "_share_out": (1024, 8),
     "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
 }  # fmt: skip
 
