@@ -20,7 +20,8 @@ BLOCK = 1024  # tokens of a row looked at together, fewer where rows are shorter
 _SPAN = 9  # stream of the random contract
 _FINEST = tl.constexpr(FINEST)
 _FAR = tl.constexpr(1 << 30)  # past every unit of a block
-_VARYING = ["length", "size", "entries", "seed", "c3", "thresholds", "rate"]
+# Numbers that change from call to call, and must not compile a kernel anew when they do.
+_VARYING = ["size", "entries", "seed", "c3", "thresholds", "rate"]
 
 
 @triton.jit
@@ -69,7 +70,7 @@ def _number(
     HAS_MASKABLE: tl.constexpr, HAS_GROUPS: tl.constexpr, OFFSETS: tl.constexpr,
     WORD_IDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of ``table`` [entries], ``offsets`` [N, 2] and ``word_ids`` [N] the flags say which counts."""
+    """The flags say which of ``table`` [entries], ``offsets`` [N, 2] and ``word_ids`` counts."""
     begin, end = row(tl.program_id(0).to(tl.int64), bounds_ptr, length, PACKED)
     number = tl.full([], -1, tl.int64)
     for start in range(begin, end, BLOCK):
@@ -212,16 +213,16 @@ def _weigh(
     carried = zero
     for start in range(begin, end, BLOCK):
         weight, _, carried = _weights(weights_ptr, units_ptr, start, begin, end, carried, BLOCK)
-        part = tl.maximum((weight / largest * _FINEST).to(tl.int64), 1)
+        part = tl.maximum((weight / largest * _FINEST).to(tl.int32), 1)
         part = tl.where(weight > 0.0, part, 0)
         offs = start + tl.arange(0, BLOCK)
         tl.store(parts_ptr + offs, part.to(tl.float64), mask=offs < end)
-        total += tl.sum(part, 0)
+        total += tl.sum(part.to(tl.int64), 0)
     tl.store(asked_ptr + b, rate * maskable.to(tl.float64))
     tl.store(total_ptr + b, total)
 
 
-@triton.jit(do_not_specialize=_VARYING)
+@triton.jit
 def _share_out(
     rates_ptr, asked_ptr, total_ptr, bounds_ptr, length: tl.int64,
     PACKED: tl.constexpr, BLOCK: tl.constexpr,

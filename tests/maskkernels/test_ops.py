@@ -9,7 +9,7 @@ from cases import V, batch, cases
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import maskkernels  # noqa: F401  (registers the ops)
-from maskkernels import MaskingPolicy, hash_rows, mask_tokens, random_words
+from maskkernels import MaskingPolicy, hash_rows, mask_tokens, random_words, word_units
 
 IDS, ARGUMENTS = batch("right")
 POLICY = MaskingPolicy(3, V, rate=0.4)
@@ -34,6 +34,20 @@ def test_the_random_ops_pass_opcheck():
     )
     words = (torch.arange(5), torch.arange(5), 7, 1, 0)
     torch.library.opcheck(torch.ops.maskkernels.random_words.default, words)
+
+
+def test_the_unit_ops_pass_opcheck():
+    ops = torch.ops.maskkernels
+    where = (None, ARGUMENTS["attention_mask"], None, None, None)
+    table = torch.randint(0, 4, (V,), dtype=torch.uint8)
+    torch.library.opcheck(ops.word_units.default, (IDS, table, *where))
+    offsets = torch.randint(0, 3, (*IDS.shape, 2))
+    torch.library.opcheck(ops.units_from_offsets.default, (IDS, offsets, *where))
+    torch.library.opcheck(ops.units_from_word_ids.default, (IDS, IDS // 7, *where))
+    units, samples = word_units(IDS, table), torch.arange(IDS.shape[0])
+    spans = (units, [1 << 30, 1 << 31], [1 << 29, 1 << 31], samples, None, -3, 2)
+    torch.library.opcheck(ops.span_units.default, spans)
+    torch.library.opcheck(ops.rates_from_weights.default, (torch.rand(IDS.shape), units, 0.2, None))
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
