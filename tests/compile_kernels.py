@@ -29,7 +29,9 @@ TARGETS = [
     GPUTarget("cuda", 100, 32),
     GPUTarget("hip", "gfx942", 64),
 ]
-SPILLS = {"_cross_entropy": 16}  # bytes a thread that ptxas gives up for more threads; else none
+SPILLS = {  # bytes of stack a thread that ptxas takes, to run more threads or to call a division
+    "_cross_entropy": 16, "_weigh": 16,
+}  # fmt: skip
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
     "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
@@ -58,7 +60,7 @@ DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
 }
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
     "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
-    "_number": (1024, 8), "_span_units": (1024, 8), "_weigh": (1024, 8), "_share_out": (1024, 8),
+    "_number": (1024, 4), "_span_units": (1024, 4), "_weigh": (1024, 4), "_share_out": (1024, 4),
     "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
 }  # fmt: skip
 

@@ -246,11 +246,10 @@ def _checked(
 
 def _check_table(name: str, table: Tensor, dtype: torch.dtype, input_ids: Tensor) -> None:
     """``table`` must have an entry of ``dtype`` for each id of a vocabulary."""
-    expected = f"{name} must be {str(dtype).removeprefix('torch.')} [V]"
-    if not isinstance(table, Tensor):
-        raise TypeError(f"{expected}, got {type(table).__name__}")
-    if table.dtype != dtype or table.dim() != 1:
-        raise TypeError(f"{expected}, got {table.dtype} {tuple(table.shape)}")
+    if not isinstance(table, Tensor) or table.dtype != dtype or table.dim() != 1:
+        is_tensor = isinstance(table, Tensor)
+        got = f"{table.dtype} {tuple(table.shape)}" if is_tensor else type(table).__name__
+        raise TypeError(f"{name} must be {str(dtype).removeprefix('torch.')} [V], got {got}")
     if table.device != input_ids.device:
         raise ValueError(f"{name} is on {table.device}, input_ids on {input_ids.device}")
 

@@ -58,12 +58,13 @@ def unit_rows(full=True):
         begin = ids.shape[-1] * (column // ids.shape[-1])
         if bounds is not None:
             begin = bounds.long()[torch.searchsorted(bounds.long(), column, right=True) - 1]
-        numbers = {"singles": column - begin, "one": column * 0}
-        new = torch.rand(ids.numel(), generator=g) < 0.7
-        new |= column == begin
-        count = new.long().cumsum(0)
-        words = count - count[begin]
-        numbers["words"] = torch.where(torch.rand(ids.numel(), generator=g) < 0.07, -1, words)
+        gap = torch.rand(ids.numel(), generator=g) < 0.07
+        new = (torch.rand(ids.numel(), generator=g) < 0.7) | gap.roll(1) | (column == begin)
+        count = (new & ~gap).long().cumsum(0)
+        words = count - (count - (new & ~gap).long())[begin] - 1
+        numbers = {
+            "singles": column - begin, "one": column * 0, "words": torch.where(gap, -1, words)
+        }  # fmt: skip
         for name, units in numbers.items():
             dtype = torch.int32 if name == "singles" else torch.int64
             yield f"{layout}-{name}", units.view(ids.shape).to(dtype), bounds
