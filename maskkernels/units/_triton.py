@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from maskkernels.mask._triton import _may_mask
+from maskkernels.mask._triton import _may_mask, _or
 from maskkernels.rng._triton import flat_mask, row, word
 from maskkernels.rng.layout import safe_bounds
 from maskkernels.units.weights import FINEST
@@ -343,11 +343,6 @@ def _new(like: Tensor, cu_seqlens: Tensor | None, outside: float, dtype: torch.d
     if cu_seqlens is None:
         return torch.empty(like.shape, dtype=dtype, device=like.device)
     return torch.full(like.shape, outside, dtype=dtype, device=like.device)
-
-
-def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A flat tensor, or what stands in its place where it is not given: a kernel never reads it."""
-    return other if tensor is None else tensor.reshape(-1).contiguous()
 
 
 def _launch(

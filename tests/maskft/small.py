@@ -1,4 +1,4 @@
-"""A small corpus and a small WordPiece tokenizer for it: nothing is downloaded."""
+"""A small corpus, a small WordPiece tokenizer for it and a small model: nothing is downloaded."""
 
 from tokenizers import (
     Tokenizer,
@@ -8,7 +8,7 @@ from tokenizers import (
     pre_tokenizers,
     processors,
 )
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, set_seed
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",
@@ -51,3 +51,12 @@ def build_wordpiece() -> PreTrainedTokenizerFast:
         mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+def build_bert(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64,
+    )  # fmt: skip
+    return BertForMaskedLM(config)

@@ -11,7 +11,8 @@ import torch
 
 
 @pytest.mark.parametrize(
-    "script", ["interpret_triton.py", "interpret_units.py", "interpret_loss.py"]
+    "script",
+    ["interpret_triton.py", "interpret_units.py", "interpret_loss.py", "interpret_denoise.py"],
 )
 def test_interpreted_kernels_equal_the_reference(script):
     done = subprocess.run(
@@ -22,17 +23,18 @@ def test_interpreted_kernels_equal_the_reference(script):
     assert "comparisons passed" in done.stdout
 
 
+KERNELS = {
+    "mask": ("_keys", "_limits", "_mask_tokens", "_positions"),
+    "units": ("_number", "_span_units", "_weigh"),
+    "denoise": (
+        "_plan_spans", "_write_spans", "_plan_infilling", "_write_infilling", "_sentences",
+        "_permute",
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("room", "name"),
-    [
-        ("mask", "_keys"),
-        ("mask", "_limits"),
-        ("mask", "_mask_tokens"),
-        ("mask", "_positions"),
-        ("units", "_number"),
-        ("units", "_span_units"),
-        ("units", "_weigh"),
-    ],
+    ("room", "name"), [(room, name) for room, names in KERNELS.items() for name in names]
 )
 def test_numbers_that_change_from_call_to_call_compile_nothing(room, name):
     """What Triton distinguishes kernels by is the same for a 1, a multiple of 16 and others."""
