@@ -312,8 +312,8 @@ def test_planning_and_masking_compile_as_one_graph(tokenizer, rows, strategy):
     collator = collators(tokenizer, strategy=strategy)
     batch = PlainCollator(collator)(annotated(rows))
     ids, real = batch["input_ids"], batch["attention_mask"]
-    table, policy = collator._word_table(ids.device), collator._masking_policy(0.4)
-    where = {"maskable": collator._vocabulary(ids.device)[0]}
+    vocabulary, policy = collator._vocabulary_on(ids.device), collator._masking_policy(0.4)
+    table, where = vocabulary.words, {"maskable": vocabulary.maskable}
 
     def step(ids, real, columns):
         limits = {**where, "attention_mask": real}
