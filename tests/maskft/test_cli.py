@@ -352,6 +352,22 @@ def test_preview_masks_the_entities_of_a_list(model_dir, text, tmp_path, capsys)
     assert any(none)
 
 
+@pytest.mark.parametrize("option", ["entities", "keywords"])
+def test_lists_may_come_from_windows(tmp_path, option):
+    """A byte order mark and CRLF are no part of the first name or of any."""
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfquick fox\r\n\r\nDog\r\n")
+    if option == "keywords":
+        path.write_bytes(b"\xef\xbb\xbffox\t5\r\n\r\nDog\t2\r\n")
+    strategy = {"entities": "entity", "keywords": "keyword"}[option]
+    masking = MaskingArguments(strategy=strategy, **{option: str(path)})
+    (annotator,) = masking.annotator(None).annotators
+    if option == "entities":
+        assert annotator.find.names == ["Dog", "quick fox"]
+    else:
+        assert annotator.weigh.weights == {"fox": 5.0, "dog": 2.0}
+
+
 def test_preview_says_which_tokens_are_an_entity(model_dir, tmp_path, capsys):
     """Brackets around what a list, or spaCy, has found, whatever becomes of its tokens."""
     (tmp_path / "names.txt").write_text("brown fox\nlanguage models\nmodels\n")
@@ -460,7 +476,8 @@ def test_options_of_strategies_reach_them(tokenizer):
 def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path, capsys, extra):
     weights_file = tmp_path / "weights.tsv"
     weights_file.write_text("fox\t3\nmask\t0.5\n")
-    chosen = ["--strategy", extra, "--keywords", str(weights_file)]
+    chosen = ["--strategy", extra]
+    chosen += ["--keywords", str(weights_file)] if extra == "keyword" else []
     chosen += ["--rate-schedule", "linear:0.3:0.05"]
     chosen += ["--ngram", "2"] if extra == "ngram" else []
     chosen += [] if extra == "keyword" else ["--selection", "budget"]
@@ -527,6 +544,11 @@ def test_a_run_on_one_text_of_pairs_with_words_of_jieba(model_dir, tmp_path, cap
         (["--strategy", "keyword", "--keywords", "yake"], r"needs yake, .*\[keywords\]'"),
         (["--strategy", "keyword", "--keywords", "BAD"], "line 2 is not word, tab, weight"),
         (["--strategy", "keyword", "--keywords", "BAD2"], "line 1 is not word, tab, weight"),
+        (["--strategy", "keyword", "--keywords", "BAD3"], "line 3 is not word, tab, weight"),
+        (["--strategy", "keyword", "--keywords", "EMPTY"], "the list of words is empty"),
+        (["--strategy", "span", "--entities", "BAD"], "--entities goes with --strategy entity, no"),
+        (["--entity-labels", "ORG"], "--entity-labels goes with --strategy entity, not random"),
+        (["--keywords", "tfidf"], "--keywords goes with --strategy keyword, not random"),
         (["--strategy", "spam"], "strategy must be one of .*'entity'"),
         (["--rate-schedule", "wavy:1"], "expected linear:BEGIN:END"),
         (["--selection", "some"], "selection must be one of"),
@@ -540,7 +562,12 @@ def test_a_mistake_in_a_strategy_is_one_sentence(
 
     monkeypatch.setattr(finders, "import_module", missing)
     monkeypatch.setattr(finders, "find_spec", lambda name: None)
-    files = {"EMPTY": "\n \n", "BAD": "fox\t1\nmask one\n", "BAD2": "fox\t-1\n"}
+    files = {
+        "EMPTY": "\n \n",
+        "BAD": "fox\t1\nmask one\n",
+        "BAD2": "fox\t-1\n",
+        "BAD3": "\nx\t1\nx\tno",
+    }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     chosen = [str(tmp_path / part) if part in files else part for part in chosen]
