@@ -112,12 +112,15 @@ def token_weights(
             every token can be masked; 1 where there is none.
 
     Raises:
-        ValueError: a weight that is negative, infinite or NaN; offsets of a pair of texts.
+        ValueError: a weight or default that is negative, infinite or NaN; offsets of a pair of
+            texts.
     """
     weighted = list(weighted)
     if not all(0.0 <= weight < math.inf for _, _, weight in weighted):
         bad = next(w for _, _, w in weighted if not 0.0 <= w < math.inf)
         raise ValueError(f"weights must not be negative, infinite or NaN, got {bad}")
+    if default is not None and not 0.0 <= default < math.inf:
+        raise ValueError(f"default must not be negative, infinite or NaN, got {default}")
     if default is None:
         default = min((w for _, _, w in weighted if w > 0), default=1.0)
     index, begins, ends = _tokens(offset_mapping)

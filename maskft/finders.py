@@ -60,11 +60,18 @@ class Gazetteer:
         ignore_case: "paris" is found for "Paris", "STRASSE" for "Straße".
 
     Raises:
-        ValueError: no names. ModuleNotFoundError: ahocorasick_rs is not installed.
+        ValueError: no names. TypeError: names that are not strings, or one string in place of
+        them. ModuleNotFoundError: ahocorasick_rs is not installed.
     """
 
     def __init__(self, names: Iterable[str], *, ignore_case: bool = False) -> None:
         self.ignore_case = ignore_case
+        if isinstance(names, str):
+            raise TypeError(f"names must be a list of names, got the string {names[:30]!r}")
+        names = list(names)
+        if not all(isinstance(name, str) for name in names):
+            bad = next(name for name in names if not isinstance(name, str))
+            raise TypeError(f"names must be strings, got {type(bad).__name__}")
         self.names = sorted({self._plain(name) for name in names} - {""})
         if not self.names:
             raise ValueError("the list of names is empty")
@@ -205,15 +212,15 @@ def _spacy_entities(
 def _pipeline_folder(name: str) -> Path:
     if find_spec("spacy") is None:  # does not import it
         optional("spacy", "spacy")
-    if Path(name).is_dir():
-        return Path(name)
     spec = find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"there is no spaCy pipeline {name!r}: no folder and no installed package of this name "
-            f"(python -m spacy download {name} fetches spaCy's own)"
-        )
-    return Path(spec.submodule_search_locations[0])
+    packages = spec.submodule_search_locations if spec is not None else None
+    for folder in (*(packages or ()), *([name] if name else ())):
+        if (Path(folder) / "meta.json").is_file():  # what makes it a pipeline
+            return Path(folder)
+    raise ValueError(
+        f"there is no spaCy pipeline {name!r}: no folder with a meta.json and no installed package "
+        f"of this name (python -m spacy download {name} fetches spaCy's own)"
+    )
 
 
 def _digest(folder: Path) -> str:

@@ -123,6 +123,8 @@ def test_weights_go_to_tokens():
     for bad in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="must not be negative"):
             token_weights(OFFSETS, [(0, 3, bad)])
+        with pytest.raises(ValueError, match="default must not be negative"):
+            token_weights(OFFSETS, [], default=bad)
 
 
 NAMES = [
@@ -161,6 +163,12 @@ def test_a_gazetteer_that_ignores_case_and_one_without_names():
     for names in ([], ["", " "]):
         with pytest.raises(ValueError, match="the list of names is empty"):
             Gazetteer(names)
+
+
+@pytest.mark.parametrize("names", ["New York", ["New York", None], [b"New York"], [1]])
+def test_names_that_are_not_a_list_of_strings(names):
+    with pytest.raises(TypeError, match="names must be"):
+        Gazetteer(names)
 
 
 def in_one_word(text, at):
@@ -237,8 +245,10 @@ def test_rules_of_a_pipeline_find_what_they_say(tmp_path):
     rules.to_disk(tmp_path)
     for pipeline in (rules, str(tmp_path)):
         assert SpacyEntities(pipeline)(["a quick fox"]) == [[(2, 11)]]
-    with pytest.raises(ValueError, match="there is no spaCy pipeline 'en_core_web_tiny'"):
-        SpacyEntities("en_core_web_tiny")
+    (tmp_path / "none").mkdir()
+    for name in ("en_core_web_tiny", "", "json", str(tmp_path / "none")):
+        with pytest.raises(ValueError, match=f"there is no spaCy pipeline '{name}'"):
+            SpacyEntities(name)
 
 
 def test_a_pipeline_is_hashed_as_what_it_was():
