@@ -156,12 +156,17 @@ class SpacyEntities:
         batch_size: texts at a time.
 
     Raises:
-        ValueError: there is no pipeline of this name. ModuleNotFoundError: spaCy is not installed.
+        ValueError: there is no pipeline of this name; a batch_size below 1. TypeError: labels in
+            one string. ModuleNotFoundError: spaCy is not installed.
     """
 
     def __init__(
         self, pipeline: Any, labels: Sequence[str] | None = None, batch_size: int = 64
     ) -> None:
+        if isinstance(labels, str):
+            raise TypeError(f"labels must be a list of labels, got the string {labels!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.pipeline = pipeline
         self.labels = None if labels is None else tuple(labels)
         self.batch_size = batch_size

@@ -239,6 +239,23 @@ def test_spacy_finds_names_by_name_and_by_object():
     assert SpacyEntities(Pipeline())(["the quick fox", "none"]) == [[(10, 13)], []]
 
 
+def test_what_would_find_nothing_is_refused():
+    with pytest.raises(TypeError, match="labels must be a list of labels, got the string 'ORG'"):
+        SpacyEntities(Pipeline(), labels="ORG")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        SpacyEntities(Pipeline(), batch_size=0)
+
+
+@pytest.mark.parametrize("kind", [Entities, Keywords, WordIds])
+@pytest.mark.parametrize("answers", [[], [[], []]])
+def test_a_finder_answers_for_each_text(kind, answers):
+    encoded = {"offset_mapping": [[(0, 0), (0, 3), (0, 0)]]}
+    with pytest.raises(ValueError, match=f"for each text: {len(answers)} for 1 texts"):
+        kind(lambda texts: answers).columns(["fox"], encoded)
+    with pytest.raises(TypeError, match="must be a list of texts, got the string 'fox'"):
+        kind(lambda texts: answers).columns("fox", encoded)
+
+
 def test_rules_of_a_pipeline_find_what_they_say(tmp_path):
     rules = spacy.blank("en")
     rules.add_pipe("entity_ruler").add_patterns([{"label": "ANIMAL", "pattern": "quick fox"}])
