@@ -5,6 +5,7 @@ import itertools
 import torch
 
 from maskkernels import MaskingPolicy
+from maskkernels.mask.job import Job
 
 V = 97
 SHAPES = ("right", "left", "full", "packed", "packed_gaps")
@@ -165,3 +166,15 @@ def edges():
             yield "packed-weighted", ids, policy, arguments
             arguments = {**arguments, "units": unit_tensor("scattered", ids)}
             yield "packed-weighted-units", ids, policy, arguments
+
+
+def tied_job(**changes):
+    """Units 2^34 apart share their words; the API refuses them, so this goes below it."""
+    order = torch.tensor([[3, 3, 1, 1, 4, 4, 2, 2, 0, 0, 5, 5]])
+    fields = {
+        "input_ids": order + 5, "sample_ids": torch.tensor([9]), "units": order << 34, "seed": 1,
+        "epoch": 0, "mask_token_id": 3, "vocab_size": V, "rate": 0.5, "mask_share": 1.0,
+        "random_share": 0.0, "budget": True, "at_least_one": False, "per_unit": False,
+        "ignore_index": -100, "capacity": -1,
+    }  # fmt: skip
+    return Job(**dict.fromkeys(Job._fields) | fields | changes)

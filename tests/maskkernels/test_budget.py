@@ -4,13 +4,12 @@ from importlib import import_module
 
 import pytest
 import torch
-from cases import SHAPES, V, batch, unit_tensor
+from cases import SHAPES, V, batch, tied_job, unit_tensor
 from contract import T, mask_row, word
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskkernels import MaskingPolicy, mask_tokens, random_words
-from maskkernels.mask.job import Job
 
 BACKENDS = ("reference", "numba")
 RATES = st.one_of(
@@ -136,46 +135,28 @@ def test_ties_of_unlike_words_go_to_the_lower_position(backend, share):
     assert (found.input_ids == 3).nonzero()[:, 1].tolist() == places[:k_mask]
 
 
-def tied_job(**changes):
-    """Units 2^34 apart share their words; the API refuses them, so this goes below it."""
-    order = torch.tensor([[3, 3, 1, 1, 4, 4, 2, 2, 0, 0, 5, 5]])
-    fields = {
-        "input_ids": order + 5, "sample_ids": torch.tensor([9]), "units": order << 34, "seed": 1,
-        "epoch": 0, "mask_token_id": 3, "vocab_size": V, "rate": 0.5, "mask_share": 1.0,
-        "random_share": 0.0, "budget": True, "at_least_one": False, "per_unit": False,
-        "ignore_index": -100, "capacity": -1,
-    }  # fmt: skip
-    return Job(**dict.fromkeys(Job._fields) | fields | changes)
-
-
 @pytest.mark.parametrize("module", ["reference", "_numba"])
 @pytest.mark.parametrize("rates", [None, 0.5])
 def test_ties_of_a_budget_go_to_the_unit_that_starts_first(module, rates):
     run = import_module(f"maskkernels.mask.{module}").mask_tokens
-    if rates is not None:
-        rates = torch.full((1, 12), rates)
+    rates = None if rates is None else torch.full((1, 12), rates)
     labels = run(tied_job(rates=rates))[1]
     assert (labels[0] != -100).tolist() == [True] * 6 + [False] * 6
 
 
 @pytest.mark.parametrize("module", ["reference", "_numba"])
-@pytest.mark.parametrize("scale", [1.0, 2.0**-20])
-def test_ties_across_all_three_limits_go_to_the_unit_that_starts_first(module, scale):
+def test_ties_across_all_three_limits_go_to_the_unit_that_starts_first(module):
     """Of six units with one word the higher rates come first, in order of position each."""
     run = import_module(f"maskkernels.mask.{module}").mask_tokens
-    rates = torch.tensor([[0.5, 0.9, 0.5, 0.9, 0.9, 0.5]]).repeat_interleave(2, 1) * scale
+    rates = torch.tensor([[0.5, 0.9, 0.5, 0.9, 0.9, 0.5]]).repeat_interleave(2, 1)
     job = tied_job(rates=rates, per_unit=True, mask_share=0.5, random_share=0.25)
-    job = job._replace(at_least_one=True)
-    out, labels = run(job)[:2]
-    chosen = (labels[0, ::2] != -100).tolist()
-    if scale == 1.0:  # k = 4: units 1, 3, 4, then 0; two masked, one random, one kept
-        assert chosen == [True, True, False, True, True, False]
-        assert (out[0] == 3).tolist() == [False] * 2 + [True] * 2 + [False] * 2 + [True] * 2 + [
-            False
-        ] * 4
-        assert torch.equal(out[0, :2], job.input_ids[0, :2])
-    else:  # keys past 2^33: k = 1
-        assert chosen == [False, True, False, False, False, False]
+    out, labels = run(job)[:2]  # k = 4: units 1, 3, 4, then 0; two masked, one random, one kept
+    assert (labels[0, ::2] != -100).tolist() == [True, True, False, True, True, False]
+    assert (out[0, ::2] == 3).tolist() == [False, True, False, True, False, False]
+    assert torch.equal(out[0, :2], job.input_ids[0, :2])
+    rates = rates * 2.0**-20  # keys far past 2^33
+    labels = run(job._replace(rates=rates, at_least_one=True))[1]
+    assert (labels[0, ::2] != -100).tolist() == [False, True, False, False, False, False]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
