@@ -411,11 +411,12 @@ def _weigh(keys, n, rates):
 
 
 @inlined
-def _break_ties(keys, n, k):
-    """Make the k smallest of n keys distinct: in their order, and of equal ones in that of indices.
+def _break_ties(keys, n, k, some):
+    """Make the k smallest of n keys distinct, equal ones in the order of their indices.
 
-    The k-th smallest is near 2^32, where there is room for the index below it; the others become
-    the largest key. Where it is not, keys become their ranks.
+    The k-th smallest is near 2^32, so that there is room for the index below it; what is far above
+    becomes the largest key. Where chance put it there too, which needs a small k, ranks are found
+    one by one.
     """
     low = 0
     for i in range(n):
@@ -424,10 +425,17 @@ def _break_ties(keys, n, k):
         for i in range(n):
             key = (keys[i] << np.uint64(31)) | np.uint64(i)
             keys[i] = key if keys[i] < _ROOM else _NEVER
-    else:
-        order = np.argsort(keys[:n], kind="mergesort")
-        for rank in range(n):
-            keys[order[rank]] = rank
+        return
+    for i in range(n):
+        some[i] = _NEVER
+    for rank in range(k):
+        least = 0
+        for i in range(n):
+            least = i if keys[i] < keys[least] else least
+        some[least] = rank
+        keys[least] = _NEVER
+    for i in range(n):
+        keys[i] = some[i]
 
 
 @inlined
@@ -504,7 +512,7 @@ def _mask_budget(tokens, law, output, first_row, last_row):
         if law.at_least_one and eligible > 0 and k == 0:
             k = 1
         if tokens.rates.size:
-            _break_ties(keys, entries, k)
+            _break_ties(keys, entries, k, some)
         chosen = _limit(keys, entries, k, bins, some)
         ranked = not by_unit or law.per_unit
         mask_below = random_below = np.uint64(0)
