@@ -50,6 +50,11 @@ def unchecked():
                 rates=rates, per_unit=per_unit, mask_share=0.5, random_share=0.25, at_least_one=True
             ),
         )
+    number = torch.arange(1100)[None]  # more than the block of a budget
+    yield "ties of a long row", tied_job(
+        input_ids=number % V, units=number << 34, rates=torch.full((1, 1100), 0.97), per_unit=True,
+        mask_share=0.5, random_share=0.25,
+    )  # fmt: skip
     yield "no rows", job._replace(input_ids=ids[:0])
     yield "no tokens", job._replace(input_ids=ids[:, :0])
 
