@@ -30,7 +30,8 @@ from maskkernels import (
 )
 from maskkernels.units import LONGEST, STARTS
 
-ENTITY_COLUMN, WEIGHT_COLUMN = "entity_ids", "keyword_weights"  # what maskft.annotate writes
+# What maskft.annotate writes
+ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN = "entity_ids", "keyword_weights", "word_ids"
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ class Keyword(Strategy):
 
     In each row the rates are scaled so that the collator's rate of the tokens is masked on average;
     none passes 1 (``maskkernels.rates_from_weights``). A row without enough weighted words for the
-    rate is an error.
+    rate is an error (not on a GPU, where all its weighted words are masked then).
 
     Args:
         column: the column of the tokens' weights (``maskft.annotate`` makes it from TF-IDF, YAKE
