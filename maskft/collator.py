@@ -47,7 +47,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
             with a warning, "whole_word" keeps the shares it is given.
         selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
-            round(rate * maskable) of them in every row.
+            round(rate * maskable) of them in every row, or the rounded sum of the rates that the
+            strategy gives them.
         at_least_one: with selection="budget", one where that would be none.
         replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
             of a unit. None: "unit" for spans, else "token".
@@ -111,11 +112,6 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
                 "rng='hf' draws what Transformers' collator does: strategy='random' or "
                 "'whole_word', without selection, replacement, within or schedule; use "
                 "rng='stream' or rng='sample'"
-            )
-        if self.selection == "budget" and self._strategy.gives_rates:
-            raise ValueError(
-                f"selection='budget' takes one rate, and the strategy {self._strategy!r} gives "
-                "rates of its own; use selection='bernoulli'"
             )
         if self.at_least_one and self.selection != "budget":
             raise ValueError("at_least_one goes with selection='budget'")

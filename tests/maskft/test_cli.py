@@ -463,7 +463,7 @@ def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path
     chosen = ["--strategy", extra, "--keywords", str(weights_file)]
     chosen += ["--rate-schedule", "linear:0.3:0.05"]
     chosen += ["--ngram", "2"] if extra == "ngram" else []
-    chosen += [] if extra == "keyword" else ["--selection", "budget"]
+    chosen += ["--selection", "budget"]
     status = main([
         "train", "--model", model_dir, "--train-file", text, "--output_dir", str(tmp_path / "out"),
         "--num-train-epochs", "1", "--use_cpu", "True", "--save_strategy", "no", *chosen,
@@ -471,6 +471,7 @@ def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path
     assert status == 0
     masking = json.loads((tmp_path / "out/metrics.json").read_text())["masking"]
     assert masking["strategy"] == extra
+    assert masking["selection"] == "budget"
     assert masking["rate_schedule"] == "linear:0.3:0.05"
 
 

@@ -25,6 +25,7 @@ from transformers import (
 
 from maskft import DataCollatorForLanguageModeling, DataCollatorWithPacking, PackedBatchSampler
 from maskft.attention import lay_out, packed_attention
+from maskft.strategy import Entity
 
 TINY = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
@@ -83,9 +84,12 @@ def test_masks_are_those_of_the_padded_batch(tokenizer, rows, form, strategy, si
     assert ("token_type_ids" in packed) == (form != "ids")
 
 
-@pytest.mark.parametrize("strategy", ["span", "ngram", "entity", "keyword"])
+@pytest.mark.parametrize("selection", ["bernoulli", "budget"])
+@pytest.mark.parametrize("strategy", ["span", "ngram", "entity", "keyword", Entity(rate=0.7)])
 @pytest.mark.parametrize("within", [None, 0, "allowed"])
-def test_every_strategy_masks_packed_rows_as_padded_ones(tokenizer, rows, strategy, within):
+def test_every_strategy_masks_packed_rows_as_padded_ones(
+    tokenizer, rows, strategy, within, selection
+):
     rows = [
         {
             **row,
@@ -97,7 +101,7 @@ def test_every_strategy_masks_packed_rows_as_padded_ones(tokenizer, rows, strate
     ]
     if within != "allowed":
         rows = [{k: v for k, v in row.items() if k != "allowed"} for row in rows]
-    padding, packing = pair(tokenizer, strategy=strategy, within=within)
+    padding, packing = pair(tokenizer, strategy=strategy, within=within, selection=selection)
     masked = 0
     for epoch in range(4):
         padding.set_epoch(epoch)
