@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
 
 from maskft.draws import SampleDraws
-from maskft.examples import check_examples, empty_batch, missing_column
+from maskft.examples import by_column, check_examples, empty_batch, missing_column
 from maskkernels import (
     CorruptedRows,
     Denoiser,
@@ -92,11 +92,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
                 examples = [{"input_ids": row} for row in examples]
             if "attention_mask" in examples[0]:
                 names.append("attention_mask")
-            for i, example in enumerate(examples):
-                for name in names:
-                    if name not in example:
-                        raise missing_column(i, name, example)
-            return {name: [example[name] for example in examples] for name in names}
+            return by_column(examples, names)
         for name in names:
             if name not in columns:
                 raise missing_column(0, name, columns)

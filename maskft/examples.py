@@ -1,6 +1,6 @@
-"""What every collator says of a batch of examples that it cannot take."""
+"""Examples to columns, and what every collator says of examples that it cannot take."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -20,6 +20,19 @@ def check_examples(examples: list[Any]) -> None:
                 "a batch is either all mappings or all sequences of ids; example 0 is a "
                 f"{type(examples[0]).__name__}, example {i} a {type(example).__name__}"
             )
+
+
+def by_column(examples: list[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
+    """The columns of these names; one that an example lacks is an error."""
+    names = list(names)
+    try:
+        return {name: [example[name] for example in examples] for name in names}
+    except KeyError:
+        for i, example in enumerate(examples):
+            for name in names:
+                if name not in example:
+                    raise missing_column(i, name, example) from None
+        raise
 
 
 def empty_batch() -> ValueError:

@@ -18,7 +18,8 @@ from torch.nn import functional
 from torch.utils.data import Sampler
 
 from maskft.attention import ATTENTIONS, lay_out, packed_attention
-from maskft.collator import DataCollatorForLanguageModeling, offset_rows, word_rows
+from maskft.collator import DataCollatorForLanguageModeling
+from maskft.columns import offset_rows, word_rows
 from maskft.strategy import Random
 from maskkernels import flatten_rows, pack_rows
 
@@ -117,7 +118,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
     def _collate(self, examples: Any, framework: str) -> dict[str, Any]:
         if self.attention == "padded":
             return super()._collate(examples, framework)
-        beside, columns = self._take_apart(examples)
+        beside, columns = self._reads().take_apart(examples)
         rows = columns if isinstance(columns, Mapping) else {"input_ids": columns}
         flat, cu_seqlens = self._flatten(rows, beside)
         special_tokens_mask = flat.pop("special_tokens_mask", None)
@@ -173,11 +174,9 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
 
     def _flat_within(self, flat: dict[str, Tensor]) -> Tensor | None:
         """Bool [N]: the tokens that ``within`` names; None for all."""
-        if self.within is None:
-            return None
         if isinstance(self.within, str):
             return flat.pop(_OWN) != 0
-        return self._of_types(flat.get("token_type_ids"))
+        return self._reads().of_types(flat.get("token_type_ids"))
 
     def _finish(self, flat: dict[str, Tensor], cu_seqlens: Tensor) -> dict[str, Any]:
         """The model's batch: positions, what keeps rows apart, and padding at the end."""

@@ -22,6 +22,7 @@ from maskft.strategy import (
     Span,
     Strategy,
 )
+from maskft.vocabulary import Vocabulary
 from maskkernels import (
     MaskingPolicy,
     geometric_lengths,
@@ -154,8 +155,9 @@ def test_span_is_span_units_of_words_with_one_action_each(tokenizer, annotated):
     ids = restored(batch)
     real = batch["attention_mask"]
     samples = hash_rows(ids, attention_mask=real)
-    maskable, table = collator._vocabulary(ids.device)
-    words = word_units(ids, table, attention_mask=real, maskable=maskable)
+    vocabulary = Vocabulary(tokenizer, ids.device)
+    maskable = vocabulary.maskable
+    words = word_units(ids, vocabulary.words, attention_mask=real, maskable=maskable)
     spans = span_units(words, geometric_lengths(), sample_ids=samples, seed=5, epoch=3)
     policy = MaskingPolicy(tokenizer.mask_token_id, len(tokenizer), replacement="unit")
     expected = mask_tokens(

@@ -1,0 +1,150 @@
+"""The columns that masking reads beside the ids: found in the examples, and laid beside a batch."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskft.examples import by_column, check_examples, empty_batch, missing_column
+from maskft.padding import Padding, as_list
+from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, Random, Strategy
+from maskkernels import table_columns
+
+# Columns that neither masking nor the model needs, unless a strategy asks for them
+_UNUSED = ("offset_mapping", ENTITY_COLUMN, WEIGHT_COLUMN)
+
+
+@dataclass(frozen=True)
+class MaskingColumns:
+    """What masking reads of the examples: fields of a collator, which says what they mean.
+
+    ``taken`` below are the columns that ``take_apart`` took.
+    """
+
+    strategy: Strategy
+    within: str | int | Sequence[int] | None
+    sample_id_column: str | None
+
+    def needed(self) -> list[str]:
+        """The columns that the examples must have."""
+        names = [*self.strategy.columns]
+        names += [name for name in (self.sample_id_column, self.within) if isinstance(name, str)]
+        return names
+
+    def welcome(self) -> list[str]:
+        """The columns that are read where the examples have them."""
+        return [] if isinstance(self.strategy, Random) else ["word_ids"]
+
+    def take_apart(self, examples: Any) -> tuple[dict[str, Any], dict[str, Any] | list[Any]]:
+        """(columns that are not for the model, the other columns or plain rows).
+
+        Raises:
+            ValueError, TypeError: examples that do not fit, or without a column that is needed.
+        """
+        table = table_columns(examples)
+        if table is not None:
+            columns = dict(table)
+            if columns and not len(next(iter(columns.values()))):
+                raise empty_batch()
+        else:
+            examples = list(examples)
+            check_examples(examples)
+            if not isinstance(examples[0], Mapping):
+                if self.sample_id_column is not None:
+                    raise ValueError(
+                        f"sample_id_column={self.sample_id_column!r} needs examples that are "
+                        f"mappings, got {type(examples[0]).__name__}"
+                    )
+                return {}, examples
+            columns = by_column(examples, dict.fromkeys([*examples[0], *self.needed()]))
+        return self._take(columns), columns
+
+    def _take(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Take out of ``columns`` what is not for the model; checks it."""
+        taken = [name for name in (*_UNUSED, *self.welcome()) if name in columns]
+        asked = [*self.strategy.columns]
+        asked += [self.within] if isinstance(self.within, str) else []
+        for name in asked:
+            if name not in columns:
+                raise missing_column(0, name, columns)
+            taken += [] if name in taken else [name]
+        for name in taken:
+            if "input_ids" not in columns:
+                break
+            lengths = zip(columns["input_ids"], columns[name], strict=True)
+            for i, (ids, entries) in enumerate(lengths):
+                if len(ids) != len(entries):
+                    raise ValueError(
+                        f"example {i} has {len(ids)} input_ids but {len(entries)} entries in "
+                        f"{name!r}"
+                    )
+        if self.sample_id_column is not None:
+            if self.sample_id_column not in columns:
+                raise missing_column(0, self.sample_id_column, columns)
+            taken.append(self.sample_id_column)
+        return {name: columns.pop(name) for name in taken}
+
+    def offsets(
+        self, taken: Mapping[str, Any], shape: tuple[int, ...], padding: Padding
+    ) -> Tensor | None:
+        """int64 [B, T, 2], 0 beside the rows; None where no words are asked for."""
+        if "offset_mapping" not in taken or isinstance(self.strategy, Random):
+            return None
+        return padding.rows(offset_rows(taken["offset_mapping"]), width=2).view(*shape, 2)
+
+    def beside(
+        self, taken: Mapping[str, Any], batch: Mapping[str, Any], padding: Padding
+    ) -> dict[str, Any]:
+        """``word_ids``, ``columns`` and ``within`` of ``torch_mask_tokens``, those there are.
+
+        Args:
+            batch: the padded batch, [B, T].
+        """
+        given: dict[str, Any] = {}
+        if "word_ids" in taken:
+            given["word_ids"] = padding.rows(word_rows(taken["word_ids"]), -1)
+        if self.strategy.columns:
+            given["columns"] = {
+                name: padding.floats(as_list(taken[name]), value, batch["input_ids"].shape)
+                if isinstance(value, float)
+                else padding.rows(as_list(taken[name]), value)
+                for name, value in self.strategy.columns.items()
+            }
+        if isinstance(self.within, str):
+            given["within"] = padding.rows(as_list(taken[self.within])) != 0
+        elif self.within is not None:
+            given["within"] = self.of_types(batch.get("token_type_ids"))
+        return given
+
+    def of_types(self, token_type_ids: Any) -> Tensor | None:
+        """Bool, like the token types: the tokens of those that ``within`` names; None for all."""
+        if self.within is None:
+            return None
+        if token_type_ids is None:
+            raise ValueError(
+                f"within={self.within!r} needs a token_type_ids column, and the examples have none"
+            )
+        types = torch.as_tensor(token_type_ids)
+        allowed = [self.within] if isinstance(self.within, int) else list(self.within)
+        return torch.isin(types, torch.tensor(allowed))
+
+
+def word_rows(column: Any) -> list[Any]:
+    """The rows of a word_ids column, -1 for tokens that are in no word."""
+    return [
+        [-1 if word is None else word for word in row]
+        if isinstance(row, (list, tuple)) and None in row
+        else row
+        for row in as_list(column)
+    ]
+
+
+def offset_rows(column: Any) -> list[Any]:
+    """The rows of an offset_mapping column, begins and ends by turns."""
+    return [
+        row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
+        for row in as_list(column)
+    ]
