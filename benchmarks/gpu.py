@@ -18,7 +18,11 @@ from benchmarks.harness import compare, write
 from benchmarks.peers import MASK_ID, SPECIAL, VOCABULARY
 from maskkernels import MaskingPolicy, mask_tokens
 
-GPU_TESTS = ("tests/maskkernels/test_gpu.py", "tests/maskkernels/test_loss_gpu.py")
+GPU_TESTS = (
+    "tests/maskkernels/test_gpu.py",
+    "tests/maskkernels/test_loss_gpu.py",
+    "tests/maskft/test_static_gpu.py",
+)
 
 
 def layouts(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:

@@ -20,6 +20,7 @@ from torch.utils.data import Sampler
 from maskft.attention import ATTENTIONS, lay_out, packed_attention
 from maskft.collator import DataCollatorForLanguageModeling
 from maskft.columns import offset_rows, word_rows
+from maskft.rows import label_places
 from maskft.strategy import Random
 from maskkernels import flatten_rows, pack_rows
 
@@ -61,8 +62,9 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             tokens of the whole batch, and rng="hf" only goes with "padded".
 
     A batch holds input_ids, position_ids, labels [1, N] (int64), token_type_ids where the examples
-    have them, and, by ``attention``: cu_seq_lens_q and cu_seq_lens_k (int32 [B + 1], the padding a
-    row of its own) with max_length_q and max_length_k (int); or attention_mask.
+    have them, label_positions where they are asked for, and, by ``attention``: cu_seq_lens_q and
+    cu_seq_lens_k (int32 [B + 1], the padding a row of its own) with max_length_q and max_length_k
+    (int); or attention_mask.
 
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which; a column
@@ -137,6 +139,8 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             flat["labels"] = flat["input_ids"].clone()
             flat["labels"][cu_seqlens[:-1][cu_seqlens.diff() > 0]] = _IGNORED
         batch = self._finish(flat, cu_seqlens)
+        if self.mlm and self.label_positions:
+            batch["label_positions"] = label_places(batch["labels"], self.label_positions)
         return batch if framework == "pt" else _as_numpy(batch)
 
     def _flatten(

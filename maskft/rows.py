@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +13,36 @@ IGNORE = -100  # Transformers knows no other
 def shifted(labels: Tensor) -> Tensor:
     """What each row of a causal model predicts: the next row's label."""
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE)
+
+
+def label_places(labels: Tensor, room: bool | int) -> Tensor:
+    """Where labels are, for ``label_positions``: int64 [R], places in the flattened ``labels``.
+
+    Args:
+        labels: IGNORE marks those that are none.
+        room: True: as many places as labels; a number: so many, -1 after the last place, and on a
+            GPU nothing waits.
+
+    Raises:
+        ValueError: there are more labels than room (found on the CPU only); as many places as
+            labels on a GPU, which only it could count.
+    """
+    labelled = labels.reshape(-1) != IGNORE
+    if labels.device.type == "cpu":
+        found = torch.from_numpy(np.flatnonzero(labelled.numpy()))
+        if room is True:
+            return found
+        if len(found) > room:
+            raise ValueError(
+                f"the batch has {len(found)} labels, label_positions={room} has no room for them"
+            )
+        return F.pad(found, (0, room - len(found)), value=-1)
+    if room is True:
+        raise ValueError(
+            "label_positions=True counts the labels, and a batch that is masked on a GPU would "
+            "wait for it: give the most labels that a batch may have, label_positions=n"
+        )
+    return torch.nonzero_static(labelled, size=room, fill_value=-1).squeeze(1)
 
 
 def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> bool:
