@@ -158,5 +158,3 @@ def row_lengths(dataset: Any) -> Tensor:
 
 def _ids(row: Any) -> Any:
     return row["input_ids"] if isinstance(row, Mapping) else row
-
-

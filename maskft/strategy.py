@@ -30,7 +30,8 @@ from maskkernels import (
 )
 from maskkernels.units import LONGEST, STARTS
 
-ENTITY_COLUMN, WEIGHT_COLUMN = "entity_ids", "keyword_weights"  # what maskft.annotate writes
+# What maskft.annotate writes
+ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN = "entity_ids", "keyword_weights", "word_ids"
 
 
 @dataclass(frozen=True)

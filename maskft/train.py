@@ -137,6 +137,7 @@ def train(
         Interrupted: SIGINT arrived; a checkpoint was saved.
     """
     data_args.check()
+    sides = masking_args.sides(data_args)
     block = args.block()
     output = _writable(args.output_dir)
     resume = _checkpoint(args.resume_from_checkpoint, output)
@@ -151,8 +152,10 @@ def train(
     collator = masking_args.collator(tokenizer, args.seed)
     texts = load_texts(data_args)
     length = row_length(tokenizer, model.config, data_args.max_length)
-    annotator = masking_args.annotator(texts["train"]["text"])
-    rows = {name: tokenize(split, tokenizer, length, annotator) for name, split in texts.items()}
+    annotator = masking_args.annotator(texts["train"])
+    rows = {
+        name: tokenize(split, tokenizer, length, annotator, sides) for name, split in texts.items()
+    }
     say(
         "  ".join(f"{name}: {len(texts[name]):,} texts, {len(rows[name]):,} rows" for name in texts)
         + f"  of at most {length} tokens"

@@ -31,12 +31,17 @@ TARGETS = [
 ]
 SPILLS = {"_cross_entropy": 16}  # bytes a thread that ptxas gives up for more threads; else none
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
+    "edges": "i64", "odds": "i64", "plan": "i64", "choices": "i64", "draws": "i32", "flags": "i8",
+    "until": "i32", "lengths": "i64", "target_lengths": "i64", "begins": "i64",
+    "target_begins": "i64", "sentinels": "i64", "inputs": "i64", "targets": "i64", "list": "i64",
+    "starts": "i32", "turns": "i32", "shifts": "i32", "sentences": "i64",
     "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
     "out": "i64", "labels": "i64", "counts": "i32", "ends": "i64", "positions": "i64",
 }  # fmt: skip
 NARROW = {"ids": "i32", "out": "i32", "labels": "i32", "units": "i32", "rates": "fp32"}
+NARROW_ROWS = {"ids": "i32", "inputs": "i32", "targets": "i32", "out": "i32"}
 WIDE = {"real": "i64", "special": "i64"}  # masks as tokenizers give them
 OVERRIDES = {
     "_cross_entropy": {
@@ -50,8 +55,10 @@ DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
     "_mask_tokens": [{}, NARROW | WIDE],
     "_cross_entropy": [*FLOATS, FLOATS[2] | {"out": "fp32"}],
     "_scale": FLOATS,
+    **{name: [{}, NARROW_ROWS] for name in ("_write_spans", "_write_infilling", "_permute")},
 }
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
+    "_choose": (128, 4), "_order": (128, 4),
     "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
     "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Packing in a Trainer by one argument: the losses and masks of the padded batches."""
 
 import copy
+import itertools
 import os
 import socket
 import subprocess
@@ -90,7 +91,7 @@ def rows_of(batch):
         if "position_ids" in batch:
             starts = (batch["position_ids"][b] == 0).nonzero().flatten().tolist()
             bounds = [*starts, len(ids)]
-            parts = list(zip(bounds, bounds[1:], strict=False))
+            parts = list(itertools.pairwise(bounds))
         else:
             parts = [(0, int(batch["attention_mask"][b].sum()))]
         found += [(tuple(ids[a:e].tolist()), tuple(labels[a:e].tolist())) for a, e in parts]
@@ -147,9 +148,7 @@ def test_every_row_is_trained_on_once_an_epoch(tiny_bert, tokenizer, rows, tmp_p
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_resumed_run_goes_on_as_the_whole_run(
-    tiny_bert, tokenizer, rows, tmp_path, accumulation
-):
+def test_a_resumed_run_goes_on_as_the_whole_run(tiny_bert, tokenizer, rows, tmp_path, accumulation):
     """Interrupted in the second epoch, where blocks have other rows than in the first."""
     options = {
         "save_strategy": "steps", "save_steps": 8, "gradient_accumulation_steps": accumulation,
@@ -256,7 +255,7 @@ def test_whole_words_keep_the_shares_they_have(tiny_bert, tokenizer, rows, tmp_p
     assert packing.whole_word_mask
 
 
-def test_what_cannot_be_packed_is_refused(tiny_bert, tokenizer, rows, tmp_path):
+def test_what_cannot_be_packed_is_refused(tiny_bert, tokenizer, rows, tmp_path, monkeypatch):
     class Own(DataCollatorForLanguageModeling):
         pass
 
@@ -276,6 +275,14 @@ def test_what_cannot_be_packed_is_refused(tiny_bert, tokenizer, rows, tmp_path):
     trainer.train_dataset = Stream()
     with pytest.raises(TypeError, match="training dataset with a length, got Stream"):
         attach(trainer, packing=BLOCK)
+    assert "_get_dataloader" not in vars(trainer)
+    hf = DataCollatorForLanguageModeling(tokenizer, rng="hf", seed=1)
+    trainer.train_dataset, trainer.data_collator = Rows(rows), hf
+    as_padded(monkeypatch)  # which takes rng="hf", unlike masking on the device
+    with pytest.raises(ValueError, match="masking on the device does not go with"):
+        attach(trainer, packing=BLOCK, mask_on_device=True)
+    assert "_get_dataloader" not in vars(trainer)
+    monkeypatch.undo()
     trainer = build(tiny_bert, tokenizer, rows, tmp_path, packing=8)
     with pytest.raises(ValueError, match=r"row \d+ has \d+ tokens, a block holds 8"):
         trainer.train()

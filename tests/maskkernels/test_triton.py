@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 
-@pytest.mark.parametrize("script", ["interpret_triton.py", "interpret_loss.py"])
+@pytest.mark.parametrize(
+    "script", ["interpret_triton.py", "interpret_loss.py", "interpret_denoise.py"]
+)
 def test_interpreted_kernels_equal_the_reference(script):
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name(script)],
@@ -19,16 +22,22 @@ def test_interpreted_kernels_equal_the_reference(script):
     assert "comparisons passed" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["_keys", "_limits", "_mask_tokens", "_positions"])
-def test_numbers_that_change_from_call_to_call_compile_nothing(name):
+MASKING = ("_keys", "_limits", "_mask_tokens", "_positions")
+DENOISING = (
+    "_plan_spans", "_write_spans", "_plan_infilling", "_write_infilling", "_sentences", "_permute"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("room", "name"), [*(("mask", n) for n in MASKING), *(("denoise", n) for n in DENOISING)]
+)
+def test_numbers_that_change_from_call_to_call_compile_nothing(room, name):
     """What Triton distinguishes kernels by is the same for a 1, a multiple of 16 and others."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    from maskkernels.mask import _triton
-
-    kernel = getattr(_triton, name)
+    kernel = getattr(import_module(f"maskkernels.{room}._triton"), name)
     backend = make_backend(GPUTarget("cuda", 90, 32))
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
 
