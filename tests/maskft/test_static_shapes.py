@@ -15,6 +15,7 @@ from maskft import (
     DataCollatorWithPacking,
     PackedBatchSampler,
     PlainCollator,
+    attach,
     fuse_loss,
     mask_batch,
 )
@@ -88,7 +89,8 @@ def test_without_a_number_of_places_it_compiles_anew():
         list(map(step, loader))
 
 
-def test_a_trainer_compiles_once(tmp_path, tokenizer, rows, tiny_bert):
+@pytest.mark.parametrize("packing", [False, 64])
+def test_a_trainer_compiles_once(tmp_path, tokenizer, rows, tiny_bert, packing):
     """With accumulation, where the number of labels in an update varies."""
     rows = [{"input_ids": r["input_ids"], "attention_mask": r["attention_mask"]} for r in rows]
     collator = DataCollatorForLanguageModeling(
@@ -105,8 +107,8 @@ def test_a_trainer_compiles_once(tmp_path, tokenizer, rows, tiny_bert):
         train_dataset=rows,
         data_collator=collator,
     )  # fmt: skip
-    trainer.train()
-    assert trainer.state.global_step == 6
+    attach(trainer, packing=packing).train()
+    assert trainer.state.global_step >= 6
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
