@@ -171,9 +171,9 @@ def test_workers_and_datasets_make_the_same_batches(tiny_bert, tokenizer, rows, 
     alone = build(tiny_bert, tokenizer, rows, tmp_path)
     alone.train()
     table = datasets.Dataset.from_list([{**row, "text": "left out by Trainer"} for row in rows])
-    for persistent in (False, True):
+    for workers, persistent in ((2, False), (1, True)):
         trainer = build(
-            tiny_bert, tokenizer, table, tmp_path, dataloader_num_workers=2,
+            tiny_bert, tokenizer, table, tmp_path, dataloader_num_workers=workers,
             dataloader_persistent_workers=persistent,
         )  # fmt: skip
         trainer.train()
