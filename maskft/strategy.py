@@ -254,7 +254,7 @@ class Keyword(Strategy):
 
     In each row the rates are scaled so that the collator's rate of the tokens is masked on average;
     none passes 1 (``maskkernels.rates_from_weights``). A row without enough weighted words for the
-    rate is an error.
+    rate is an error (not on a GPU, where all its weighted words are masked then).
 
     Args:
         column: the column of the tokens' weights (``maskft.annotate`` makes it from TF-IDF, YAKE

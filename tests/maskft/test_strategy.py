@@ -460,6 +460,10 @@ def test_bad_columns_are_refused(tokenizer, annotated):
     for strategy, name in (("entity", "entity_ids"), ("keyword", "keyword_weights")):
         with pytest.raises(ValueError, match=rf"no column '{name}'.*maskft\.attach"):
             collate(tokenizer, bare, strategy=strategy)
+    for name, options in (("entity_ids", {"strategy": "entity"}), ("part", {"within": "part"})):
+        collator = DataCollatorForLanguageModeling(tokenizer, **options)
+        with pytest.raises(ValueError, match=rf"reads \['{name}'\] here, .* mappings, got list"):
+            collator([row["input_ids"] for row in bare])
     short = [{**annotated[0], "entity_ids": [1, 2]}]
     with pytest.raises(ValueError, match=r"example 0 has .* but 2 entries in 'entity_ids'"):
         collate(tokenizer, short, strategy="entity")
