@@ -20,9 +20,9 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv with the library and its tools
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt test-requirements.txt
 	@if ! test -x $(BIN)/python; then "$(BASE_PYTHON)" -m venv $(VENV); fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,dev,bench]' || { echo "make setup: the packages in pyproject.toml could not be installed; a first set-up needs network access to a Python package registry." >&2; exit 1; }
+	if ! $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,dev,bench]' || ! $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r test-requirements.txt; then echo "make setup: the packages in pyproject.toml and test-requirements.txt could not be installed; a first set-up needs network access to a Python package registry." >&2; exit 1; fi
 	touch $@
 
 demo: setup ## fine-tune real weights on real text, about five minutes
@@ -41,7 +41,8 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 bench: setup ## run the CPU benchmarks and draw them into docs
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r demo-requirements.txt
+	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.report
 
 gpu: ## run the GPU tests and benchmarks with $(PYTHON), which brings torch and triton

@@ -3,6 +3,7 @@
 import sys
 
 from benchmarks import (
+    bench_annotate,
     bench_collate,
     bench_denoise,
     bench_loader,
@@ -22,6 +23,7 @@ BENCHMARKS = {
     "step": bench_step.main,
     "pack": bench_pack.main,
     "strategies": bench_strategies.main,
+    "annotate": bench_annotate.main,
 }
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,27 @@ import torch
 from benchmarks import bench_loss_gpu, bench_mask
 from benchmarks.harness import compare, write
 from benchmarks.peers import MASK_ID, SPECIAL, VOCABULARY
-from maskkernels import MaskingPolicy, mask_tokens
+from maskkernels import (
+    MaskingPolicy,
+    SpanCorruption,
+    TextInfilling,
+    corrupt_spans,
+    corrupted_lengths,
+    geometric_lengths,
+    infill_text,
+    mask_tokens,
+    pad_corrupted,
+    rates_from_weights,
+    span_units,
+    word_units,
+)
 
-GPU_TESTS = ("tests/maskkernels/test_gpu.py", "tests/maskkernels/test_loss_gpu.py")
+GPU_TESTS = (
+    "tests/maskkernels/test_gpu.py",
+    "tests/maskkernels/test_denoise_gpu.py",
+    "tests/maskkernels/test_loss_gpu.py",
+    "tests/maskft/test_static_gpu.py",
+)
 
 
 def layouts(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:
@@ -60,6 +79,55 @@ def layouts(rows: int, length: int, device: str) -> dict[str, tuple[float, Calla
     }
 
 
+def denoisers(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """{name: (bytes a token, call)}: denoising to packed rows and to batches of one shape.
+
+    int64 ids are read twice, for their hash and to be copied; inputs and targets go out, and once
+    more with their padding and an attention mask. Sentences have 20 tokens and are copied once.
+    """
+    ids = torch.randint(SPECIAL, SPECIAL + 100, (rows, length), device=device)
+    ends = range(SPECIAL, SPECIAL + 5)
+    corruption = SpanCorruption(range(VOCABULARY - 1, VOCABULARY - 101, -1))
+    infilling = TextInfilling(MASK_ID)
+    sentences = TextInfilling(MASK_ID, permute_sentences=True, sentence_end_ids=ends)
+    inputs, targets = corrupted_lengths(length, eos=False)
+
+    def batch() -> dict[str, Any]:
+        found = corrupt_spans(ids, corruption, seed=1)
+        return pad_corrupted(found, input_length=inputs, target_length=targets)
+
+    out, padded = 8 * (inputs + targets) / length, 8 * (2 * inputs + targets) / length
+    return {
+        "spans": (16 + out, lambda: corrupt_spans(ids, corruption, seed=1)),
+        "spans, one shape": (16 + 2 * out + padded, batch),
+        "infilling": (30, lambda: infill_text(ids, infilling, seed=1)),
+        "infilling, sentences shuffled": (46, lambda: infill_text(ids, sentences, seed=1)),
+    }
+
+
+def plans(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """{name: (bytes a token that the kernels must move, call)}: words, spans of them, rates.
+
+    int64 ids or units come in and int64 numbers go out: 16 bytes. The weights of rates are float64
+    and read twice with the units; parts of them are written, and read once to become rates: 56.
+    """
+    ids = torch.randint(SPECIAL, VOCABULARY, (rows, length), device=device)
+    table = (torch.arange(VOCABULARY, device=device) % 4 > 0).to(torch.uint8)
+    weights = torch.rand(rows, length, device=device, dtype=torch.float64) ** 3 + 0.01
+    names, words = torch.arange(rows, device=device), word_units(ids, table)
+    lengths = geometric_lengths()
+    calls: dict[str, tuple[float, Callable[[], Any]]] = {}
+    for backend, name in (("triton", ""), ("reference", ", whole tensors in torch")):
+        on: dict[str, Any] = {"backend": backend}
+        spans: dict[str, Any] = {"sample_ids": names, "seed": 1, **on}
+        calls |= {
+            f"words{name}": (16, partial(word_units, ids, table, **on)),
+            f"spans{name}": (16, partial(span_units, words, lengths, **spans)),
+            f"rates{name}": (56, partial(rates_from_weights, weights, words, 0.15, **on)),
+        }
+    return calls
+
+
 def _captured(call: Callable[[], Any]) -> Callable[[], Any]:
     """The same kernels without the Python that launches them."""
     call()
@@ -70,11 +138,11 @@ def _captured(call: Callable[[], Any]) -> Callable[[], Any]:
     return graph.replay
 
 
-def time_layouts() -> None:
-    """Time every layout, launched from Python and as a captured graph, with the bandwidth."""
+def time_calls(name: str, calls_of: Callable[..., Any]) -> None:
+    """Time every call, launched from Python and as a captured graph, with the bandwidth."""
     rows = []
     for shape in [(64, 512), (4096, 512), (65536, 512)]:
-        calls = layouts(*shape, "cuda")
+        calls = calls_of(*shape, "cuda")
         for how in ("launched", "captured"):
             timed = compare(
                 {
@@ -83,13 +151,13 @@ def time_layouts() -> None:
                 },
                 synchronize=torch.cuda.synchronize,
             )
-            for name, ms in timed.items():
-                moved = calls[name][0] * shape[0] * shape[1]
+            for what, ms in timed.items():
+                moved = calls[what][0] * shape[0] * shape[1]
                 rows.append({
-                    "what": name, "how": how, "shape": "x".join(map(str, shape)), **ms,
+                    "what": what, "how": how, "shape": "x".join(map(str, shape)), **ms,
                     "bytes": int(moved), "GB_per_s": moved / ms["p50"] / 1e6,
                 })  # fmt: skip
-    write("mask_layouts_cuda", rows)
+    write(name, rows)
 
 
 def main() -> int:
@@ -105,7 +173,9 @@ def main() -> int:
     elif code := subprocess.run([sanitizer, "--error-exitcode", "9", *tests]).returncode:
         return code
     bench_mask.main("cuda")
-    time_layouts()
+    time_calls("mask_layouts_cuda", layouts)
+    time_calls("plans_cuda", plans)
+    time_calls("denoise_cuda", denoisers)
     bench_loss_gpu.main()
     return 0
 

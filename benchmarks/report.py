@@ -261,6 +261,30 @@ def step() -> tuple[str, str]:
     return section, shown
 
 
+def annotate() -> str:
+    origin, rows = load("annotate_cpu")
+    speeds = table(
+        ["", "words", "seconds", "words/s"],
+        [
+            [r["what"], f"{r['words']:,}", r["seconds"], r["words_per_s"]]
+            for r in part(rows, "speed")
+        ],
+    )
+    runs = part(rows, "runs")
+    twice = table(
+        ["annotation", "first run, seconds", "second run, seconds"],
+        [[r["what"], r["first_s"], r["second_s"]] for r in runs],
+    )
+    return (
+        "## Annotation\n\nEntities, keywords and words are worked out when texts become tokens. "
+        "The text is Wikipedia leads and, of jieba, six Chinese sentences many times over.\n\n"
+        f"{speeds}\n\nFrom a file of leads ({runs[0]['words']:,} words) to the rows of three "
+        "splits, as `maskft train` makes them, in one process after another: the second finds them "
+        "in the cache of `datasets`, and so do epochs.\n\n"
+        f"{twice}\n\n{part(rows, 'speed')[0]['libraries']}; {origin}\n"
+    )
+
+
 def main() -> None:
     DOCS.mkdir(exist_ok=True)
     section, short = collate()
@@ -271,7 +295,7 @@ def main() -> None:
         "bench` measures again. What was tried on the way is in "
         "[benchmarks/NOTES.md](../benchmarks/NOTES.md).\n\n"
     )
-    text = head + "\n".join([section, mask(), loader(), denoise(), loss(), steps])
+    text = head + "\n".join([section, mask(), loader(), annotate(), denoise(), loss(), steps])
     (DOCS / "benchmarks.md").write_text(text)
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)

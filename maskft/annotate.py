@@ -1,6 +1,6 @@
 """Entities and weights of words, worked out once, when texts become tokens.
 
-    annotator = Entities(SpacyEntities(spacy.load("en_core_web_sm")))
+    annotator = Entities(SpacyEntities("en_core_web_sm"))
 
     def rows(batch):
         encoded = tokenizer(batch["text"], truncation=True, return_offsets_mapping=True)
@@ -15,21 +15,39 @@ spans come from is a function from texts to spans of characters: a spaCy pipelin
 """
 
 import math
-import re
 from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN
+from maskft.finders import (
+    Gazetteer,
+    JiebaWords,
+    SpacyEntities,
+    Span,
+    Weighted,
+    WordWeights,
+    YakeWeights,
+    tfidf_weights,
+)
+from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
 
-Span = tuple[int, int]  # [begin, end) in characters, or in tokens
-Weighted = tuple[int, int, float]  # and a weight
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+")
-_PIECE = re.compile(rf"{_WORD.pattern}|[^\w\s]")  # punctuation too
+__all__ = [
+    "Entities",
+    "Gazetteer",
+    "JiebaWords",
+    "Keywords",
+    "SpacyEntities",
+    "Together",
+    "WordIds",
+    "WordWeights",
+    "YakeWeights",
+    "entity_ids",
+    "entity_ids_from_tokens",
+    "tfidf_weights",
+    "token_weights",
+]
 
 
 def entity_ids(offset_mapping: Sequence[Span], spans: Iterable[Span], text: str) -> list[int]:
@@ -120,14 +138,17 @@ class Entities:
 
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
 
-    def columns(self, texts: Sequence[str], encoded: Any) -> dict[str, list[list[int]]]:
-        """For ``encoded = tokenizer(texts, return_offsets_mapping=True)``, overflow rows too."""
-        spans = [list(found) for found in self.find(texts)]
-        return {
-            ENTITY_COLUMN: [
-                entity_ids(offsets, spans[i], texts[i]) for offsets, i in _rows(texts, encoded)
-            ]
-        }
+    def columns(
+        self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
+    ) -> dict[str, list[list[int]]]:
+        """The columns of the rows of ``encoded``.
+
+        Args:
+            texts, encoded: ``encoded = tokenizer(texts, return_offsets_mapping=True)``; rows of
+                overflowing tokens too.
+            pairs: ``encoded = tokenizer(texts, pairs, ...)``.
+        """
+        return {ENTITY_COLUMN: _span_numbers(self.find, texts, encoded, pairs)}
 
 
 @dataclass(frozen=True)
@@ -142,15 +163,23 @@ class Keywords:
     weigh: Callable[[Sequence[str]], Iterable[Iterable[Weighted]]]
     default: float | None = None
 
-    def columns(self, texts: Sequence[str], encoded: Any) -> dict[str, list[list[float]]]:
+    def columns(
+        self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
+    ) -> dict[str, list[list[float]]]:
         """As ``Entities.columns``."""
-        weighted = [list(found) for found in self.weigh(texts)]
-        return {
-            WEIGHT_COLUMN: [
-                token_weights(offsets, weighted[i], self.default)
-                for offsets, i in _rows(texts, encoded)
-            ]
-        }
+        sides = [texts] if pairs is None else [texts, pairs]
+        weighted = [[list(found) for found in self.weigh(side)] for side in sides]
+        made = []
+        for parts in _rows(sides, encoded):
+            row: list[float] = []
+            for offsets, side, i in parts:
+                found = token_weights(offsets, weighted[side][i], self.default)
+                row = [
+                    new if begin < end else old
+                    for old, new, (begin, end) in zip(row or found, found, offsets, strict=True)
+                ]
+            made.append(row)
+        return {WEIGHT_COLUMN: made}
 
 
 @dataclass(frozen=True)
@@ -167,21 +196,21 @@ class WordIds:
 
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
 
-    def columns(self, texts: Sequence[str], encoded: Any) -> dict[str, list[list[int]]]:
+    def columns(
+        self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
+    ) -> dict[str, list[list[int]]]:
         """As ``Entities.columns``."""
-        words = [list(found) for found in self.find(texts)]
+        rows = _span_numbers(self.find, texts, encoded, pairs)
         made = []
-        for offsets, i in _rows(texts, encoded):
-            row = entity_ids(offsets, words[i], texts[i])
+        for row, offsets in zip(rows, encoded["offset_mapping"], strict=True):
             alone = range(len(row), 2 * len(row))  # numbers that no word has
-            special = [begin == end for begin, end in offsets]
             made.append(
                 [
-                    word if word >= 0 or not_text else own
-                    for word, own, not_text in zip(row, alone, special, strict=True)
+                    word if word >= 0 or begin == end else own
+                    for word, own, (begin, end) in zip(row, alone, offsets, strict=True)
                 ]
             )
-        return {"word_ids": made}
+        return {WORD_COLUMN: made}
 
 
 @dataclass(frozen=True)
@@ -190,190 +219,62 @@ class Together:
 
     annotators: tuple[Any, ...]
 
-    def columns(self, texts: Sequence[str], encoded: Any) -> dict[str, list[Any]]:
+    def columns(
+        self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
+    ) -> dict[str, list[Any]]:
         """As ``Entities.columns``."""
-        return {k: v for one in self.annotators for k, v in one.columns(texts, encoded).items()}
+        made: dict[str, list[Any]] = {}
+        for annotator in self.annotators:
+            made |= annotator.columns(texts, encoded, pairs)
+        return made
 
 
-class Gazetteer:
-    """Finds the names of a list, as whole words, the longest at each place; for ``Entities``.
-
-    A trie of words: the time is that of splitting the text into words, however long the list.
-    Spaces and punctuation between the words of a name may differ in width only.
-
-    Args:
-        names: what to find; blank ones are left out.
-        ignore_case: "paris" is found for "Paris".
-
-    Raises:
-        ValueError: no names.
-    """
-
-    def __init__(self, names: Iterable[str], *, ignore_case: bool = False) -> None:
-        self.ignore_case = ignore_case
-        self._trie: dict[str, Any] = {}
-        for name in names:
-            node = self._trie
-            pieces = [piece for piece, _, _ in self._pieces(name)]
-            for piece in pieces:
-                node = node.setdefault(piece, {})
-            if pieces:
-                node[""] = True  # a name ends here
-        if not self._trie:
-            raise ValueError("the list of names is empty")
-
-    def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
-        return [self._find(text) for text in texts]
-
-    def _pieces(self, text: str) -> list[tuple[str, int, int]]:
-        fold = str.casefold if self.ignore_case else str
-        return [(fold(m.group()), m.start(), m.end()) for m in _PIECE.finditer(text)]
-
-    def _find(self, text: str) -> list[Span]:
-        pieces, found, i = self._pieces(text), [], 0
-        while i < len(pieces):
-            node, last = self._trie, None
-            for j in range(i, len(pieces)):
-                node = node.get(pieces[j][0])  # type: ignore[assignment]
-                if node is None:
-                    break
-                if "" in node:
-                    last = j
-            if last is None:
-                i += 1
-            else:
-                found.append((pieces[i][1], pieces[last][2]))
-                i = last + 1
-        return found
-
-
-@dataclass(frozen=True)
-class SpacyEntities:
-    """The named entities of a spaCy pipeline, for ``Entities``.
-
-    Args:
-        pipeline: what ``spacy.load`` gives, or whatever has ``pipe`` and yields ``doc.ents``.
-        labels: the kinds to keep ("PERSON", "ORG"...). None: all.
-        batch_size: texts at a time.
-    """
-
-    pipeline: Any
-    labels: tuple[str, ...] | None = None
-    batch_size: int = 64
-
-    def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
-        return [
-            [
-                (entity.start_char, entity.end_char)
-                for entity in doc.ents
-                if self.labels is None or entity.label_ in self.labels
+def _span_numbers(
+    find: Callable[[Sequence[str]], Iterable[Iterable[Span]]],
+    texts: Sequence[str],
+    encoded: Any,
+    pairs: Sequence[str] | None,
+) -> list[list[int]]:
+    """``entity_ids`` of every row; the numbers of a second text go on from those of the first."""
+    sides = [texts] if pairs is None else [texts, pairs]
+    spans = [[list(found) for found in find(side)] for side in sides]
+    made = []
+    for parts in _rows(sides, encoded):
+        row: list[int] = []
+        for offsets, side, i in parts:
+            new, first = entity_ids(offsets, spans[side][i], sides[side][i]), max(row, default=-1)
+            row = [
+                old if number < 0 else number + first + 1
+                for old, number in zip(row or new, new, strict=True)
             ]
-            for doc in self.pipeline.pipe(texts, batch_size=self.batch_size)
-        ]
+        made.append(row)
+    return made
 
 
-@dataclass(frozen=True)
-class JiebaWords:
-    """Chinese words, for ``WordIds``.
-
-    Args:
-        segment: the ``jieba`` module, or whatever has ``tokenize(text)`` that yields (word, begin,
-            end).
-    """
-
-    segment: Any
-
-    def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
-        return [
-            [(begin, end) for word, begin, end in self.segment.tokenize(text) if word.strip()]
-            for text in texts
-        ]
-
-
-@dataclass(frozen=True)
-class WordWeights:
-    """Weights from a mapping, for ``Keywords``; a word that is not in it has none of its own.
-
-    Args:
-        weights: from words, in lower case, to their weights.
-        by_count: times how often the word stands in the text: TF-IDF, where the weights are IDF.
-    """
-
-    weights: Mapping[str, float]
-    by_count: bool = False
-
-    def __call__(self, texts: Sequence[str]) -> list[list[Weighted]]:
-        found = []
-        for text in texts:
-            words = [(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text)]
-            counts = Counter(word for word, _, _ in words) if self.by_count else Counter()
-            found.append(
-                [
-                    (begin, end, self.weights[word] * (counts[word] if self.by_count else 1))
-                    for word, begin, end in words
-                    if word in self.weights
-                ]
-            )
-        return found
-
-
-def tfidf_weights(texts: Iterable[str], vectorizer: Any = None) -> WordWeights:
-    """TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
-
-    Args:
-        texts: the corpus.
-        vectorizer: scikit-learn's TfidfVectorizer, of words, or None for its defaults.
-
-    Raises:
-        ModuleNotFoundError: scikit-learn is not installed.
-    """
-    if vectorizer is None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        vectorizer = TfidfVectorizer(token_pattern=_WORD.pattern)
-    vectorizer.fit(texts)
-    idf = vectorizer.idf_
-    weights = {word: float(idf[i]) for word, i in vectorizer.vocabulary_.items()}
-    return WordWeights(weights, by_count=True)
-
-
-@dataclass(frozen=True)
-class YakeWeights:
-    """Weights of the words that YAKE takes for keywords: -log of their score, for ``Keywords``.
-
-    Args:
-        extractor: ``yake.KeywordExtractor(n=1, top=...)``, or whatever has
-            ``extract_keywords(text)`` that gives (word, score), the best with the lowest score.
-    """
-
-    extractor: Any
-
-    def __call__(self, texts: Sequence[str]) -> list[list[Weighted]]:
-        found = []
-        for text in texts:
-            scores = dict(self.extractor.extract_keywords(text))
-            weights = {
-                word.lower(): -math.log(min(max(score, 1e-9), 0.99))
-                for word, score in scores.items()
-            }
-            found += WordWeights(weights)([text])
-        return found
-
-
-def _rows(texts: Sequence[str], encoded: Any) -> list[tuple[Sequence[Span], int]]:
-    """(offsets, index of the text) of each row."""
+def _rows(
+    sides: Sequence[Sequence[str]], encoded: Any
+) -> Iterator[list[tuple[Sequence[Span], int, int]]]:
+    """For each row and side of a pair: (offsets, those of the other side empty; side; number)."""
     if "offset_mapping" not in encoded:
         raise ValueError(
             "annotation needs the offsets of the tokens: tokenizer(..., "
             "return_offsets_mapping=True), which fast tokenizers have"
         )
-    offsets = encoded["offset_mapping"]
     samples = (
         encoded["overflow_to_sample_mapping"]
-        if ("overflow_to_sample_mapping" in encoded)
-        else range(len(texts))
+        if "overflow_to_sample_mapping" in encoded
+        else range(len(sides[0]))
     )
-    return list(zip(offsets, samples, strict=True))
+    for row, (offsets, i) in enumerate(zip(encoded["offset_mapping"], samples, strict=True)):
+        if len(sides) == 1:
+            yield [(offsets, 0, i)]
+            continue
+        of_token = encoded.sequence_ids(row)
+        yield [
+            ([place if s == side else (0, 0) for place, s in zip(offsets, of_token, strict=True)],
+             side, i)
+            for side in (0, 1)
+        ]  # fmt: skip
 
 
 def _tokens(offset_mapping: Sequence[Span]) -> tuple[list[int], list[int], list[int]]:
@@ -382,7 +283,8 @@ def _tokens(offset_mapping: Sequence[Span]) -> tuple[list[int], list[int], list[
     begins, ends = ([offset_mapping[i][side] for i in index] for side in (0, 1))
     if any(b < a for a, b in pairwise(begins)):
         raise ValueError(
-            "offsets go back in the row: it holds a pair of texts; annotate them one by one"
+            "offsets go back in the row: it holds a pair of texts; give both of them, "
+            "columns(texts, encoded, pairs)"
         )
     return index, begins, ends
 

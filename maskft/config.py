@@ -1,9 +1,7 @@
 """The options of the command line, as dataclasses that HfArgumentParser reads."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -11,7 +9,20 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from maskft.cli import UsageError
 from maskft.collator import RNGS, STRATEGIES
+from maskft.finders import optional
 from maskft.schedule import parse_schedule
+from maskft.strategy import Entity, NGram, Span, Strategy
+
+WITHIN_COLUMN = "within"  # not 0 where --within lets tokens be masked
+WORDS = ("vocabulary", "jieba")
+# Options of one strategy: the option, the strategy, what it gives it
+_OWN = {
+    "ngram": ("ngram", NGram, "n"),
+    "span_p": ("span", Span, "p"),
+    "span_longest": ("span", Span, "longest"),
+    "entity_rest": ("entity", Entity, "rest"),
+    "entity_rate": ("entity", Entity, "rate"),
+}
 
 
 @dataclass
@@ -36,6 +47,13 @@ class DataArguments:
         default=None, metadata={"help": "folder written by datasets' save_to_disk"}
     )
     text_column: str = field(default="text", metadata={"help": "the column that holds the text"})
+    pair_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "a second column of text: the two are tokenized as a pair, such as question "
+            "and context, or source and target"
+        },
+    )
     max_length: int | None = field(
         default=None,
         metadata={"help": "tokens in a row, at most; longer texts go on in rows of their own"},
@@ -58,6 +76,12 @@ class DataArguments:
             raise UsageError("--validation-fraction and --test-fraction leave nothing to train on")
         if self.max_length is not None and self.max_length < 3:
             raise UsageError(f"--max-length must be at least 3, got {self.max_length}")
+        if self.pair_column == self.text_column:
+            raise UsageError(f"--text-column and --pair-column are both {self.text_column!r}")
+
+    def columns(self) -> list[str]:
+        """The columns of text, in the order of the pair."""
+        return [self.text_column, *([] if self.pair_column is None else [self.pair_column])]
 
 
 @dataclass
@@ -65,6 +89,16 @@ class MaskingArguments:
     """What is masked."""
 
     strategy: str = field(default="random", metadata={"help": " or ".join(STRATEGIES)})
+    ngram: int | None = field(
+        default=None, metadata={"help": "with --strategy ngram: words in a run (3)"}
+    )
+    span_p: float | None = field(
+        default=None,
+        metadata={"help": "with --strategy span: lengths are geometric with this p (0.2)"},
+    )
+    span_longest: int | None = field(
+        default=None, metadata={"help": "with --strategy span: the most words in a span (10)"}
+    )
     mlm_probability: float = field(default=0.15, metadata={"help": "share of tokens to predict"})
     mask_replace_prob: float = field(
         default=0.8, metadata={"help": "share of those that become the mask token"}
@@ -79,11 +113,42 @@ class MaskingArguments:
             "spacy:en_core_web_sm)"
         },
     )
+    entity_labels: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "with --entities spacy: the kinds to keep, such as PERSON ORG (all but dates, "
+            "times and numbers)"
+        },
+    )
+    entity_rest: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --strategy entity: words masks other words too (the default), none never"
+        },
+    )
+    entity_rate: float | None = field(
+        default=None,
+        metadata={"help": "with --strategy entity: share of entities to mask (mlm_probability)"},
+    )
     keywords: str = field(
         default="tfidf",
         metadata={
             "help": "with --strategy keyword: tfidf (of the training texts), yake, or a file with "
             "word, tab, weight a line"
+        },
+    )
+    words: str = field(
+        default="vocabulary",
+        metadata={
+            "help": "what words are, for all strategies but random: vocabulary (the tokenizer's "
+            "marks), or jieba for Chinese"
+        },
+    )
+    within: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --pair-column: mask nothing but this text of the pair: the name of its "
+            "column, or 0 for the first, 1 for the second, 0,1 for both"
         },
     )
     selection: str = field(
@@ -118,55 +183,111 @@ class MaskingArguments:
                 random_replace_prob=self.random_replace_prob,
                 seed=seed,
                 rng=self.rng,
-                strategy=self.strategy,
+                strategy=self._chosen(),
                 selection=self.selection,
+                within=None if self.within is None else WITHIN_COLUMN,
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
 
-    def annotator(self, texts: Sequence[str]) -> Any:
+    def _chosen(self) -> str | Strategy:
+        """The strategy with the options that were given for it."""
+        options, made = {}, None
+        for name, (strategy, kind, argument) in _OWN.items():
+            if (value := getattr(self, name)) is None:
+                continue
+            if strategy != self.strategy:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} goes with --strategy {strategy}, not "
+                    f"{self.strategy}"
+                )
+            options[argument], made = value, kind
+        return self.strategy if made is None else made(**options)
+
+    def sides(self, data: DataArguments) -> tuple[int, ...] | None:
+        """Which texts of a pair ``within`` names, 0 for the first; None: it is not given.
+
+        Raises:
+            UsageError: it names none, or there are no pairs.
+        """
+        if self.within is None:
+            return None
+        columns = data.columns()
+        if len(columns) < 2:
+            raise UsageError("--within needs a second text: --pair-column names its column")
+        named = {"0": (0,), "1": (1,), "0,1": (0, 1), columns[0]: (0,), columns[1]: (1,)}
+        if self.within not in named:
+            raise UsageError(f"--within must be one of {tuple(named)}, got {self.within!r}")
+        return named[self.within]
+
+    def annotator(self, train: Any) -> Any:
         """What adds the strategy's columns to tokenized texts; None where it needs none.
 
         Args:
-            texts: the training texts, for the weights of words.
+            train: the dataset of training texts, for the weights of words.
 
         Raises:
             UsageError: something is missing: an option, a file, a package.
         """
-        if self.strategy == "entity":
-            return _entities(self.entities)
-        return _keywords(self.keywords, texts) if self.strategy == "keyword" else None
+        from maskft.annotate import JiebaWords, Together, WordIds
+
+        found: list[Any] = []
+        words = None
+        try:
+            if self.words == "jieba":
+                if self.strategy == "random":
+                    raise UsageError("--words goes with strategies of words, not random")
+                jieba = optional("jieba", "chinese")
+                jieba.setLogLevel("WARNING")  # it reports on its dictionary
+                words = JiebaWords(jieba)
+                found.append(WordIds(words))
+            elif self.words not in WORDS:
+                raise UsageError(f"--words must be one of {WORDS}, got {self.words!r}")
+            if self.strategy == "entity":
+                found.append(_entities(self.entities, self.entity_labels))
+            elif self.strategy == "keyword":
+                found.append(_keywords(self.keywords, train, words))
+        except ModuleNotFoundError as error:
+            raise UsageError(str(error)) from None
+        return Together(tuple(found)) if found else None
 
 
-def _entities(source: str | None) -> Any:
+def _entities(source: str | None, labels: list[str]) -> Any:
     from maskft.annotate import Entities, Gazetteer, SpacyEntities
 
     if source is None:
         raise UsageError(
             "--strategy entity needs --entities: a file with a name a line, or spacy:PIPELINE"
         )
-    if source.startswith("spacy:"):
-        spacy, name = _extra("spacy", "spacy"), source.partition(":")[2]
-        unneeded = ["parser", "tagger", "lemmatizer", "attribute_ruler"]
-        try:
-            return Entities(SpacyEntities(spacy.load(name, exclude=unneeded)))
-        except OSError as error:
-            raise UsageError(f"--entities {source}: {' '.join(str(error).split())}") from None
+    kind, _, name = source.partition(":")
+    if labels and kind != "spacy":
+        raise UsageError("--entity-labels goes with --entities spacy:PIPELINE")
     try:
+        if kind == "spacy":
+            return Entities(SpacyEntities(name, labels or None))
         return Entities(Gazetteer(_lines("--entities", source)))
     except ValueError as error:
         raise UsageError(f"--entities {source}: {error}") from None
 
 
-def _keywords(source: str, texts: Sequence[str]) -> Any:
+def _keywords(source: str, train: Any, words: Any) -> Any:
     from maskft.annotate import Keywords, WordWeights, YakeWeights, tfidf_weights
 
     if source == "tfidf":
-        _extra("sklearn", "keywords")
-        return Keywords(tfidf_weights(texts))
+
+        def fit(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+            texts = (text for column in batch.values() for text in column)
+            found = tfidf_weights(texts, words=words).weights
+            return {"word": list(found), "weight": list(found.values())}
+
+        # As one batch, so that datasets caches the fit as well
+        found = train.map(fit, batched=True, batch_size=-1, remove_columns=train.column_names)
+        fitted = dict(zip(found["word"], found["weight"], strict=True))
+        return Keywords(WordWeights(fitted, by_count="log", words=words))
     if source == "yake":
-        return Keywords(YakeWeights(_extra("yake", "keywords").KeywordExtractor(n=1, top=1000)))
+        extractor = optional("yake", "keywords").KeywordExtractor(n=1, top=1000, dedup_lim=1.0)
+        return Keywords(YakeWeights(extractor))
     weights = {}
     for number, line in enumerate(_lines("--keywords", source), 1):
         word, _, weight = line.rpartition("\t")
@@ -176,17 +297,7 @@ def _keywords(source: str, texts: Sequence[str]) -> Any:
             weights[""] = -1.0
         if not word.strip() or not 0 <= weights[word.strip().lower()] < float("inf"):
             raise UsageError(f"--keywords {source}: line {number} is not word, tab, weight")
-    return Keywords(WordWeights(weights))
-
-
-def _extra(module: str, extra: str) -> Any:
-    """An optional package."""
-    try:
-        return import_module(module)
-    except ImportError:
-        raise UsageError(
-            f"this needs {module}, which is not installed: pip install 'maskkernels[{extra}]'"
-        ) from None
+    return Keywords(WordWeights(weights, words=words))
 
 
 def _lines(option: str, name: str) -> list[str]:
@@ -212,6 +323,25 @@ class TrainArguments(TrainingArguments):
         default="on",
         metadata={"help": "head and loss on the predicted tokens only; off: as Transformers does"},
     )
+    packing: str = field(
+        default="off",
+        metadata={
+            "help": "on: batches are rows end to end, as many tokens as the padded batch may have; "
+            "or the number of tokens (docs/packing.md)"
+        },
+    )
+
+    def block(self) -> bool | int:
+        """What ``attach`` takes for ``packing``.
+
+        Raises:
+            UsageError: neither on nor off nor a positive number.
+        """
+        if self.packing in ("on", "off"):
+            return self.packing == "on"
+        if self.packing.isdecimal() and int(self.packing) > 0:
+            return int(self.packing)
+        raise UsageError(f"--packing must be on, off or a number of tokens, got {self.packing!r}")
 
 
 class _Parser(HfArgumentParser):

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from maskft.cli import UsageError
-from maskft.config import DataArguments
+from maskft.config import WITHIN_COLUMN, DataArguments
 
 SPLITS = ("train", "validation", "test")
 _OTHER_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation"}
@@ -32,14 +32,18 @@ _LOADERS = {
 
 
 def load_texts(args: DataArguments) -> dict[str, Dataset]:
-    """The texts of each split that is asked for, in one column named "text".
+    """The texts of each split that is asked for, in a column "text"; second ones in "pair".
+
+    Rows without text are left out, of a pair those without one of the two. What split a pair
+    belongs to, its first text decides.
 
     Raises:
         UsageError: a file or column that cannot be read, or a split that comes out empty.
     """
     datasets.disable_progress_bars()
     given = _from_folder(args) if args.dataset else {"train": _from_files(args)}
-    given = {name: split.filter(_has_text, input_columns="text") for name, split in given.items()}
+    columns = ["text", "pair"] if args.pair_column else ["text"]
+    given = {name: split.filter(_has_text, input_columns=columns) for name, split in given.items()}
     shares = {"test": args.test_fraction, "validation": args.validation_fraction}
     shares = {name: 0.0 if name in given else share for name, share in shares.items()}
     if any(shares.values()):
@@ -79,37 +83,88 @@ def row_length(tokenizer: Any, model_config: Any, asked: int | None) -> int:
     return asked or min(limit, 512)
 
 
-def tokenize(texts: Dataset, tokenizer: Any, max_length: int, annotator: Any = None) -> Dataset:
+def tokenize(
+    texts: Dataset,
+    tokenizer: Any,
+    max_length: int,
+    annotator: Any = None,
+    within: tuple[int, ...] | None = None,
+) -> Dataset:
     """Rows of at most ``max_length`` token ids; a longer text goes on in rows of its own.
+
+    A pair of texts (columns "text" and "pair") shares its rows. Where one is too long, its parts
+    stand beside the whole other; where both are, the n-th part of one beside the n-th of the other,
+    and what is left of one beside the last part of the other.
 
     Args:
         annotator: adds columns to the rows (``maskft.annotate``); None adds none.
+        within: adds the column "within": 1 for tokens of the first text (0), the second (1) or
+            both, else 0. Unlike token types, every fast tokenizer can tell. None adds none.
 
     Raises:
-        UsageError: an annotator, and a tokenizer that does not say where its tokens stand.
+        UsageError: an annotator or a pair, and a tokenizer that does not say where its tokens
+            stand; a row too short for a pair.
     """
-    if annotator is not None and not tokenizer.is_fast:
+    paired = "pair" in texts.column_names
+    if (annotator is not None or paired) and not tokenizer.is_fast:
         raise UsageError(
             f"{type(tokenizer).__name__} does not say where its tokens stand in the text, which "
-            "entities and keywords need; use a model with a fast tokenizer"
+            "entities, keywords, --words and --pair-column need; use a model with a fast tokenizer"
         )
+    if paired and max_length < tokenizer.num_special_tokens_to_add(pair=True) + 2:
+        raise UsageError(f"--max-length {max_length} leaves no room for a pair of texts")
 
     def rows(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        pairs = batch.get("pair")
         encoded = tokenizer(
             batch["text"],
+            pairs,
             truncation=True,
             max_length=max_length,
             return_overflowing_tokens=tokenizer.is_fast,
-            return_offsets_mapping=annotator is not None,
+            return_offsets_mapping=annotator is not None or paired,
         )
-        kept = {k: encoded[k] for k in tokenizer.model_input_names if k in encoded}
-        return kept | (annotator.columns(batch["text"], encoded) if annotator else {})
+        made = {k: encoded[k] for k in tokenizer.model_input_names if k in encoded}
+        if annotator is not None:
+            made |= annotator.columns(batch["text"], encoded, pairs)
+        if within is not None:
+            made[WITHIN_COLUMN] = [
+                [int(side in within) for side in encoded.sequence_ids(row)]
+                for row in range(len(encoded["input_ids"]))
+            ]
+        if not paired:
+            return made
+        chosen = _abreast(encoded)
+        return {name: [column[row] for row in chosen] for name, column in made.items()}
 
     return texts.map(rows, batched=True, remove_columns=texts.column_names)
 
 
-def _has_text(text: str) -> bool:
-    return bool(text.strip())
+def _abreast(encoded: Any) -> list[int]:
+    """Of the rows of each pair, which hold every part of one text with every part of the other,
+    those whose parts have the same number, or the last where one text has fewer."""
+    parts: dict[int, list[tuple[int, int, int]]] = {}
+    for row, sample in enumerate(encoded["overflow_to_sample_mapping"]):
+        begins: dict[int, int] = {}
+        for side, (begin, _) in zip(
+            encoded.sequence_ids(row), encoded["offset_mapping"][row], strict=True
+        ):
+            if side is not None:
+                begins.setdefault(side, begin)
+        parts.setdefault(sample, []).append((begins.get(0, 0), begins.get(1, 0), row))
+    chosen = []
+    for found in parts.values():
+        sides = [sorted({part[side] for part in found}) for side in (0, 1)]
+        row_of = {(first, second): row for first, second, row in found}
+        chosen += [
+            row_of[tuple(side[min(n, len(side) - 1)] for side in sides)]  # type: ignore[index]
+            for n in range(max(map(len, sides)))
+        ]
+    return chosen
+
+
+def _has_text(*texts: str | None) -> bool:
+    return all(text and text.strip() for text in texts)
 
 
 def _from_folder(args: DataArguments) -> dict[str, Dataset]:
@@ -122,7 +177,7 @@ def _from_folder(args: DataArguments) -> dict[str, Dataset]:
     if "train" not in given:
         raise UsageError(f"--dataset {args.dataset} has no train split; it has {sorted(given)}")
     kept = {name: given[name] for name in SPLITS if name in given}
-    return {name: _text_only(split, str(args.dataset), args) for name, split in kept.items()}
+    return {name: _texts_only(split, str(args.dataset), args) for name, split in kept.items()}
 
 
 def _from_files(args: DataArguments) -> Dataset:
@@ -135,31 +190,33 @@ def _from_files(args: DataArguments) -> Dataset:
         if not path.is_file():
             raise UsageError(f"{name}: no such file")
         try:
-            _CHECKS[loader](path, args.text_column)
+            _CHECKS[loader](path, args.columns())
         except OSError as error:
             raise UsageError(f"{name}: {error.strerror or error}") from None
         part = load_dataset(loader, data_files=str(path), split="train")
-        parts.append(_text_only(part, name, args))
+        parts.append(_texts_only(part, name, args))
     return datasets.concatenate_datasets(parts)
 
 
-def _text_only(split: Dataset, name: str, args: DataArguments) -> Dataset:
-    column = args.text_column
-    if column not in split.column_names:
-        if args.train_file and split.column_names == ["text"]:
-            column = "text"  # a text file has one column, whatever the others are called
-        else:
+def _texts_only(split: Dataset, name: str, args: DataArguments) -> Dataset:
+    columns = args.columns()
+    if args.train_file and split.column_names == ["text"] and len(columns) == 1:
+        columns = ["text"]  # a text file has one column, whatever the others are called
+    for column in columns:
+        if column not in split.column_names:
             raise _missing_column(name, column, split.column_names)
-    kind = str(split.features[column].dtype)
-    if kind not in ("string", "large_string"):
-        raise UsageError(f"{name}: column {column!r} holds {kind}, not text")
-    split = split.select_columns([column])
-    return split if column == "text" else split.rename_column(column, "text")
+        kind = str(split.features[column].dtype)
+        if kind not in ("string", "large_string"):
+            raise UsageError(f"{name}: column {column!r} holds {kind}, not text")
+    split = split.select_columns(columns)
+    names = dict(zip(columns, ("text", "pair"), strict=False))
+    return split.rename_columns({old: new for old, new in names.items() if old != new})
 
 
 def _missing_column(name: str, column: str, columns: Any) -> UsageError:
     return UsageError(
-        f"{name}: no column {column!r}; there are {sorted(columns)} (--text-column names it)"
+        f"{name}: no column {column!r}; there are {sorted(columns)} (--text-column and "
+        "--pair-column name them)"
     )
 
 
@@ -182,13 +239,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UsageError(f"{path}: the file is empty")
 
 
-def _check_text(path: Path, column: str) -> None:
+def _check_text(path: Path, columns: list[str]) -> None:
+    if len(columns) > 1:
+        raise UsageError(f"{path}: a text file has no column {columns[1]!r} (--pair-column)")
     for number, text in _lines(path):
         if "\0" in text:
             raise UsageError(f"{path}: line {number} has a NUL byte; this is no text file")
 
 
-def _check_json(path: Path, column: str) -> None:
+def _check_json(path: Path, columns: list[str]) -> None:
     for number, text in _lines(path):
         try:
             row = json.loads(text)
@@ -199,22 +258,23 @@ def _check_json(path: Path, column: str) -> None:
             ) from None
         if not isinstance(row, dict):
             raise UsageError(f"{path}: line {number} is not a JSON object")
-        if column not in row:
-            raise _missing_column(f"{path}, line {number}", column, row)
-        if not isinstance(row[column], str):
-            raise UsageError(
-                f"{path}: line {number}: {column!r} holds {type(row[column]).__name__}, not text"
-            )
+        for column in columns:
+            if column not in row:
+                raise _missing_column(f"{path}, line {number}", column, row)
+            if not isinstance(row[column], str):
+                kind = type(row[column]).__name__
+                raise UsageError(f"{path}: line {number}: {column!r} holds {kind}, not text")
 
 
-def _check_parquet(path: Path, column: str) -> None:
+def _check_parquet(path: Path, columns: list[str]) -> None:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names, rows = file.schema_arrow.names, file.metadata.num_rows
     except pyarrow.ArrowInvalid as error:
         raise UsageError(f"{path}: not a Parquet file ({_one_line(error)})") from None
-    if column not in names:
-        raise _missing_column(str(path), column, names)
+    for column in columns:
+        if column not in names:
+            raise _missing_column(str(path), column, names)
     if not rows:
         raise UsageError(f"{path}: the file is empty")
 
@@ -223,7 +283,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-_CHECKS: dict[str, Callable[[Path, str], None]] = {
+_CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
     "text": _check_text,
     "json": _check_json,
     "parquet": _check_parquet,

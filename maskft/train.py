@@ -137,6 +137,8 @@ def train(
         Interrupted: SIGINT arrived; a checkpoint was saved.
     """
     data_args.check()
+    sides = masking_args.sides(data_args)
+    block = args.block()
     output = _writable(args.output_dir)
     resume = _checkpoint(args.resume_from_checkpoint, output)
     set_seed(args.seed)  # a fresh head is the same every time
@@ -150,8 +152,10 @@ def train(
     collator = masking_args.collator(tokenizer, args.seed)
     texts = load_texts(data_args)
     length = row_length(tokenizer, model.config, data_args.max_length)
-    annotator = masking_args.annotator(texts["train"]["text"])
-    rows = {name: tokenize(split, tokenizer, length, annotator) for name, split in texts.items()}
+    annotator = masking_args.annotator(texts["train"])
+    rows = {
+        name: tokenize(split, tokenizer, length, annotator, sides) for name, split in texts.items()
+    }
     say(
         "  ".join(f"{name}: {len(texts[name]):,} texts, {len(rows[name]):,} rows" for name in texts)
         + f"  of at most {length} tokens"
@@ -174,7 +178,10 @@ def train(
     )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
-    attach(trainer)
+    try:
+        attach(trainer, packing=block)
+    except ValueError as error:
+        raise UsageError(f"--packing {args.packing}: {error}") from None
     held_out = [name for name in HELD_OUT if name in rows]
 
     def scores() -> dict[str, dict[str, float]]:
@@ -209,6 +216,7 @@ def train(
             "learning_rate": args.learning_rate,
             "batch_size": args.per_device_train_batch_size,
             "fused_loss": args.fused_loss,
+            "packing": args.packing,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in ("maskkernels", "torch", "transformers", "numba")},

@@ -177,19 +177,19 @@ def _begins_spaceless(text: bytes) -> bool:
     length = 3 if text[0] < 0xF0 else 4
     character = text[:length].decode("utf-8", "ignore")
     if character:
-        return _spaceless(character[0])
+        return spaceless(character[0])
     return 0xE3 <= text[0] <= 0xE9 or text[0] == 0xF0
 
 
 def _ends_spaceless(text: bytes) -> bool:
     """The last character stands whole in the token and is of a spaceless script."""
     try:
-        return _spaceless(text[-4:].decode("utf-8", "surrogateescape")[-1])
+        return spaceless(text[-4:].decode("utf-8", "surrogateescape")[-1])
     except UnicodeDecodeError:
         return False
 
 
-def _spaceless(character: str) -> bool:
+def spaceless(character: str) -> bool:
     point = ord(character)
     return any(low <= point <= high for low, high in _SPACELESS) and not unicodedata.category(
         character

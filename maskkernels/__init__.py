@@ -14,6 +14,7 @@ from maskkernels.denoise import (
     corrupt_spans,
     corrupted_lengths,
     infill_text,
+    pad_corrupted,
     replace_tokens,
     ul2_denoisers,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "masked_cross_entropy",
     "pack_rows",
     "pad_batch",
+    "pad_corrupted",
     "pad_rows",
     "random_words",
     "rates_from_weights",

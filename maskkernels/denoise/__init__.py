@@ -22,6 +22,7 @@ from maskkernels.denoise.api import (
     corrupt_spans,
     corrupted_lengths,
     infill_text,
+    pad_corrupted,
     replace_tokens,
 )
 from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, ul2_denoisers
@@ -35,6 +36,7 @@ __all__ = [
     "corrupt_spans",
     "corrupted_lengths",
     "infill_text",
+    "pad_corrupted",
     "replace_tokens",
     "ul2_denoisers",
 ]

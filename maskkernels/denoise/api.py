@@ -1,7 +1,8 @@
 """Denoising: check the inputs, choose a backend, compute.
 
-No PyTorch op stands between: rows change length, so no result has a shape that a compiled graph
-could plan with, and a collator calls these outside of one.
+A call on the CPU goes to its backend straight away: an op between would add 20 us to the 100 that
+64 rows of 512 tokens take. GPU tensors and graphs that are being compiled go through the ops of
+``denoise/op.py``.
 """
 
 from importlib import import_module
@@ -12,13 +13,10 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import resolve
-from maskkernels.denoise.job import Batch, CorruptedRows, span_counts
+from maskkernels.denoise import op
+from maskkernels.denoise.job import CorruptedRows, span_counts
 from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, denoiser_table
-from maskkernels.rng import hash_rows
 from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits
-
-_LONGEST = (1 << 31) - 1  # tokens in a row: a choice among them takes 32-bit words
-_SEED = (1 << 64) - 1
 
 
 def corrupt_spans(
@@ -51,20 +49,29 @@ def corrupt_spans(
         cu_seqlens: [B + 1], int32 or int64: sample b is input_ids[cu_seqlens[b]:cu_seqlens[b + 1]].
         attention_mask: like input_ids; non-zero where the token is real. None: all are. Other
             tokens are left out.
-        backend: "auto", "reference" or "numba". All give the same bits; there is no GPU kernel.
+        backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
 
     Returns:
         CorruptedRows(input_ids, cu_seqlens, target_ids, target_cu_seqlens), rows end to end.
+        On a GPU, where the lengths are not known to the host, ``input_ids`` and ``target_ids`` are
+        longer, zeros behind the last row: N tokens (padding counts) in B rows have N inputs, and B
+        more where a denoiser has a mode token; and N * density * (1 + 1 / mean) + 1 + 2 B targets
+        or N if that is less, and B more for each of a final sentinel and an eos token. Both sizes
+        depend on shapes and options alone. ``pad_corrupted`` makes a batch of them. Nothing waits
+        for the device but the first call with new options, which uploads their ids.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, by name; a row with more spans than
-            there are sentinels, saying which.
+            there are sentinels, saying which. On a GPU, where looking would wait for the device,
+            such a row gets as many spans as there are sentinels, of as many tokens of noise.
     """
     if not isinstance(corruption, SpanCorruption):
         raise TypeError(f"corruption must be a SpanCorruption, got {type(corruption).__name__}")
-    room = _room("corrupt_spans", input_ids, cu_seqlens, attention_mask, backend)
-    batch = _batch(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask, backend)
-    return room.corrupt_spans(batch, corruption)
+    rows = _rows(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
+    room = _room(input_ids, backend)
+    if room is None:
+        return CorruptedRows(*op.corrupt_spans(*rows, *op.spell_spans(corruption)))
+    return room.corrupt_spans(op.batch_of(rows, backend), corruption)
 
 
 def infill_text(
@@ -91,16 +98,73 @@ def infill_text(
         others: as for ``corrupt_spans``.
 
     Returns:
-        CorruptedRows; ``target_ids`` may share memory with ``input_ids``.
+        CorruptedRows; ``target_ids`` may share memory with ``input_ids``. On a GPU there is room
+        for 2 N inputs and N targets, of N tokens (padding counts): no draw needs more.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, by name.
     """
     if not isinstance(infilling, TextInfilling):
         raise TypeError(f"infilling must be a TextInfilling, got {type(infilling).__name__}")
-    room = _room("infill_text", input_ids, cu_seqlens, attention_mask, backend)
-    batch = _batch(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask, backend)
-    return room.infill_text(batch, infilling)
+    rows = _rows(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
+    room = _room(input_ids, backend)
+    if room is None:
+        return CorruptedRows(*op.infill_text(*rows, *op.spell_infilling(infilling)))
+    return room.infill_text(op.batch_of(rows, backend), infilling)
+
+
+def pad_corrupted(
+    rows: CorruptedRows,
+    *,
+    input_length: int,
+    target_length: int,
+    padding_value: int = 0,
+    ignore_index: int = -100,
+) -> dict[str, Tensor]:
+    """Pad to lengths that are known beforehand: a batch of one shape, made where the rows are.
+
+    What ``pad_batch`` and ``pad_rows`` make of ``rows.inputs`` and ``rows.targets``, for lengths
+    other than those of the longest rows. Plain torch on any device; does not wait for a GPU.
+
+    Args:
+        rows: what ``corrupt_spans`` or ``infill_text`` gave.
+        input_length: T. ``corrupt_spans`` makes a row of t tokens or fewer no longer than
+            ``corrupted_lengths(t)``, if no more stays at its ends than an end-of-sequence token.
+        target_length: L, for the targets.
+        padding_value: stands behind the inputs of a shorter row.
+        ignore_index: stands behind its targets.
+
+    Returns:
+        {"input_ids": [B, T], "attention_mask": [B, T], "labels": [B, L]}, int64.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit; on the CPU, a row that is longer. On a
+            GPU, and in a graph, where looking would wait for the device, such a row is cut.
+    """
+    if not isinstance(rows, CorruptedRows):
+        raise TypeError(f"rows must be CorruptedRows, got {type(rows).__name__}")
+    input_ids, real = _padded("input_length", *rows.inputs, input_length, padding_value)
+    labels, _ = _padded("target_length", *rows.targets, target_length, ignore_index)
+    return {"input_ids": input_ids, "attention_mask": real.long(), "labels": labels}
+
+
+def _padded(
+    name: str, values: Tensor, bounds: Tensor, length: int, padding: int
+) -> tuple[Tensor, Tensor]:
+    """([B, length] int64, where the tokens are)."""
+    if isinstance(length, bool) or not isinstance(length, int):
+        raise TypeError(f"{name} must be an int, got {type(length).__name__}")
+    if length < 0:
+        raise ValueError(f"{name} must not be negative, got {length}")
+    lengths = bounds.diff()
+    if bounds.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
+        longest, b = lengths.max(0)
+        if longest > length:
+            raise ValueError(f"row {int(b)} has {int(longest)} tokens, more than {name}={length}")
+    column = torch.arange(length, device=values.device)
+    real = column < lengths[:, None]
+    at = torch.where(real, bounds[:-1, None] + column, values.shape[0])
+    return torch.cat([values, values.new_full((1,), 0)]).long()[at].where(real, padding), real
 
 
 def corrupted_lengths(
@@ -186,64 +250,38 @@ def replace_tokens(
     return ReplacedTokens(ids.to(input_ids.dtype), (ids != original).long())
 
 
-def _room(
-    name: str,
-    input_ids: Tensor,
-    cu_seqlens: Tensor | None,
-    attention_mask: Tensor | None,
-    backend: str,
-) -> ModuleType:
-    """The backend's module; checks the rows on the way."""
-    check_ids(input_ids, cu_seqlens, attention_mask)
+def _room(input_ids: Tensor, backend: str) -> ModuleType | None:
+    """The module that computes; None where an op does."""
     found = resolve(backend, input_ids.device)
-    if found == "triton":
-        raise ValueError(
-            f"backend={backend!r}: {name} has no GPU kernel; call it with CPU tensors, or with "
-            "backend='reference', which is slow"
-        )
-    room = "_numba" if found == "numba" else "reference"
-    return import_module(f"maskkernels.denoise.{room}")
+    compiling = found == "numba" and torch.compiler.is_compiling()
+    if found == "triton" or compiling:
+        return None
+    return import_module(f"maskkernels.denoise.{'_numba' if found == 'numba' else 'reference'}")
 
 
-def _batch(
+def _rows(
     input_ids: Tensor,
     seed: int,
     epoch: int,
     sample_ids: Tensor | None,
     cu_seqlens: Tensor | None,
     attention_mask: Tensor | None,
-    backend: str,
-) -> Batch:
-    """The rows without padding."""
-    if cu_seqlens is None:
-        count, length = input_ids.shape
-        bounds = torch.arange(count + 1, device=input_ids.device).mul_(length)
-    else:
-        bounds = cu_seqlens.long()
+) -> op.Rows:
+    """The rows, checked."""
+    check_ids(input_ids, cu_seqlens, attention_mask)
+    rows = op.Rows(
+        input_ids, sample_ids, cu_seqlens, attention_mask, seed_bits(seed), epoch_bits(epoch)
+    )
     if sample_ids is not None:
         if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
             got = getattr(sample_ids, "dtype", type(sample_ids).__name__)
             raise TypeError(f"sample_ids must be an int64 tensor, got {got}")
-        if sample_ids.shape != (bounds.numel() - 1,):
+        if sample_ids.shape != (rows.samples,):
             raise ValueError(
-                f"sample_ids must have shape [{bounds.numel() - 1}], got {tuple(sample_ids.shape)}"
+                f"sample_ids must have shape [{rows.samples}], got {tuple(sample_ids.shape)}"
             )
         if sample_ids.device != input_ids.device:
             raise ValueError(
                 f"sample_ids is on {sample_ids.device}, input_ids on {input_ids.device}"
             )
-    seed, epoch = seed_bits(seed) & _SEED, epoch_bits(epoch)
-    ids = input_ids.reshape(-1)
-    if attention_mask is not None:
-        if sample_ids is None:
-            sample_ids = hash_rows(
-                input_ids, cu_seqlens=cu_seqlens, attention_mask=attention_mask, backend=backend
-            )
-        keep = attention_mask.reshape(-1) != 0
-        before = torch.cat([bounds.new_zeros(1), keep.cumsum(0)])
-        ids, bounds = ids[keep], before[bounds]
-    if ids.numel() > _LONGEST:
-        longest = int(bounds.diff().max())
-        if longest > _LONGEST:
-            raise ValueError(f"a row must have fewer than 2**31 tokens, got {longest}")
-    return Batch(ids.contiguous(), bounds.contiguous(), sample_ids, seed, epoch)
+    return rows

@@ -5,8 +5,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-from small import CORPUS, build_wordpiece
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, set_seed
+from small import CORPUS, build_bert, build_wordpiece
+from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 
 @pytest.fixture
@@ -22,9 +22,4 @@ def rows(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, list[int]]]:
 
 @pytest.fixture
 def tiny_bert(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
-    set_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=64,
-    )  # fmt: skip
-    return BertForMaskedLM(config)
+    return build_bert(tokenizer)

@@ -1,9 +1,13 @@
-"""What each of two ranks does for test_fuse_distributed.py.
+"""What each of two ranks does for test_fuse_distributed.py and test_masks_distributed.py.
 
 python -m tests.maskft.ranks JOB FOLDER
 """
 
 import copy
+import itertools
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +18,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from maskft import fuse_loss
+from tests.maskft.small import CORPUS, build_bert, build_wordpiece
 from tests.maskft.test_fuse_trainer import Rows, still, update
+from tests.maskft.test_resume import Stream, record
 from tests.maskft.tiny import tiny_model
 
 MODELS = {
@@ -23,7 +29,37 @@ MODELS = {
     "t5": ("seq2seq", "t5"),
     "mobilebert": ("masked", "mobilebert"),
 }
+STEPS, RESUMED = 7, 5  # of the runs below, and where a second one goes on: within an epoch
+# The kind of dataset, gradient accumulation, and options of Trainer. Accelerate has one rank
+# make the batches of a stream for all of them unless it is told otherwise.
+RUNS = {
+    "rows": (list, 2, {"dataloader_num_workers": 1}),
+    "stream, dispatched": (Stream, 2, {}),
+    "stream, on the device": (Stream, 2, {"mask_on_device": True}),
+    "stream, each its own": (Stream, 2, {"accelerator_config": {"dispatch_batches": False}}),
+}
 LAYERS = ("BertLayer", "LlamaDecoderLayer", "T5Block", "MobileBertLayer")
+
+
+def run(job, folder):
+    """Have two ranks do a job; waits for both."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tests.maskft.ranks", job, str(folder)]
+    ranks = []
+    for rank in range(2):
+        place = {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1",
+        }  # fmt: skip
+        started = subprocess.Popen(
+            command, env=os.environ | place, stderr=subprocess.PIPE, text=True
+        )
+        ranks.append(started)
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=300)
+        assert rank.returncode == 0, errors[-3000:]
 
 
 def build(name, tied):
@@ -119,5 +155,28 @@ def trainer(folder):
         (folder / "result").write_text("\n".join(lines))
 
 
+def mask(folder, run, size, resume=None):
+    """``record`` one of RUNS, from the same model, in batches of ``size`` on each rank."""
+    kind, accumulation, options = RUNS[run]
+    tokenizer = build_wordpiece()
+    rows = [
+        dict(tokenizer(f"{text} {i}", padding="max_length", max_length=48))
+        for i, text in enumerate(itertools.islice(itertools.cycle(CORPUS), 24))
+    ]
+    return record(
+        build_bert(tokenizer), tokenizer, kind(rows), folder / run, resume, max_steps=STEPS,
+        per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, **options,
+    )  # fmt: skip
+
+
+def masks(folder):
+    """What this rank is trained on, in whole runs and in resumed ones."""
+    found = {}
+    for run in RUNS:
+        found[run] = [mask(folder, run, 4)]
+        found[run] += [mask(folder / "resumed", run, 4, folder / run / f"checkpoint-{RESUMED}")]
+    torch.save(found, folder / f"masks{dist.get_rank()}.pt")
+
+
 if __name__ == "__main__":
-    {"wrapped": wrapped, "trainer": trainer}[sys.argv[1]](Path(sys.argv[2]))
+    {"wrapped": wrapped, "trainer": trainer, "masks": masks}[sys.argv[1]](Path(sys.argv[2]))

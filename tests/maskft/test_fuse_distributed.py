@@ -1,41 +1,20 @@
 """Two gloo processes: DDP, FSDP2 and Trainer give what one process gives."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 
 from maskft import fuse_loss
-from tests.maskft.ranks import MODELS
+from tests.maskft.ranks import MODELS, run
 from tests.maskft.test_fuse_trainer import still, update
 from tests.maskft.tiny import tiny_model
 
 
-def run(job, folder):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.maskft.ranks", job, str(folder)]
-    ranks = []
-    for rank in range(2):
-        place = {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1",
-        }  # fmt: skip
-        started = subprocess.Popen(
-            command, env=os.environ | place, stderr=subprocess.PIPE, text=True
-        )
-        ranks.append(started)
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
-        assert rank.returncode == 0, errors[-3000:]
+def results(job, folder):
+    run(job, folder)
     return [line.split("|") for line in (folder / "result").read_text().splitlines()]
 
 
 def test_ddp_and_fsdp2(tmp_path):
-    rows = run("wrapped", tmp_path)
+    rows = results("wrapped", tmp_path)
     assert len(rows) == len(MODELS) * 2 * 4
     for name, tied, kind, loss, gradient in rows:
         tolerance = 8e-2 if kind.endswith("bf16") else 1e-5
@@ -56,4 +35,4 @@ def test_trainer_with_two_ranks(name, tmp_path, two_ranks):
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    return run("trainer", tmp_path_factory.mktemp("ranks"))
+    return results("trainer", tmp_path_factory.mktemp("ranks"))

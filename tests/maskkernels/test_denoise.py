@@ -5,14 +5,15 @@ from collections import Counter
 
 import pytest
 import torch
-from cases import SHAPES, V, batch
-from contract import row_hash
+from cases import SHAPES, V
+from denoise_cases import CORRUPTIONS, EOS, INFILLINGS, MASK, SENTINELS, problem
 from denoising import corrupt_row, infill_row, restore, sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, poisson
 
 from maskkernels import (
+    CorruptedRows,
     Denoiser,
     SpanCorruption,
     TextInfilling,
@@ -21,35 +22,17 @@ from maskkernels import (
     hash_rows,
     infill_text,
     mask_tokens,
+    pad_batch,
+    pad_corrupted,
+    pad_rows,
     replace_tokens,
     ul2_denoisers,
 )
+from maskkernels.denoise.op import spans_room
 from maskkernels.mask import MaskingPolicy
 
 BACKENDS = ("reference", "numba")
-EOS, MASK = 1, 2
-SENTINELS = tuple(range(1200, 900, -1))
 LIMIT = 0.001
-CORRUPTIONS = {
-    "t5": SpanCorruption(SENTINELS, eos_token_id=EOS),
-    "open targets": SpanCorruption(SENTINELS, final_sentinel=False, edge_token_ids=(0, 3)),
-    "dense": SpanCorruption(SENTINELS, (Denoiser(0.5, 1.0),), eos_token_id=EOS),
-    "nearly all": SpanCorruption(SENTINELS, (Denoiser(0.97, 2.5),)),
-    "prefix": SpanCorruption(SENTINELS, (Denoiser(0.25, prefix=True),), eos_token_id=EOS),
-    "ul2": SpanCorruption(SENTINELS, ul2_denoisers(801, 802, 803), eos_token_id=EOS),
-    "uneven": SpanCorruption(
-        SENTINELS, (Denoiser(0.3, 2.0, 5.0), Denoiser(0.6, 4.0, 0.1, mode_token_id=804))
-    ),
-}
-INFILLINGS = {
-    "bart": TextInfilling(MASK),
-    "edges": TextInfilling(MASK, edge_token_ids=(EOS, 3)),
-    "short": TextInfilling(MASK, 0.6, 0.3),
-    "long": TextInfilling(MASK, 0.9, 20.0),
-    "sentences": TextInfilling(
-        MASK, permute_sentences=True, sentence_end_ids=range(4, 50, 3), edge_token_ids=(EOS,)
-    ),
-}
 
 
 def split(values, bounds):
@@ -70,30 +53,6 @@ def rows_of(found):
 def pack(rows, dtype=torch.int64):
     bounds = torch.tensor([0, *map(len, rows)]).cumsum(0)
     return torch.tensor([t for row in rows for t in row], dtype=dtype), bounds
-
-
-def problem(shape, length, n):
-    """(ids, arguments, [(row without padding, sample id)]); some rows begin or end in EOS."""
-    ids, arguments = batch(shape, length=length, seed=n)
-    ids = torch.where(ids.reshape(-1) % 11 == 0, EOS, ids.reshape(-1)).view(ids.shape)
-    flat = ids.reshape(-1).tolist()
-    if ids.dim() == 2:
-        bounds = [b * length for b in range(len(ids) + 1)]
-    else:
-        bounds = arguments["cu_seqlens"].tolist()
-    keep = arguments.get("attention_mask", torch.ones_like(ids)).reshape(-1).tolist()
-    rows, names = [], []
-    for begin, end in itertools.pairwise(bounds):
-        at = [t for t in range(begin, end) if keep[t]]
-        rows.append([flat[t] for t in at])
-        names.append(row_hash({t - at[0]: flat[t] for t in at}))
-    if n % 2:
-        ids = ids.int()
-    if n % 3 == 0:
-        names = [(1 << 63) + 7 * b for b in range(len(rows))]
-        arguments["sample_ids"] = torch.tensor([name - (1 << 64) for name in names])
-    arguments |= {"seed": (1 << 64) - 1 - n, "epoch": (1 << 24) - 2 + n % 4}
-    return ids, arguments, list(zip(rows, names, strict=True))
 
 
 def check_layout(found, ids):
@@ -340,6 +299,24 @@ def test_lengths_are_known_beforehand(denoiser, eos):
         assert (len(inputs), len(targets)) == corrupted_lengths(length, denoiser, eos=eos)
 
 
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize(
+    "denoisers",
+    [(Denoiser(p, mean),) for p in (0.01, 0.15, 0.5, 0.97) for mean in (1, 2.5, 3, 70)]
+    + [(Denoiser(0.25, prefix=True, mode_token_id=7),), ul2_denoisers(7, 8, 9)],
+)
+def test_no_rows_need_more_room_than_there_is_on_a_gpu(denoisers, final):
+    """Rows of one length, from where a row has one span at most to where shares are all."""
+    corruption = SpanCorruption(range(1000, 500, -1), denoisers, 1, final)
+    for length in (1, 2, 3, 4, 5, 6, 7, 11, 30, 101, 1000):
+        sizes = [corrupted_lengths(length, d, final_sentinel=final, eos=False) for d in denoisers]
+        inputs, targets = (max(s) for s in zip(*sizes, strict=True))
+        for count in (1, 9):
+            room = spans_room(count * length, count, corruption)
+            assert count * inputs <= room[0] <= count * (length + 1)
+            assert count * (targets + 1) <= room[1] <= count * (length + 2)
+
+
 def test_t5_lengths_are_those_of_the_paper():
     """568 tokens and the end of sequence become 512 inputs and 114 targets, as in T5's code."""
     assert corrupted_lengths(569, final_sentinel=False) == (512, 114)
@@ -435,6 +412,63 @@ def test_epochs_and_seeds_change_the_spans():
     ]
     assert found[0] == found[3]
     assert found[0] != found[1] != found[2] != found[0]
+
+
+# --- batches of one shape ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_rows_padded_to_known_lengths(dtype):
+    bounds, ends = torch.tensor([0, 2, 2, 5, 5]), torch.tensor([0, 0, 3, 4, 4])
+    rows = CorruptedRows(
+        torch.arange(1, 6, dtype=dtype), bounds, torch.arange(4, dtype=dtype), ends
+    )
+    found = pad_corrupted(rows, input_length=4, target_length=3, padding_value=9)
+    assert found["input_ids"].tolist() == [[1, 2, 9, 9], [9] * 4, [3, 4, 5, 9], [9] * 4]
+    assert found["attention_mask"].tolist() == [[1, 1, 0, 0], [0] * 4, [1, 1, 1, 0], [0] * 4]
+    assert found["labels"].tolist() == [[-100] * 3, [0, 1, 2], [3, -100, -100], [-100] * 3]
+    assert {t.dtype for t in found.values()} == {torch.int64}
+    roomy = [torch.cat([t, t.new_full((3,), 77)]) for t in (rows.input_ids, rows.target_ids)]
+    rows = CorruptedRows(roomy[0], bounds, roomy[1], ends)
+    again = pad_corrupted(rows, input_length=4, target_length=3, padding_value=9)
+    assert all(torch.equal(again[name], found[name]) for name in found)
+    empty = pad_corrupted(
+        infill_text(torch.zeros(0, 5, dtype=dtype), INFILLINGS["bart"], seed=0),
+        input_length=4, target_length=3,
+    )  # fmt: skip
+    assert [t.shape for t in empty.values()] == [(0, 4), (0, 4), (0, 3)]
+
+
+@pytest.mark.parametrize("name", [*CORRUPTIONS, *INFILLINGS])
+def test_known_lengths_give_the_batch_of_the_longest(name):
+    ids, arguments, _ = problem("right", 60, 1)
+    run, options = (
+        (corrupt_spans, CORRUPTIONS) if name in CORRUPTIONS else (infill_text, INFILLINGS)
+    )
+    rows = run(ids, options[name], **arguments)
+    expected = pad_batch({"input_ids": rows.inputs}, padding_values={"input_ids": 5})
+    expected["labels"] = pad_rows(rows.targets, padding_value=-1)
+    t, n = expected["input_ids"].shape[1], expected["labels"].shape[1]
+    found = pad_corrupted(rows, input_length=t, target_length=n, padding_value=5, ignore_index=-1)
+    assert all(torch.equal(found[column], expected[column]) for column in expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"input_length": 50}, ValueError, "row 0 has 51 tokens, more than input_length=50"),
+        ({"target_length": 63}, ValueError, "row 0 has 64 tokens, more than target_length=63"),
+        ({"input_length": 5.0}, TypeError, "input_length must be an int, got float"),
+        ({"target_length": -1}, ValueError, "target_length must not be negative, got -1"),
+        ({"rows": (1, 2)}, TypeError, "rows must be CorruptedRows, got tuple"),
+    ],
+)
+def test_lengths_that_do_not_fit(change, error, text):
+    """19 of 64 tokens are masked, in 6 spans."""
+    rows = infill_text(IDS[:1], INFILLINGS["bart"], seed=1)
+    arguments = {"rows": rows, "input_length": 64, "target_length": 64} | change
+    with pytest.raises(error, match=text):
+        pad_corrupted(arguments.pop("rows"), **arguments)
 
 
 # --- ELECTRA -----------------------------------------------------------------------------------

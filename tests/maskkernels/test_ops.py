@@ -5,11 +5,23 @@ import sys
 
 import pytest
 import torch
-from cases import V, batch, cases
+from cases import SHAPES, V, batch, cases
+from denoise_cases import CORRUPTIONS, INFILLINGS, problem
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import maskkernels  # noqa: F401  (registers the ops)
-from maskkernels import MaskingPolicy, hash_rows, mask_tokens, random_words
+from maskkernels import (
+    MaskingPolicy,
+    corrupt_spans,
+    hash_rows,
+    infill_text,
+    mask_tokens,
+    pad_corrupted,
+    random_words,
+    word_units,
+)
+from maskkernels.denoise import op as denoising
 
 IDS, ARGUMENTS = batch("right")
 POLICY = MaskingPolicy(3, V, rate=0.4)
@@ -20,9 +32,10 @@ TAIL = (7, 1, 3, V, 0.4, 0.8, 0.1)
 @pytest.mark.parametrize("capacity", [-1, 0, 6])
 def test_mask_tokens_passes_opcheck(budget, capacity):
     units = (torch.arange(IDS.numel()) % 13 // 2).view(IDS.shape)
-    for unit in (None, units):
+    rates = torch.rand(IDS.shape)
+    for unit, rate in ((None, None), (units, None), (units, rates)):
         arguments = (
-            IDS, None, None, ARGUMENTS["attention_mask"], None, None, None, unit, None, *TAIL,
+            IDS, None, None, ARGUMENTS["attention_mask"], None, None, None, unit, rate, *TAIL,
             budget, True, False, -100, capacity,
         )  # fmt: skip
         torch.library.opcheck(torch.ops.maskkernels.mask_tokens.default, arguments)
@@ -34,6 +47,73 @@ def test_the_random_ops_pass_opcheck():
     )
     words = (torch.arange(5), torch.arange(5), 7, 1, 0)
     torch.library.opcheck(torch.ops.maskkernels.random_words.default, words)
+
+
+def test_the_unit_ops_pass_opcheck():
+    ops = torch.ops.maskkernels
+    where = (None, ARGUMENTS["attention_mask"], None, None, None)
+    table = torch.randint(0, 4, (V,), dtype=torch.uint8)
+    torch.library.opcheck(ops.word_units.default, (IDS, table, *where))
+    offsets = torch.randint(0, 3, (*IDS.shape, 2))
+    torch.library.opcheck(ops.units_from_offsets.default, (IDS, offsets, *where))
+    torch.library.opcheck(ops.units_from_word_ids.default, (IDS, IDS // 7, *where))
+    units, samples = word_units(IDS, table), torch.arange(IDS.shape[0])
+    spans = (units, [1 << 30, 1 << 31], [1 << 29, 1 << 31], samples, None, -3, 2)
+    torch.library.opcheck(ops.span_units.default, spans)
+    torch.library.opcheck(ops.rates_from_weights.default, (torch.rand(IDS.shape), units, 0.2, None))
+
+
+def denoising_arguments(shape):
+    ids, arguments, _ = problem(shape, 40, 1)
+    names = ("sample_ids", "cu_seqlens", "attention_mask")
+    return (ids, *(arguments.get(name) for name in names), 7, 3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_denoising_ops_pass_opcheck(shape):
+    rows = denoising_arguments(shape)
+    options = denoising.spell_spans(CORRUPTIONS["ul2"])
+    torch.library.opcheck(torch.ops.maskkernels.corrupt_spans.default, (*rows, *options))
+    options = denoising.spell_infilling(INFILLINGS["sentences"])
+    torch.library.opcheck(torch.ops.maskkernels.infill_text.default, (*rows, *options))
+
+
+@pytest.mark.parametrize("shape", ["left", "packed_gaps"])
+@pytest.mark.parametrize(
+    ("run", "options"),
+    [(corrupt_spans, CORRUPTIONS["ul2"]), (infill_text, INFILLINGS["sentences"])],
+)
+def test_a_whole_graph_compiles_to_the_same_rows(run, options, shape):
+    """Their number of tokens is known only when it runs."""
+    ids, arguments, _ = problem(shape, 40, 1)
+    arguments["seed"] = 7
+
+    def batch(ids):
+        rows = run(ids, options, **arguments)
+        static = pad_corrupted(rows, input_length=150, target_length=150)
+        return *rows, rows.input_ids + 1, *static.values()
+
+    compiled = torch.compile(batch, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(ids), batch(ids), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_sizes_on_other_devices_depend_on_shapes_alone(symbolic):
+    """On "meta", as on a GPU: 4096 tokens in 8 rows, T5's noise and one span in three of it."""
+    mode = FakeTensorMode(shape_env=ShapeEnv() if symbolic else None)
+    ids = mode.from_tensor(torch.empty(8, 512, dtype=torch.int32, device="meta"))
+    rest = (None, None, None, 7, 3)
+    with mode:
+        spans = torch.ops.maskkernels.corrupt_spans(
+            ids, *rest, *denoising.spell_spans(CORRUPTIONS["t5"])
+        )
+        text = torch.ops.maskkernels.infill_text(
+            ids, *rest, *denoising.spell_infilling(INFILLINGS["bart"])
+        )
+    assert [len(t) for t in spans] == [4096, 9, 819 + 1 + 16 + 16, 9]
+    assert [len(t) for t in text] == [8192, 9, 4096, 9]
+    assert {t.dtype for t in (spans[0], spans[2], text[0], text[2])} == {torch.int32}
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
