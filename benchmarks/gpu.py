@@ -32,8 +32,11 @@ from maskkernels import (
     word_units,
 )
 
-GPU_TESTS = tuple(
-    f"tests/maskkernels/{name}.py" for name in ("test_gpu", "test_denoise_gpu", "test_loss_gpu")
+GPU_TESTS = (
+    "tests/maskkernels/test_gpu.py",
+    "tests/maskkernels/test_denoise_gpu.py",
+    "tests/maskkernels/test_loss_gpu.py",
+    "tests/maskft/test_static_gpu.py",
 )
 
 

@@ -339,6 +339,25 @@ class TrainArguments(TrainingArguments):
         default="on",
         metadata={"help": "head and loss on the predicted tokens only; off: as Transformers does"},
     )
+    packing: str = field(
+        default="off",
+        metadata={
+            "help": "on: batches are rows end to end, as many tokens as the padded batch may have; "
+            "or the number of tokens (docs/packing.md)"
+        },
+    )
+
+    def block(self) -> bool | int:
+        """What ``attach`` takes for ``packing``.
+
+        Raises:
+            UsageError: neither on nor off nor a positive number.
+        """
+        if self.packing in ("on", "off"):
+            return self.packing == "on"
+        if self.packing.isdecimal() and int(self.packing) > 0:
+            return int(self.packing)
+        raise UsageError(f"--packing must be on, off or a number of tokens, got {self.packing!r}")
 
 
 class _Parser(HfArgumentParser):

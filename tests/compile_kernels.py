@@ -64,6 +64,7 @@ DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
     "_scale": FLOATS,
     **{name: [{}, NARROW_ROWS] for name in ("_write_spans", "_write_infilling", "_permute")},
 }
+TOGETHER = {"_mask_tokens": [{"BUDGET", "HAS_RATES"}]}  # flags that change each other's code
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
     "_choose": (128, 4), "_order": (128, 4),
     "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
@@ -83,9 +84,10 @@ def kernels() -> Iterator[JITFunction]:
 
 
 def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
-    """(signature, constexprs) for all flags off, each alone, all on; other widths too."""
+    """(signature, constexprs) for all flags off, each alone, some, all on; other widths too."""
     flags = [p.name for p in kernel.params if p.is_constexpr and p.name != "BLOCK"]
-    settings = [frozenset(), *(frozenset({flag}) for flag in flags), frozenset(flags)]
+    chosen = [set(), *({flag} for flag in flags), *TOGETHER.get(kernel.__name__, []), set(flags)]
+    settings = map(frozenset, chosen)
     block, _ = LAUNCH.get(kernel.__name__, (512, 4))
     for on, dtypes in itertools.product(dict.fromkeys(settings), DTYPES.get(kernel.__name__, [{}])):
         types = POINTERS | OVERRIDES.get(kernel.__name__, {}) | dtypes

@@ -358,5 +358,5 @@ def _launch(
         programs, length = cu_seqlens.numel() - 1, 1
         typical = tokens.numel() // max(programs, 1)
     block = min(max(triton.next_power_of_2(typical), 128), BLOCK)
-    shape = {"PACKED": bounds is not None, "BLOCK": block, "num_warps": max(block // 256, 1)}
+    shape = {"PACKED": bounds is not None, "BLOCK": block, "num_warps": min(block // 128, 4)}
     return programs if tokens.numel() else 0, bounds, length, shape

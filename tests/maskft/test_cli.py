@@ -147,6 +147,19 @@ def test_the_stock_loss_trains_the_same_where_it_is_right(model_dir, text, tmp_p
     assert found["off", 4] > 3 * found["on", 4]
 
 
+def test_packed_training_sees_every_token_in_fewer_steps(model_dir, text, tmp_path):
+    options = {"num_train_epochs": 3, "output_dir": str(tmp_path / "padded")}
+    padded = run(model_dir, text, tmp_path, **options)
+    packed = run(model_dir, text, tmp_path, packing="on")
+    few = run(model_dir, text, tmp_path, packing="32")
+    assert packed["packing"] == "on"
+    assert 3 * packed["train"]["steps"] < padded["train"]["steps"] < 3 * few["train"]["steps"]
+    assert packed["before"] == padded["before"]
+    for metrics in (packed, few):
+        assert metrics["after"]["test"]["loss"] < metrics["before"]["test"]["loss"]
+        assert metrics["train"]["tokens_per_second"] > 0
+
+
 def test_label_smoothing_is_in_the_fused_loss(model_dir, text, tmp_path):
     found = {}
     for choice in ("on", "off"):
@@ -218,6 +231,15 @@ MISTAKES = [  # M is a model's folder, T a text file, O an output folder
     ("train --model M --train-file T --output_dir O --resume_from_checkpoint True", "is no check"),
     ("train --model M --train-file T --output_dir O --resume_from_checkpoint /no", "no checkpoint"),
     ("train --model M --train-file T --output_dir O --text-column x --dataset T", "one of the two"),
+    (
+        "train --model M --train-file T --output_dir O --packing full",
+        "--packing must be on, off or",
+    ),
+    ("train --model M --train-file T --output_dir O --packing 0", "--packing must be on, off or"),
+    (
+        "train --model M --train-file T --output_dir O --packing on --rng hf",
+        "--packing on: rng='hf'",
+    ),
     ("preview --model M --train-file T --rows 0", "--rows must be at least 1"),
     ("preview --model M --train-file T --seed -1", "seed must be in"),
     ("preview --model M --train-file T/no.txt", "no such file"),
@@ -480,7 +502,7 @@ def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path
     chosen += ["--keywords", str(weights_file)] if extra == "keyword" else []
     chosen += ["--rate-schedule", "linear:0.3:0.05"]
     chosen += ["--ngram", "2"] if extra == "ngram" else []
-    chosen += [] if extra == "keyword" else ["--selection", "budget"]
+    chosen += ["--selection", "budget"]
     status = main([
         "train", "--model", model_dir, "--train-file", text, "--output_dir", str(tmp_path / "out"),
         "--num-train-epochs", "1", "--use_cpu", "True", "--save_strategy", "no", *chosen,
@@ -488,6 +510,7 @@ def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path
     assert status == 0
     masking = json.loads((tmp_path / "out/metrics.json").read_text())["masking"]
     assert masking["strategy"] == extra
+    assert masking["selection"] == "budget"
     assert masking["rate_schedule"] == "linear:0.3:0.05"
 
 

@@ -18,7 +18,7 @@ from maskft import (
     detach,
     mask_batch,
 )
-from maskft.strategy import Tokens
+from maskft.strategy import Entity, Tokens
 from maskkernels import mask_tokens
 
 
@@ -292,12 +292,21 @@ def annotated(rows):
     ]
 
 
-@pytest.mark.parametrize("strategy", ["span", "entity", "keyword"])
+@pytest.mark.parametrize("selection", ["bernoulli", "budget"])
+@pytest.mark.parametrize("strategy", ["span", "entity", "keyword", Entity(rate=0.7)])
 @pytest.mark.parametrize("within", [None, 0])
-def test_every_strategy_masks_on_the_device_as_in_the_loader(tokenizer, rows, strategy, within):
+def test_every_strategy_masks_on_the_device_as_in_the_loader(
+    tokenizer, rows, strategy, within, selection
+):
     rows = annotated(rows)
     collator = DataCollatorForLanguageModeling(
-        tokenizer, rng="sample", seed=2, strategy=strategy, within=within, mlm_probability=0.4
+        tokenizer,
+        rng="sample",
+        seed=2,
+        strategy=strategy,
+        within=within,
+        selection=selection,
+        mlm_probability=0.4,
     )
     expected = collator([dict(row) for row in rows])
     found = mask_batch(PlainCollator(collator)([dict(row) for row in rows]), collator)

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from cases import V, batch, cases, edges, unit_tensor
+from cases import V, batch, cases, edges, rates_of, unit_tensor, weighted
 from unit_cases import LENGTHS, TABLE, unchecked, unit_rows, weight_cases, word_cases
 
 import maskkernels
@@ -37,7 +37,7 @@ def to_gpu(arguments):
     return {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
 
 
-@pytest.mark.parametrize("case", [*cases(), *edges()], ids=lambda c: c[0])
+@pytest.mark.parametrize("case", [*cases(), *weighted(), *edges()], ids=lambda c: c[0])
 def test_masks_equal_those_of_the_cpu(case):
     _, ids, policy, arguments = case
     expected = mask_tokens(ids, policy, **arguments, backend="numba")
@@ -191,6 +191,7 @@ GRAPHS = {
     "left": lambda ids: {"attention_mask": left(ids)},
     "packed": lambda ids: {"cu_seqlens": torch.tensor([0, 3, 3, 40, ids.numel()]).cuda()},
     "units": lambda ids: {"units": unit_tensor("scattered", ids.cpu()).cuda()},
+    "rates": lambda ids: {"rates": rates_of("some", ids.cpu()).cuda()},
 }
 
 

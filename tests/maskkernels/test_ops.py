@@ -32,9 +32,10 @@ TAIL = (7, 1, 3, V, 0.4, 0.8, 0.1)
 @pytest.mark.parametrize("capacity", [-1, 0, 6])
 def test_mask_tokens_passes_opcheck(budget, capacity):
     units = (torch.arange(IDS.numel()) % 13 // 2).view(IDS.shape)
-    for unit in (None, units):
+    rates = torch.rand(IDS.shape)
+    for unit, rate in ((None, None), (units, None), (units, rates)):
         arguments = (
-            IDS, None, None, ARGUMENTS["attention_mask"], None, None, None, unit, None, *TAIL,
+            IDS, None, None, ARGUMENTS["attention_mask"], None, None, None, unit, rate, *TAIL,
             budget, True, False, -100, capacity,
         )  # fmt: skip
         torch.library.opcheck(torch.ops.maskkernels.mask_tokens.default, arguments)
