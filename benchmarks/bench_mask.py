@@ -171,6 +171,7 @@ def kinds() -> list[dict[str, Any]]:
         "units": masked(POLICY, units=units),
         "exact budget": masked(budget),
         "exact budget of units": masked(budget, units=units),
+        "exact budget, a rate for each": masked(budget, rates=rates),
     }
     timed = compare(calls, repeats=30)
     return [

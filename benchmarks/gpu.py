@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,13 +23,20 @@ from maskkernels import (
     TextInfilling,
     corrupt_spans,
     corrupted_lengths,
+    geometric_lengths,
     infill_text,
     mask_tokens,
     pad_corrupted,
+    rates_from_weights,
+    span_units,
+    word_units,
 )
 
-GPU_TESTS = tuple(
-    f"tests/maskkernels/{name}.py" for name in ("test_gpu", "test_denoise_gpu", "test_loss_gpu")
+GPU_TESTS = (
+    "tests/maskkernels/test_gpu.py",
+    "tests/maskkernels/test_denoise_gpu.py",
+    "tests/maskkernels/test_loss_gpu.py",
+    "tests/maskft/test_static_gpu.py",
 )
 
 
@@ -97,6 +105,29 @@ def denoisers(rows: int, length: int, device: str) -> dict[str, tuple[float, Cal
     }
 
 
+def plans(rows: int, length: int, device: str) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """{name: (bytes a token that the kernels must move, call)}: words, spans of them, rates.
+
+    int64 ids or units come in and int64 numbers go out: 16 bytes. The weights of rates are float64
+    and read twice with the units; parts of them are written, and read once to become rates: 56.
+    """
+    ids = torch.randint(SPECIAL, VOCABULARY, (rows, length), device=device)
+    table = (torch.arange(VOCABULARY, device=device) % 4 > 0).to(torch.uint8)
+    weights = torch.rand(rows, length, device=device, dtype=torch.float64) ** 3 + 0.01
+    names, words = torch.arange(rows, device=device), word_units(ids, table)
+    lengths = geometric_lengths()
+    calls: dict[str, tuple[float, Callable[[], Any]]] = {}
+    for backend, name in (("triton", ""), ("reference", ", whole tensors in torch")):
+        on: dict[str, Any] = {"backend": backend}
+        spans: dict[str, Any] = {"sample_ids": names, "seed": 1, **on}
+        calls |= {
+            f"words{name}": (16, partial(word_units, ids, table, **on)),
+            f"spans{name}": (16, partial(span_units, words, lengths, **spans)),
+            f"rates{name}": (56, partial(rates_from_weights, weights, words, 0.15, **on)),
+        }
+    return calls
+
+
 def _captured(call: Callable[[], Any]) -> Callable[[], Any]:
     """The same kernels without the Python that launches them."""
     call()
@@ -143,6 +174,7 @@ def main() -> int:
         return code
     bench_mask.main("cuda")
     time_calls("mask_layouts_cuda", layouts)
+    time_calls("plans_cuda", plans)
     time_calls("denoise_cuda", denoisers)
     bench_loss_gpu.main()
     return 0

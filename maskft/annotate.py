@@ -112,12 +112,15 @@ def token_weights(
             every token can be masked; 1 where there is none.
 
     Raises:
-        ValueError: a weight that is negative, infinite or NaN; offsets of a pair of texts.
+        ValueError: a weight or default that is negative, infinite or NaN; offsets of a pair of
+            texts.
     """
     weighted = list(weighted)
     if not all(0.0 <= weight < math.inf for _, _, weight in weighted):
         bad = next(w for _, _, w in weighted if not 0.0 <= w < math.inf)
         raise ValueError(f"weights must not be negative, infinite or NaN, got {bad}")
+    if default is not None and not 0.0 <= default < math.inf:
+        raise ValueError(f"default must not be negative, infinite or NaN, got {default}")
     if default is None:
         default = min((w for _, _, w in weighted if w > 0), default=1.0)
     index, begins, ends = _tokens(offset_mapping)
@@ -168,7 +171,7 @@ class Keywords:
     ) -> dict[str, list[list[float]]]:
         """As ``Entities.columns``."""
         sides = [texts] if pairs is None else [texts, pairs]
-        weighted = [[list(found) for found in self.weigh(side)] for side in sides]
+        weighted = [_found(self.weigh, side) for side in sides]
         made = []
         for parts in _rows(sides, encoded):
             row: list[float] = []
@@ -237,7 +240,7 @@ def _span_numbers(
 ) -> list[list[int]]:
     """``entity_ids`` of every row; the numbers of a second text go on from those of the first."""
     sides = [texts] if pairs is None else [texts, pairs]
-    spans = [[list(found) for found in find(side)] for side in sides]
+    spans = [_found(find, side) for side in sides]
     made = []
     for parts in _rows(sides, encoded):
         row: list[int] = []
@@ -249,6 +252,18 @@ def _span_numbers(
             ]
         made.append(row)
     return made
+
+
+def _found(find: Callable[[Sequence[str]], Iterable[Iterable[Any]]], texts: Any) -> list[list[Any]]:
+    """What a finder gives for each text; another number of answers would go to the wrong texts."""
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of texts, got the string {texts[:30]!r}")
+    found = [list(spans) for spans in find(texts)]
+    if len(found) != len(texts):
+        raise ValueError(
+            f"a finder must give a list of spans for each text: {len(found)} for {len(texts)} texts"
+        )
+    return found
 
 
 def _rows(

@@ -14,6 +14,7 @@ from maskft.columns import MaskingColumns
 from maskft.draws import SampleDraws
 from maskft.padding import Padding, pad_columns, pad_sequences
 from maskft.progress import Progress
+from maskft.rows import label_places
 from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
 from maskft.vocabulary import Vocabulary
 from maskkernels import MaskingPolicy, mask_tokens
@@ -47,7 +48,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
             with a warning, "whole_word" keeps the shares it is given.
         selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
-            round(rate * maskable) of them in every row.
+            round(rate * maskable) of them in every row, or the rounded sum of the rates that the
+            strategy gives them.
         at_least_one: with selection="budget", one where that would be none.
         replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
             of a unit. None: "unit" for spans, else "token".
@@ -58,9 +60,12 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             training stands; without, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
-        label_positions: batches have ``label_positions`` too, int64 [R]: where the R labels are in
+        label_positions: batches have ``label_positions`` too, int64 [R]: where the labels are in
             the flattened batch. A model with ``fuse_loss`` takes it, and a GPU then need not search
-            for them; other models know no such argument.
+            for them; other models know no such argument. True: as many as there are labels. A
+            number: always so many, -1 after the last, for static shapes (evaluation excepted).
+            With selection="budget" a row of n maskable tokens has round(rate * n) labels, halves
+            rounded up. More labels than that: ValueError.
 
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which.
@@ -76,7 +81,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     within: str | int | Sequence[int] | None = field(default=None, kw_only=True)
     schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
     sample_id_column: str | None = field(default=None, kw_only=True)
-    label_positions: bool = field(default=False, kw_only=True)
+    label_positions: bool | int = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         known = {"rng": RNGS, "selection": SELECTIONS, "replacement": (None, "token", "unit")}
@@ -112,11 +117,6 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
                 "'whole_word', without selection, replacement, within or schedule; use "
                 "rng='stream' or rng='sample'"
             )
-        if self.selection == "budget" and self._strategy.gives_rates:
-            raise ValueError(
-                f"selection='budget' takes one rate, and the strategy {self._strategy!r} gives "
-                "rates of its own; use selection='bernoulli'"
-            )
         if self.at_least_one and self.selection != "budget":
             raise ValueError("at_least_one goes with selection='budget'")
         if self.replacement == "unit" and isinstance(self._strategy, Random):
@@ -128,6 +128,11 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
                     "within must be the name of a column, a token type or several, got "
                     f"{self.within!r}"
                 )
+        room = self.label_positions
+        if not isinstance(room, int) or (not isinstance(room, bool) and room < 1):
+            raise ValueError(
+                f"label_positions must be True, False or a positive number, got {room!r}"
+            )
         if self.schedule is not None and not callable(self.schedule):
             raise TypeError(
                 "schedule must be a function from [0, 1] to a rate, as maskft.RateSchedule, got "
@@ -162,6 +167,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
         fixed = super().for_evaluation()
         fixed.schedule = None
+        fixed.label_positions = bool(self.label_positions)  # its batches may be larger
         return fixed
 
     def get_generator(self, seed: int) -> Any:
@@ -302,8 +308,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             given["sample_ids"] = self._sample_ids(taken)
         batch["input_ids"], batch["labels"] = getattr(self, name)(inputs, **given)
         if self.label_positions:
-            found = np.flatnonzero(np.asarray(batch["labels"]) != -100)
-            batch["label_positions"] = torch.from_numpy(found) if as_torch else found
+            places = label_places(torch.as_tensor(batch["labels"]), self.label_positions)
+            batch["label_positions"] = places if as_torch else places.numpy()
         return batch
 
     def _reads(self) -> MaskingColumns:

@@ -58,6 +58,11 @@ class MaskingColumns:
                         f"sample_id_column={self.sample_id_column!r} needs examples that are "
                         f"mappings, got {type(examples[0]).__name__}"
                     )
+                if self.needed():
+                    raise ValueError(
+                        f"masking reads {self.needed()} here, which needs examples that are "
+                        f"mappings, got {type(examples[0]).__name__}"
+                    )
                 return {}, examples
             columns = by_column(examples, dict.fromkeys([*examples[0], *self.needed()]))
         return self._take(columns), columns

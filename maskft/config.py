@@ -23,6 +23,8 @@ _OWN = {
     "entity_rest": ("entity", Entity, "rest"),
     "entity_rate": ("entity", Entity, "rate"),
 }
+# Where the columns of one strategy come from
+_SOURCES = {"entities": "entity", "entity_labels": "entity", "keywords": "keyword"}
 
 
 @dataclass
@@ -130,11 +132,11 @@ class MaskingArguments:
         default=None,
         metadata={"help": "with --strategy entity: share of entities to mask (mlm_probability)"},
     )
-    keywords: str = field(
-        default="tfidf",
+    keywords: str | None = field(
+        default=None,
         metadata={
-            "help": "with --strategy keyword: tfidf (of the training texts), yake, or a file with "
-            "word, tab, weight a line"
+            "help": "with --strategy keyword: tfidf (of the training texts; the default), yake, or "
+            "a file with word, tab, weight a line"
         },
     )
     words: str = field(
@@ -198,10 +200,7 @@ class MaskingArguments:
             if (value := getattr(self, name)) is None:
                 continue
             if strategy != self.strategy:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} goes with --strategy {strategy}, not "
-                    f"{self.strategy}"
-                )
+                raise ValueError(_goes_with(name, strategy, self.strategy))
             options[argument], made = value, kind
         return self.strategy if made is None else made(**options)
 
@@ -244,13 +243,20 @@ class MaskingArguments:
                 found.append(WordIds(words))
             elif self.words not in WORDS:
                 raise UsageError(f"--words must be one of {WORDS}, got {self.words!r}")
+            for name, strategy in _SOURCES.items():
+                if getattr(self, name) and strategy != self.strategy:
+                    raise UsageError(_goes_with(name, strategy, self.strategy))
             if self.strategy == "entity":
                 found.append(_entities(self.entities, self.entity_labels))
             elif self.strategy == "keyword":
-                found.append(_keywords(self.keywords, train, words))
+                found.append(_keywords(self.keywords or "tfidf", train, words))
         except ModuleNotFoundError as error:
             raise UsageError(str(error)) from None
         return Together(tuple(found)) if found else None
+
+
+def _goes_with(name: str, strategy: str, chosen: str) -> str:
+    return f"--{name.replace('_', '-')} goes with --strategy {strategy}, not {chosen}"
 
 
 def _entities(source: str | None, labels: list[str]) -> Any:
@@ -282,7 +288,12 @@ def _keywords(source: str, train: Any, words: Any) -> Any:
             return {"word": list(found), "weight": list(found.values())}
 
         # As one batch, so that datasets caches the fit as well
-        found = train.map(fit, batched=True, batch_size=-1, remove_columns=train.column_names)
+        try:
+            found = train.map(fit, batched=True, batch_size=-1, remove_columns=train.column_names)
+        except ValueError as error:
+            if "no word in the texts" not in str(error):
+                raise
+            raise UsageError(f"--keywords tfidf: {error}") from None
         fitted = dict(zip(found["word"], found["weight"], strict=True))
         return Keywords(WordWeights(fitted, by_count="log", words=words))
     if source == "yake":
@@ -290,19 +301,24 @@ def _keywords(source: str, train: Any, words: Any) -> Any:
         return Keywords(YakeWeights(extractor))
     weights = {}
     for number, line in enumerate(_lines("--keywords", source), 1):
+        if not line.strip():
+            continue
         word, _, weight = line.rpartition("\t")
         try:
-            weights[word.strip().lower()] = float(weight)
+            found = float(weight)
         except ValueError:
-            weights[""] = -1.0
-        if not word.strip() or not 0 <= weights[word.strip().lower()] < float("inf"):
+            found = -1.0
+        if not word.strip() or not 0 <= found < float("inf"):
             raise UsageError(f"--keywords {source}: line {number} is not word, tab, weight")
+        weights[word.strip().lower()] = found
+    if not weights:
+        raise UsageError(f"--keywords {source}: the list of words is empty")
     return Keywords(WordWeights(weights, words=words))
 
 
 def _lines(option: str, name: str) -> list[str]:
     try:
-        return [line for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
+        return Path(name).read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{option} {name}: {error}") from None
 
@@ -323,6 +339,25 @@ class TrainArguments(TrainingArguments):
         default="on",
         metadata={"help": "head and loss on the predicted tokens only; off: as Transformers does"},
     )
+    packing: str = field(
+        default="off",
+        metadata={
+            "help": "on: batches are rows end to end, as many tokens as the padded batch may have; "
+            "or the number of tokens (docs/packing.md)"
+        },
+    )
+
+    def block(self) -> bool | int:
+        """What ``attach`` takes for ``packing``.
+
+        Raises:
+            UsageError: neither on nor off nor a positive number.
+        """
+        if self.packing in ("on", "off"):
+            return self.packing == "on"
+        if self.packing.isdecimal() and int(self.packing) > 0:
+            return int(self.packing)
+        raise UsageError(f"--packing must be on, off or a number of tokens, got {self.packing!r}")
 
 
 class _Parser(HfArgumentParser):

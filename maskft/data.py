@@ -172,6 +172,8 @@ def _from_folder(args: DataArguments) -> dict[str, Dataset]:
         loaded = load_from_disk(str(args.dataset))
     except (OSError, ValueError, pyarrow.ArrowInvalid) as error:
         raise UsageError(f"--dataset {args.dataset}: {_one_line(error)}") from None
+    except IndexError:  # what datasets says of one that was saved without rows
+        raise UsageError(f"--dataset {args.dataset}: the dataset is empty") from None
     given = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
     given = {_OTHER_NAMES.get(name, name): split for name, split in given.items()}
     if "train" not in given:

@@ -32,15 +32,18 @@ _WORD_MARKS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write for 
 _SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")
 
 
+@dataclass(kw_only=True)
 class _Denoising(SampleDraws, DataCollatorMixin):
     """What both collators do: rows in, corrupted rows out, padded to a batch."""
 
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int | None
-    pad_to_multiple_of: int | None
-    return_tensors: str
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+    return_tensors: str = "pt"
+    seed: int | None = None
+    rng: str = "stream"
+    sample_id_column: str | None = None
 
-    def _begin(self) -> None:
+    def __post_init__(self) -> None:
         if self.rng not in RNGS:
             raise ValueError(f"rng must be one of {RNGS}, got {self.rng!r}")
         if self.tokenizer.pad_token_id is None:
@@ -150,15 +153,9 @@ class DataCollatorForSpanCorruption(_Denoising):
     denoisers: Sequence[Denoiser] | None = field(default=None, kw_only=True)
     sentinel_ids: Sequence[int] | None = field(default=None, kw_only=True)
     final_sentinel: bool = field(default=True, kw_only=True)
-    max_length: int | None = field(default=None, kw_only=True)
-    pad_to_multiple_of: int | None = field(default=None, kw_only=True)
-    return_tensors: str = field(default="pt", kw_only=True)
-    seed: int | None = field(default=None, kw_only=True)
-    rng: str = field(default="stream", kw_only=True)
-    sample_id_column: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._begin()
+        super().__post_init__()
         if self.sentinel_ids is None:
             self.sentinel_ids = sentinels(self.tokenizer)
         denoisers = self.denoisers
@@ -207,15 +204,9 @@ class DataCollatorForTextInfilling(_Denoising):
     mean_span_length: float = 3.0
     permute_sentences: bool = field(default=True, kw_only=True)
     sentence_end_ids: Sequence[int] | None = field(default=None, kw_only=True)
-    max_length: int | None = field(default=None, kw_only=True)
-    pad_to_multiple_of: int | None = field(default=None, kw_only=True)
-    return_tensors: str = field(default="pt", kw_only=True)
-    seed: int | None = field(default=None, kw_only=True)
-    rng: str = field(default="stream", kw_only=True)
-    sample_id_column: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._begin()
+        super().__post_init__()
         if self.tokenizer.mask_token_id is None:
             raise ValueError(
                 "the tokenizer has no mask token: add one with tokenizer.add_special_tokens("

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from maskft.collator import DataCollatorForLanguageModeling
+from maskft.rows import label_places
 
 LATER = "masking"  # the entry of a plain batch that holds what masking needs beside the ids
 REPLACED = ("get_train_dataloader", "get_batch_samples")  # of a trainer
@@ -61,6 +62,7 @@ class PlainCollator:
 
         unmasked = copy.copy(self.collator)
         unmasked.__dict__["torch_mask_tokens"] = postpone  # in place of the method, in the copy
+        unmasked.label_positions = False  # known when the batch is masked
         batch = dict(unmasked.torch_call(examples))
         del batch["labels"]
         if _is_mask(later.get("attention_mask"), batch):
@@ -87,10 +89,11 @@ def mask_batch(
         collator: rate, shares, strategy, rng, seed and epoch (``set_epoch``) of the masks.
 
     Returns:
-        a new dict: the batch with input_ids masked and labels, both int64, as models want them.
+        a new dict: the batch with input_ids masked and labels, both int64, as models want them,
+        and label_positions where the collator is asked for them (on a GPU by a number).
 
     Raises:
-        TypeError, ValueError: a collator or batch that does not fit.
+        TypeError, ValueError: a collator or batch that does not fit; label_positions=True on a GPU.
     """
     _check(collator)
     if not isinstance(batch, Mapping):
@@ -113,12 +116,19 @@ def mask_batch(
     ids = plain["input_ids"]
     if "cu_seqlens" in given:
         plain["input_ids"], plain["labels"] = _mask_packed(ids, collator, given)
-        return plain
+        return _with_places(plain, collator)
     own = type(collator).torch_mask_tokens is DataCollatorForLanguageModeling.torch_mask_tokens
     if own and "attention_mask" not in given and _is_mask(plain.get("attention_mask"), plain):
         given["attention_mask"] = plain["attention_mask"]
     plain["input_ids"], plain["labels"] = collator.torch_mask_tokens(ids, **given)
-    return plain
+    return _with_places(plain, collator)
+
+
+def _with_places(batch: dict[str, Any], collator: DataCollatorForLanguageModeling) -> Any:
+    """The batch with ``label_positions``, where the collator is asked for them."""
+    if collator.label_positions:
+        batch["label_positions"] = label_places(batch["labels"], collator.label_positions)
+    return batch
 
 
 def _mask_packed(

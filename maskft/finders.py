@@ -60,11 +60,18 @@ class Gazetteer:
         ignore_case: "paris" is found for "Paris", "STRASSE" for "Straße".
 
     Raises:
-        ValueError: no names. ModuleNotFoundError: ahocorasick_rs is not installed.
+        ValueError: no names. TypeError: names that are not strings, or one string in place of
+        them. ModuleNotFoundError: ahocorasick_rs is not installed.
     """
 
     def __init__(self, names: Iterable[str], *, ignore_case: bool = False) -> None:
         self.ignore_case = ignore_case
+        if isinstance(names, str):
+            raise TypeError(f"names must be a list of names, got the string {names[:30]!r}")
+        names = list(names)
+        if not all(isinstance(name, str) for name in names):
+            bad = next(name for name in names if not isinstance(name, str))
+            raise TypeError(f"names must be strings, got {type(bad).__name__}")
         self.names = sorted({self._plain(name) for name in names} - {""})
         if not self.names:
             raise ValueError("the list of names is empty")
@@ -149,12 +156,17 @@ class SpacyEntities:
         batch_size: texts at a time.
 
     Raises:
-        ValueError: there is no pipeline of this name. ModuleNotFoundError: spaCy is not installed.
+        ValueError: there is no pipeline of this name; a batch_size below 1. TypeError: labels in
+            one string. ModuleNotFoundError: spaCy is not installed.
     """
 
     def __init__(
         self, pipeline: Any, labels: Sequence[str] | None = None, batch_size: int = 64
     ) -> None:
+        if isinstance(labels, str):
+            raise TypeError(f"labels must be a list of labels, got the string {labels!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.pipeline = pipeline
         self.labels = None if labels is None else tuple(labels)
         self.batch_size = batch_size
@@ -205,15 +217,15 @@ def _spacy_entities(
 def _pipeline_folder(name: str) -> Path:
     if find_spec("spacy") is None:  # does not import it
         optional("spacy", "spacy")
-    if Path(name).is_dir():
-        return Path(name)
     spec = find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"there is no spaCy pipeline {name!r}: no folder and no installed package of this name "
-            f"(python -m spacy download {name} fetches spaCy's own)"
-        )
-    return Path(spec.submodule_search_locations[0])
+    packages = spec.submodule_search_locations if spec is not None else None
+    for folder in (*(packages or ()), *([name] if name else ())):
+        if (Path(folder) / "meta.json").is_file():  # what makes it a pipeline
+            return Path(folder)
+    raise ValueError(
+        f"there is no spaCy pipeline {name!r}: no folder with a meta.json and no installed package "
+        f"of this name (python -m spacy download {name} fetches spaCy's own)"
+    )
 
 
 def _digest(folder: Path) -> str:
@@ -314,7 +326,7 @@ def tfidf_weights(
         words: as for ``WordWeights``.
 
     Raises:
-        ModuleNotFoundError: scikit-learn is not installed.
+        ValueError: texts without a word. ModuleNotFoundError: scikit-learn is not installed.
     """
     if vectorizer is None:
         text = optional("sklearn.feature_extraction.text", "keywords")
@@ -323,7 +335,12 @@ def tfidf_weights(
             analyzer=lambda t: [t[b:e].lower() for found in find([t]) for b, e in found],
             sublinear_tf=True,
         )
-    vectorizer.fit(texts)
+    try:
+        vectorizer.fit(texts)
+    except ValueError as error:
+        if "empty vocabulary" not in str(error):
+            raise
+        raise ValueError("TF-IDF: there is no word in the texts") from error
     idf = vectorizer.idf_
     weights = {word: float(idf[i]) for word, i in vectorizer.vocabulary_.items()}
     by_count = "log" if getattr(vectorizer, "sublinear_tf", False) else True

@@ -53,7 +53,8 @@ def fuse_loss(
 
     Forward takes two keywords more: ``label_positions``, int64 [R], places of the labelled tokens
     in the flattened labels, -1 for none, as ``mask_tokens(..., capacity=R)`` returns them (so that
-    nothing is searched for on a GPU); and ``return_logits``, which overrides ``logits`` for a call.
+    nothing is searched for on a GPU, and with R fixed all shapes are); and ``return_logits``, which
+    overrides ``logits`` for a call.
 
     Args:
         model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
@@ -75,7 +76,8 @@ def fuse_loss(
         TypeError: a model that is not covered, by its class.
         ValueError: an argument that does not fit; a model that is fused already; a check that
             found another loss or other gradients than stock. In a call: ``label_positions`` that
-            are not those of the labels (found on the CPU only).
+            are not those of the labels. A GPU and compiled code, where looking would wait, give a
+            NaN loss for labels left out.
     """
     if not any(logits is value or logits == value for value in LOGITS):
         raise ValueError(f"logits must be one of {LOGITS}, got {logits!r}")

@@ -20,8 +20,9 @@ from torch.utils.data import Sampler
 from maskft.attention import ATTENTIONS, lay_out, packed_attention
 from maskft.collator import DataCollatorForLanguageModeling
 from maskft.columns import offset_rows, word_rows
+from maskft.rows import label_places
 from maskft.strategy import Random
-from maskkernels import flatten_rows, pack_rows
+from maskkernels import Packing, flatten_rows, pack_rows
 
 _TOKEN_COLUMNS = ("token_type_ids", "special_tokens_mask", "attention_mask")
 _OWN = "strategy's "  # in front of the columns that the strategy reads
@@ -61,8 +62,9 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             tokens of the whole batch, and rng="hf" only goes with "padded".
 
     A batch holds input_ids, position_ids, labels [1, N] (int64), token_type_ids where the examples
-    have them, and, by ``attention``: cu_seq_lens_q and cu_seq_lens_k (int32 [B + 1], the padding a
-    row of its own) with max_length_q and max_length_k (int); or attention_mask.
+    have them, label_positions where they are asked for, and, by ``attention``: cu_seq_lens_q and
+    cu_seq_lens_k (int32 [B + 1], the padding a row of its own) with max_length_q and max_length_k
+    (int); or attention_mask.
 
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which; a column
@@ -137,6 +139,8 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             flat["labels"] = flat["input_ids"].clone()
             flat["labels"][cu_seqlens[:-1][cu_seqlens.diff() > 0]] = _IGNORED
         batch = self._finish(flat, cu_seqlens)
+        if self.mlm and self.label_positions:
+            batch["label_positions"] = label_places(batch["labels"], self.label_positions)
         return batch if framework == "pt" else _as_numpy(batch)
 
     def _flatten(
@@ -220,9 +224,10 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
 class PackedBatchSampler(Sampler[list[int]]):
     """Batches of rows that fill a block of tokens: for ``DataLoader(batch_sampler=...)``.
 
-    Rows are shuffled anew at every epoch, packed by ``maskkernels.pack_rows`` and the blocks
-    shuffled: a pure function of (lengths, seed, epoch). Every row is in one batch of an epoch. The
-    number of batches may differ by a few from epoch to epoch.
+    Rows are shuffled and packed by ``maskkernels.pack_rows``, once: all epochs have as many
+    batches. At every epoch rows of one length change places, so that a row meets other rows, and
+    the blocks are shuffled: a pure function of (lengths, seed, epoch). Every row is in one batch of
+    an epoch.
 
     Args:
         lengths: the tokens of each row, as ``pack_rows`` takes them.
@@ -282,17 +287,31 @@ class PackedBatchSampler(Sampler[list[int]]):
 
     def _pack(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        state = (self.seed, self.shuffle)
+        if getattr(self, "_packed", (None,))[0] != state:
+            self._packed = (state, self._pack_once())
+        packed = self._packed[1]
+        if not self.shuffle:
+            return self._own(packed.blocks())
+        blocks = packed._replace(rows=self._exchanged(packed.rows, generator)).blocks()
+        places = torch.randperm(len(blocks), generator=generator).tolist()
+        return self._own([blocks[k] for k in places])
+
+    def _pack_once(self) -> Packing:
         order = torch.arange(len(self.lengths))
         if self.shuffle:
-            order = torch.randperm(len(self.lengths), generator=generator)
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self.seed))
         packed = pack_rows(
             self.lengths[order], self.block, window=self.window, overlong=self.overlong
         )
-        blocks = packed._replace(rows=order[packed.rows]).blocks()
-        if self.shuffle:
-            places = torch.randperm(len(blocks), generator=generator).tolist()
-            blocks = [blocks[k] for k in places]
-        return self._own(blocks)
+        return packed._replace(rows=order[packed.rows])
+
+    def _exchanged(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """``rows`` with the places of rows of one length dealt out anew."""
+        sizes = self.lengths.clamp(max=self.block)
+        others = torch.randperm(rows.numel(), generator=generator)
+        others = others[sizes[others].argsort(stable=True)]
+        return torch.empty_like(rows).index_copy_(0, sizes[rows].argsort(stable=True), others)
 
     def _own(self, blocks: list[list[int]]) -> list[list[int]]:
         """This rank's share."""

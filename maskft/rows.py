@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,17 +15,48 @@ def shifted(labels: Tensor) -> Tensor:
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE)
 
 
-def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> None:
-    """Raise unless ``positions`` name each label once; on a GPU looking would wait for it.
+def label_places(labels: Tensor, room: bool | int) -> Tensor:
+    """Where labels are, for ``label_positions``: int64 [R], places in the flattened ``labels``.
 
-    Nothing predicts the first label of a row where ``shift``: it may be left out.
+    Args:
+        labels: IGNORE marks those that are none.
+        room: True: as many places as labels; a number: so many, -1 after the last place, and on a
+            GPU nothing waits.
+
+    Raises:
+        ValueError: there are more labels than room (found on the CPU only); as many places as
+            labels on a GPU, which only it could count.
+    """
+    labelled = labels.reshape(-1) != IGNORE
+    if labels.device.type == "cpu":
+        found = torch.from_numpy(np.flatnonzero(labelled.numpy()))
+        if room is True:
+            return found
+        if len(found) > room:
+            raise ValueError(
+                f"the batch has {len(found)} labels, label_positions={room} has no room for them"
+            )
+        return F.pad(found, (0, room - len(found)), value=-1)
+    if room is True:
+        raise ValueError(
+            "label_positions=True counts the labels, and a batch that is masked on a GPU would "
+            "wait for it: give the most labels that a batch may have, label_positions=n"
+        )
+    return torch.nonzero_static(labelled, size=room, fill_value=-1).squeeze(1)
+
+
+def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> bool:
+    """Raise unless ``positions`` name each label once; returns whether it has looked.
+
+    On a GPU looking would wait for it. Nothing predicts the first label of a row where ``shift``:
+    it may be left out.
     """
     if not isinstance(positions, Tensor) or positions.dtype not in (torch.int32, torch.int64):
         got = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
         raise TypeError(f"label_positions must be a tensor of torch.int64, got {got}")
     on_cpu = positions.device.type == labels.device.type == "cpu"
     if not on_cpu or torch.compiler.is_compiling():
-        return
+        return False
     labelled = labels != IGNORE
     if shift:
         labelled[..., 0] = False
@@ -41,6 +73,7 @@ def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> None:
         )
     if (named > 1).any():
         raise ValueError(f"label_positions name place {int((named > 1).int().argmax())} twice")
+    return True
 
 
 class Job:
@@ -69,7 +102,7 @@ class Job:
         self.gathered = False
         self.stand_in: Tensor | None = None
         self.loss: Tensor | None = None
-        self._overfull: Tensor | None = None  # bool 0-d: more labels than capacity
+        self._overfull: Tensor | None = None  # bool 0-d: more labels than rows
 
     def choose(self, positions: Tensor | None, shift: bool, capacity: int | None) -> None:
         """Choose the rows.
@@ -82,12 +115,16 @@ class Job:
                 break a graph.
         """
         if positions is not None:
-            _check_positions(positions, self.labels_given if shift else self.targets, shift)
+            labels = self.labels_given if shift else self.targets
+            looked = _check_positions(positions, labels, shift)
             rows = positions.reshape(-1)
             if shift:
                 first = rows % self.targets.shape[-1] == 0
                 rows = torch.where((rows < 0) | first, -1, rows - 1)
             self.rows = rows
+            if not looked:
+                named = (self.labels() != IGNORE).sum()
+                self._overfull = (self.targets != IGNORE).sum() > named
             return
         predicted = self.targets.reshape(-1) != IGNORE
         compiling = torch.compiler.is_compiling()
@@ -117,5 +154,5 @@ class Job:
         return torch.where(rows >= 0, labels, IGNORE).unsqueeze(0)
 
     def or_nan(self, loss: Tensor) -> Tensor:
-        """``loss``, or NaN where there were more labels than capacity."""
+        """``loss``, or NaN where more rows have a label than are computed."""
         return loss if self._overfull is None else torch.where(self._overfull, torch.nan, loss)

@@ -40,7 +40,8 @@ class Plan:
 
     Attributes:
         units: int64 [B, T], numbers from 0 in each sample, -1: never masked. None: single tokens.
-        rates: float [B, T], the rate of each token or of its unit. None: the collator's rate.
+        rates: float [B, T], the rate of each token or of its unit; under an exact budget that at a
+            unit's first token that may be masked. None: the collator's rate.
         unit_rates: float [B, U], the rate of each unit, in place of ``rates``.
     """
 
@@ -126,12 +127,10 @@ class Strategy:
         columns: the columns of one number a token that it reads, each with its value beside the
             rows: an int where the column holds integers, a float where it holds floats.
         replacement: "unit" where one action (mask, random or keep) goes for a whole unit.
-        gives_rates: its plan has rates, which do not go with an exact budget.
     """
 
     columns: Mapping[str, int | float] = {}
     replacement: str = "token"
-    gives_rates: bool = False
 
     def plan(self, tokens: Tokens) -> Plan:
         raise NotImplementedError
@@ -236,10 +235,6 @@ class Entity(Strategy):
     def columns(self) -> Mapping[str, int | float]:  # type: ignore[override]
         return {self.column: -1}
 
-    @property
-    def gives_rates(self) -> bool:  # type: ignore[override]
-        return self.rate is not None
-
     def plan(self, tokens: Tokens) -> Plan:
         entity = tokens.columns[self.column]
         units = tokens.grouped(entity) if self.rest == "none" else tokens.words(entity)
@@ -254,7 +249,7 @@ class Keyword(Strategy):
 
     In each row the rates are scaled so that the collator's rate of the tokens is masked on average;
     none passes 1 (``maskkernels.rates_from_weights``). A row without enough weighted words for the
-    rate is an error.
+    rate is an error (not on a GPU, where all its weighted words are masked then).
 
     Args:
         column: the column of the tokens' weights (``maskft.annotate`` makes it from TF-IDF, YAKE
@@ -262,7 +257,6 @@ class Keyword(Strategy):
     """
 
     column: str = WEIGHT_COLUMN
-    gives_rates = True
 
     @property
     def columns(self) -> Mapping[str, int | float]:  # type: ignore[override]
@@ -295,10 +289,6 @@ class FromColumns(Strategy):
         if self.rates is not None:
             named[self.rates] = 0.0
         return named
-
-    @property
-    def gives_rates(self) -> bool:  # type: ignore[override]
-        return self.rates is not None
 
     def plan(self, tokens: Tokens) -> Plan:
         columns = tokens.columns

@@ -138,6 +138,7 @@ def train(
     """
     data_args.check()
     sides = masking_args.sides(data_args)
+    block = args.block()
     output = _writable(args.output_dir)
     resume = _checkpoint(args.resume_from_checkpoint, output)
     set_seed(args.seed)  # a fresh head is the same every time
@@ -177,7 +178,10 @@ def train(
     )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
-    attach(trainer)
+    try:
+        attach(trainer, packing=block)
+    except ValueError as error:
+        raise UsageError(f"--packing {args.packing}: {error}") from None
     held_out = [name for name in HELD_OUT if name in rows]
 
     def scores() -> dict[str, dict[str, float]]:
@@ -212,6 +216,7 @@ def train(
             "learning_rate": args.learning_rate,
             "batch_size": args.per_device_train_batch_size,
             "fused_loss": args.fused_loss,
+            "packing": args.packing,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in ("maskkernels", "torch", "transformers", "numba")},

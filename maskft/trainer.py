@@ -9,6 +9,7 @@ from transformers.trainer_utils import has_length
 
 from maskft.device import REPLACED, mask_in_trainer
 from maskft.draws import SampleDraws
+from maskft.packed_trainer import PACKED, pack_in_trainer
 from maskft.resume import Passes, Place, batches_a_turn, batches_are_made_again
 
 _LOADERS = ("get_eval_dataloader", "get_test_dataloader")
@@ -73,7 +74,9 @@ class MaskingCallback(TrainerCallback):
         self.passes.end()
 
 
-def attach(trainer: Trainer, *, mask_on_device: bool = False) -> Trainer:
+def attach(
+    trainer: Trainer, *, mask_on_device: bool = False, packing: bool | int = False
+) -> Trainer:
     """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
 
     Acts on this one object, which it returns; ``detach`` undoes it. Two evaluations of one model
@@ -90,10 +93,15 @@ def attach(trainer: Trainer, *, mask_on_device: bool = False) -> Trainer:
         mask_on_device: the loader only pads, to int32, and training batches are masked on the
             model's device, before Trainer counts their labels: the same masks with rng="sample",
             by Triton on a GPU and Numba on the CPU. Evaluation is masked in the loader as ever.
+        packing: training batches are rows end to end instead of padded, so many tokens at most,
+            with the same masks (docs/packing.md); True: as many as the padded batch may have,
+            ``per_device_train_batch_size`` times the longest row. A model that cannot keep packed
+            rows apart gets the same rows padded, with a warning. Evaluation is padded as ever.
 
     Raises:
-        TypeError: the trainer's collator is not maskft's.
-        ValueError: the trainer is attached already; mask_on_device with rng="hf" or mlm=False.
+        TypeError: the trainer's collator is not maskft's; packing with a dataset without length.
+        ValueError: the trainer is attached already; mask_on_device with rng="hf" or mlm=False;
+            packing below 1, or with rng="hf".
     """
     collator = trainer.data_collator
     if not isinstance(collator, SampleDraws):
@@ -103,8 +111,14 @@ def attach(trainer: Trainer, *, mask_on_device: bool = False) -> Trainer:
         )
     if any(name in vars(trainer) for name in _LOADERS):
         raise ValueError("this trainer is attached already; detach(trainer) undoes it")
-    if mask_on_device:
-        mask_in_trainer(trainer)
+    try:
+        if packing is not False:
+            pack_in_trainer(trainer, packing)
+        if mask_on_device:
+            mask_in_trainer(trainer)
+    except (TypeError, ValueError):
+        detach(trainer)
+        raise
     callback = MaskingCallback(collator, mask_on_device=mask_on_device)
     trainer.add_callback(callback)
     trainer.get_batch_samples = _from_their_places(trainer.get_batch_samples, callback.passes)
@@ -121,7 +135,7 @@ def attach(trainer: Trainer, *, mask_on_device: bool = False) -> Trainer:
 def detach(trainer: Trainer) -> Trainer:
     """Undo ``attach``; a trainer that is not attached stays as it is."""
     trainer.remove_callback(MaskingCallback)
-    for name in (*_LOADERS, *REPLACED):
+    for name in (*_LOADERS, *REPLACED, *PACKED):
         vars(trainer).pop(name, None)
     trainer._signature_columns = None  # Trainer works them out anew
     return trainer

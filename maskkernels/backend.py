@@ -9,6 +9,7 @@ import torch
 BACKENDS = ("reference", "numba", "triton")
 _HOME = {"numba": "cpu", "triton": "cuda"}  # ROCm builds of torch call their device "cuda" too
 _INSTALLED = {name: find_spec(name) is not None for name in _HOME}
+_AUTO = {home: name for name, home in _HOME.items() if _INSTALLED[name]}
 
 
 def why_not(name: str, device: torch.device) -> str | None:
@@ -31,7 +32,7 @@ def resolve(backend: str, device: torch.device) -> str:
         ValueError: an unknown name, or a named backend that cannot run there.
     """
     if backend == "auto":
-        return next(name for name in ("triton", "numba", "reference") if not why_not(name, device))
+        return _AUTO.get(device.type, "reference")
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: expected one of {('auto', *BACKENDS)}")
     if reason := why_not(backend, device):

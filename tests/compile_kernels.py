@@ -29,7 +29,9 @@ TARGETS = [
     GPUTarget("cuda", 100, 32),
     GPUTarget("hip", "gfx942", 64),
 ]
-SPILLS = {"_cross_entropy": 16}  # bytes a thread that ptxas gives up for more threads; else none
+SPILLS = {  # bytes of stack a thread that ptxas takes, to run more threads or to call a division
+    "_cross_entropy": 16, "_weigh": 16,
+}  # fmt: skip
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
     "edges": "i64", "odds": "i64", "plan": "i64", "choices": "i64", "draws": "i32", "flags": "i8",
     "until": "i32", "lengths": "i64", "target_lengths": "i64", "begins": "i64",
@@ -39,6 +41,8 @@ POINTERS = {  # what a pointer argument points to; the names are the same in eve
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
     "out": "i64", "labels": "i64", "counts": "i32", "ends": "i64", "positions": "i64",
+    "maskable": "u8", "offsets": "i64", "word_ids": "i64", "groups": "i64", "whole": "i64",
+    "cut": "i64", "weights": "fp64", "parts": "fp64", "asked": "fp64", "total": "i64",
 }  # fmt: skip
 NARROW = {"ids": "i32", "out": "i32", "labels": "i32", "units": "i32", "rates": "fp32"}
 NARROW_ROWS = {"ids": "i32", "inputs": "i32", "targets": "i32", "out": "i32"}
@@ -53,13 +57,18 @@ OVERRIDES = {
 FLOATS = [dict.fromkeys(("logits", "out", "bias"), t) for t in ("fp32", "bf16", "fp16")]
 DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
     "_mask_tokens": [{}, NARROW | WIDE],
+    "_number": [{}, WIDE | {"ids": "i32"}],
+    "_span_units": [{}, {"units": "i32"}],
+    "_weigh": [{}, {"units": "i32", "weights": "fp32"}, {"weights": "bf16"}],
     "_cross_entropy": [*FLOATS, FLOATS[2] | {"out": "fp32"}],
     "_scale": FLOATS,
     **{name: [{}, NARROW_ROWS] for name in ("_write_spans", "_write_infilling", "_permute")},
 }
+TOGETHER = {"_mask_tokens": [{"BUDGET", "HAS_RATES"}]}  # flags that change each other's code
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
     "_choose": (128, 4), "_order": (128, 4),
     "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
+    "_number": (1024, 4), "_span_units": (1024, 4), "_weigh": (1024, 4), "_share_out": (1024, 4),
     "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
 }  # fmt: skip
 
@@ -75,9 +84,10 @@ def kernels() -> Iterator[JITFunction]:
 
 
 def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
-    """(signature, constexprs) for all flags off, each alone, all on; other widths too."""
+    """(signature, constexprs) for all flags off, each alone, some, all on; other widths too."""
     flags = [p.name for p in kernel.params if p.is_constexpr and p.name != "BLOCK"]
-    settings = [frozenset(), *(frozenset({flag}) for flag in flags), frozenset(flags)]
+    chosen = [set(), *({flag} for flag in flags), *TOGETHER.get(kernel.__name__, []), set(flags)]
+    settings = map(frozenset, chosen)
     block, _ = LAUNCH.get(kernel.__name__, (512, 4))
     for on, dtypes in itertools.product(dict.fromkeys(settings), DTYPES.get(kernel.__name__, [{}])):
         types = POINTERS | OVERRIDES.get(kernel.__name__, {}) | dtypes

@@ -45,8 +45,6 @@ PLAN = np.dtype(  # what is known of each row before it is written
         ("mode", np.int64),  # the mode token, or -1
         ("noise", np.int64),  # tokens that are taken out
         ("spans", np.int64),
-        ("inputs", np.int64),  # lengths
-        ("targets", np.int64),
     ]
 )
 
@@ -158,8 +156,8 @@ def _span_counts(size, density, mean, prefix):
 
 
 @kernel
-def _plan_spans(rows, marks, plan, first_row, last_row):
-    """The first row with too few sentinels, or -1."""
+def _plan_spans(rows, marks, plan, begins, target_begins, first_row, last_row):
+    """The first row with too few sentinels, or -1; lengths go behind the row's place of begins."""
     for b in range(first_row, last_row):
         sample = _sample(rows, b)
         begin, end = _inner(rows, b)
@@ -176,8 +174,8 @@ def _plan_spans(rows, marks, plan, first_row, last_row):
         plan[b].sample, plan[b].begin, plan[b].end = sample, begin, end
         plan[b].mode, plan[b].noise, plan[b].spans = entry[4], noise, spans
         length = rows.bounds[b + 1] - rows.bounds[b]
-        plan[b].inputs = length - noise + spans + (entry[4] >= 0)
-        plan[b].targets = noise + spans + marks.final + (marks.eos >= 0)
+        begins[b + 1] = length - noise + spans + (entry[4] >= 0)
+        target_begins[b + 1] = noise + spans + marks.final + (marks.eos >= 0)
     return -1
 
 
@@ -241,8 +239,11 @@ def _lengths(rows, infill, sample, size, words, lengths):
 
 
 @kernel
-def _plan_infilling(rows, infill, plan, lengths, first_row, last_row):
-    """The lengths of row b's spans go to lengths[bounds[b]], lengths[bounds[b] + 1]..."""
+def _plan_infilling(rows, infill, plan, lengths, begins, first_row, last_row):
+    """The lengths of row b's spans go to lengths[bounds[b]], lengths[bounds[b] + 1]...
+
+    The row's own length goes to begins[b + 1].
+    """
     words = np.empty(32, np.uint32)
     for b in range(first_row, last_row):
         sample = _sample(rows, b)
@@ -251,7 +252,7 @@ def _plan_infilling(rows, infill, plan, lengths, first_row, last_row):
         taken, spans = _lengths(rows, infill, sample, end - begin, words, lengths[row:])
         plan[b].sample, plan[b].begin, plan[b].end = sample, begin, end
         plan[b].noise, plan[b].spans = taken, spans
-        plan[b].inputs = rows.bounds[b + 1] - row - taken + spans
+        begins[b + 1] = rows.bounds[b + 1] - row - taken + spans
 
 
 @inlined
@@ -322,19 +323,23 @@ def _write_infilling(rows, infill, plan, lengths, begins, inputs, first_row, las
 def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
     eos = -1 if corruption.eos_token_id is None else corruption.eos_token_id
     edges = [*corruption.edge_token_ids, *([eos] if eos >= 0 else [])]
-    rows, plan = _rows(batch, edges), np.empty(batch.bounds.numel() - 1, PLAN)
+    rows, count = _rows(batch, edges), batch.bounds.numel() - 1
+    plan, begins, target_begins = np.empty(count, PLAN), _begins(count), _begins(count)
     marks = Marks(
         denoiser_table(corruption.denoisers),
         _array(corruption.sentinel_ids),
         int(corruption.final_sentinel),
         eos,
     )
-    for b in over_rows(lambda i, j: _plan_spans(rows, marks, plan, i, j), rows.bounds):
+    for b in over_rows(
+        lambda i, j: _plan_spans(rows, marks, plan, begins, target_begins, i, j), rows.bounds
+    ):
         if b >= 0:
             needed = int(plan[b]["spans"]) + marks.final
             size = int(rows.bounds[b + 1] - rows.bounds[b])
             raise too_few_sentinels(b, size, needed, marks.sentinels.size)
-    begins, target_begins = _begins(plan["inputs"]), _begins(plan["targets"])
+    np.add.accumulate(begins, out=begins)
+    np.add.accumulate(target_begins, out=target_begins)
     inputs = np.empty(begins[-1], rows.ids.dtype)
     targets = np.empty(target_begins[-1], rows.ids.dtype)
     over_rows(
@@ -345,8 +350,8 @@ def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
 
 
 def infill_text(batch: Batch, infilling: TextInfilling) -> CorruptedRows:
-    rows = _rows(batch, infilling.edge_token_ids)
-    plan = np.empty(batch.bounds.numel() - 1, PLAN)
+    rows, count = _rows(batch, infilling.edge_token_ids), batch.bounds.numel() - 1
+    plan, begins = np.empty(count, PLAN), _begins(count)
     ends = infilling.sentence_end_ids if infilling.permute_sentences else ()
     infill = Infill(
         infilling.mask_token_id,
@@ -355,8 +360,8 @@ def infill_text(batch: Batch, infilling: TextInfilling) -> CorruptedRows:
         _table(ends),
     )
     lengths = np.empty(rows.ids.size, np.int32)  # a row has no more spans than tokens
-    over_rows(lambda i, j: _plan_infilling(rows, infill, plan, lengths, i, j), rows.bounds)
-    begins = _begins(plan["inputs"])
+    over_rows(lambda i, j: _plan_infilling(rows, infill, plan, lengths, begins, i, j), rows.bounds)
+    np.add.accumulate(begins, out=begins)
     inputs = np.empty(begins[-1], rows.ids.dtype)
     over_rows(
         lambda i, j: _write_infilling(rows, infill, plan, lengths, begins, inputs, i, j),
@@ -393,7 +398,8 @@ def _rows(batch: Batch, edges: Any) -> Rows:
     )
 
 
-def _begins(lengths: np.ndarray) -> np.ndarray:
-    begins = np.zeros(lengths.size + 1, np.int64)
-    lengths.cumsum(out=begins[1:])
+def _begins(count: int) -> np.ndarray:
+    """Room for where ``count`` rows begin, and the last one ends."""
+    begins = np.empty(count + 1, np.int64)
+    begins[0] = 0
     return begins

@@ -5,7 +5,6 @@ A call on the CPU goes to its backend straight away: an op between would add 20 
 ``denoise/op.py``.
 """
 
-from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import resolve
-from maskkernels.denoise import op
+from maskkernels.denoise import op, reference
 from maskkernels.denoise.job import CorruptedRows, span_counts
 from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, denoiser_table
 from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits
@@ -256,7 +255,11 @@ def _room(input_ids: Tensor, backend: str) -> ModuleType | None:
     compiling = found == "numba" and torch.compiler.is_compiling()
     if found == "triton" or compiling:
         return None
-    return import_module(f"maskkernels.denoise.{'_numba' if found == 'numba' else 'reference'}")
+    if found == "reference":
+        return reference
+    from maskkernels.denoise import _numba
+
+    return _numba
 
 
 def _rows(

@@ -57,7 +57,10 @@ def batch_of(rows: Rows, backend: str) -> Batch:
     input_ids, sample_ids, cu_seqlens, attention_mask, seed, epoch = rows
     if cu_seqlens is None:
         count, length = input_ids.shape
-        bounds = torch.arange(count + 1, device=input_ids.device).mul_(length)
+        if length:
+            bounds = torch.arange(0, count * length + 1, length, device=input_ids.device)
+        else:
+            bounds = torch.zeros(count + 1, dtype=torch.int64, device=input_ids.device)
     else:
         bounds = cu_seqlens.long()
     ids = input_ids.reshape(-1)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from maskkernels.loss.job import Job
+from maskkernels.loss.job import Job, no_autocast
 from maskkernels.loss.reference import divisor_of
 
 BLOCK = 4096  # classes looked at together
@@ -241,7 +241,7 @@ def cross_entropy(job: Job) -> tuple[Tensor, ...]:
     job, rows = job.detached(), _Rows(job)
     divisor = divisor_of(job, rows.count, _weights(job, rows))
     factors = torch.ones_like(rows.labels, dtype=torch.float32) / divisor
-    with torch.autocast(job.input.device.type, enabled=False):
+    with no_autocast(job.input.device.type):
         found, gradients = _compute(job, rows, factors, job.reduction != "none", job.stored_dtype)
     loss = found.loss
     if job.reduction != "none":
@@ -274,7 +274,7 @@ def cross_entropy_backward(grad: Tensor, job: Job) -> tuple[Tensor, ...]:
     else:
         factors = grad if rows.slots is None else _take(grad[:, None], rows)[:, 0]
     job = job._replace(accuracy=False, entropy=False, top_k=0)
-    with torch.autocast(job.input.device.type, enabled=False):
+    with no_autocast(job.input.device.type):
         return tuple(_compute(job, rows, factors, True, job.input.dtype)[1])
 
 

@@ -171,7 +171,7 @@ def linear_cross_entropy(
     if chunk_bytes is not None:
         _check_int("chunk_bytes", chunk_bytes, 1)
     kind = hidden.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         hidden, weight, bias = _autocast(torch.get_autocast_dtype(kind), hidden, weight, bias)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype != hidden.dtype:

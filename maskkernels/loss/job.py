@@ -1,5 +1,6 @@
 """What every loss backend is handed, and the op schemas that say the same to PyTorch."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -69,6 +70,13 @@ _ARGUMENTS = ", ".join(
 )
 SCHEMA = f"({_ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})"
 BACKWARD_SCHEMA = f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)"
+
+
+def no_autocast(kind: str) -> contextlib.AbstractContextManager[Any]:
+    """Without autocast, on a kind of device that may know none ("meta")."""
+    if torch.amp.is_autocast_available(kind):
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
 
 
 def check_positions(job: Job) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskkernels.loss.job import Job
+from maskkernels.loss.job import Job, no_autocast
 
 Result = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -59,7 +59,7 @@ def logits_of(x: Tensor, labelled: Tensor, job: Job) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     x = torch.where(labelled[:, None], x, 0).to(dtype)
     if job.weight is not None:
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             bias = None if job.bias is None else job.bias.to(dtype)
             x = F.linear(x, job.weight.to(dtype), bias)
     x = x * job.logit_scale

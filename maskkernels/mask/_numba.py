@@ -30,6 +30,8 @@ from maskkernels.threads import over_rows
 BLOCK = 1024  # tokens looked at together
 MASK, RANDOM, KEEP = 0, 1, 2  # what happens to a selected token
 _HALF = np.int64(1 << 31)
+_NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)  # above every key
+_ROOM = np.uint64((1 << 33) - 1)
 _thresholds = lru_cache(maxsize=64)(thresholds)
 _REPLACEMENT, _UNIT = np.uint64(1), np.uint64(2)  # streams of the random contract
 
@@ -388,6 +390,55 @@ def _mask_units(tokens, law, output, first_row, last_row):
 
 
 @inlined
+def _key(word, position):
+    return (np.uint64(word) << np.uint64(32)) | np.uint64(position)
+
+
+@inlined
+def _weigh(keys, n, rates):
+    """Divide the words of n keys by the thresholds of their rates, and drop their positions.
+
+    Returns (the sum of the thresholds, how many are not 0). ``rates`` begins at position 0.
+    """
+    total, eligible = np.int64(0), 0
+    for i in range(n):
+        below = _threshold(rates[keys[i] & np.uint64(0xFFFFFFFF)])
+        total += below
+        eligible += below > 0
+        quotient = (keys[i] & np.uint64(0xFFFFFFFF00000000)) // np.uint64(max(below, 1))
+        keys[i] = quotient if below > 0 else _NEVER
+    return total, eligible
+
+
+@inlined
+def _break_ties(keys, n, k, some):
+    """Make the k smallest of n keys distinct, equal ones in the order of their indices.
+
+    The k-th smallest is near 2^32, so that there is room for the index below it; what is far above
+    becomes the largest key. Where chance put it there too, which needs a small k, ranks are found
+    one by one.
+    """
+    low = 0
+    for i in range(n):
+        low += keys[i] < _ROOM
+    if low >= k and n <= 1 << 31:
+        for i in range(n):
+            key = (keys[i] << np.uint64(31)) | np.uint64(i)
+            keys[i] = key if keys[i] < _ROOM else _NEVER
+        return
+    for i in range(n):
+        some[i] = _NEVER
+    for rank in range(k):
+        least = 0
+        for i in range(n):
+            least = i if keys[i] < keys[least] else least
+        some[least] = rank
+        keys[least] = _NEVER
+    for i in range(n):
+        keys[i] = some[i]
+
+
+@inlined
 def _limit(keys, n, k, bins, some):
     """One more than the k-th smallest of n keys: k of them are below it."""
     if k == 0:
@@ -409,14 +460,17 @@ def _limit(keys, n, k, bins, some):
 
 @kernel
 def _mask_budget(tokens, law, output, first_row, last_row):
-    """Exactly k tokens or units: the k smallest (word, position). Returns as ``_mask_tokens``."""
+    """Exactly k tokens or units: those with the k smallest keys. Returns as ``_mask_tokens``.
+
+    A key is (word, position), or with rates of their own the word over the threshold.
+    """
     longest = _longest(tokens, first_row, last_row)
     by_unit = tokens.units.size > 0
     words = np.empty(longest + 4, np.uint32)
     slots = np.empty(longest if by_unit else 0, np.int64)
     table = np.empty(_power_of_two(2 * longest) if by_unit else 0, np.int64)
     numbers = np.empty(longest if by_unit else 0, np.int64)
-    leader = np.empty(longest if by_unit else 0, np.int64)
+    entry = np.empty(longest if by_unit else 0, np.int64)  # of each slot: where its key is
     keys = np.empty(longest + 1, np.uint64)
     some = np.empty(longest + 1, np.uint64)
     bins = np.empty(256, np.int64)
@@ -439,21 +493,26 @@ def _mask_budget(tokens, law, output, first_row, last_row):
             slot, found = _unit_words(
                 tokens.units[row:end], sample, law, slots, table, numbers, words
             )
-            leader[:found] = -1
+            entry[:found] = -1
             entries = 0
             for i in range(n):
                 s = slot[at[i] - row]
-                if leader[s] < 0:
-                    leader[s] = at[i]
+                if entry[s] < 0:
+                    entry[s] = entries
                     keys[entries] = _key(words[s], at[i] - first)
                     entries += 1
         else:
             fill_words(words[: (end - first + 3) & ~3], 0, sample, law.c3, law.seed)
             for i in range(n):
                 keys[i] = _key(words[at[i] - first], at[i] - first)
-        k = (entries * law.select + _HALF) >> 32
-        if law.at_least_one and entries > 0 and k == 0:
+        total, eligible = np.int64(entries * law.select), entries
+        if tokens.rates.size:
+            total, eligible = _weigh(keys, entries, tokens.rates[first:end])
+        k = (total + _HALF) >> 32
+        if law.at_least_one and eligible > 0 and k == 0:
             k = 1
+        if tokens.rates.size:
+            _break_ties(keys, entries, k, some)
         chosen = _limit(keys, entries, k, bins, some)
         ranked = not by_unit or law.per_unit
         mask_below = random_below = np.uint64(0)
@@ -465,11 +524,7 @@ def _mask_budget(tokens, law, output, first_row, last_row):
         selected = 0
         for i in range(n):
             t = at[i]
-            if by_unit:
-                s = slot[t - row]
-                key = _key(words[s], leader[s] - first)
-            else:
-                key = _key(words[t - first], t - first)
+            key = keys[entry[slot[t - row]] if by_unit else i]
             at[selected] = t
             action[selected] = (key >= mask_below) + (key >= random_below)
             selected += key < chosen
@@ -479,11 +534,6 @@ def _mask_budget(tokens, law, output, first_row, last_row):
             tokens, law, output, at, action, selected, first, sample, count, index, words
         )
     return count, -1
-
-
-@inlined
-def _key(word, position):
-    return (np.uint64(word) << np.uint64(32)) | np.uint64(position)
 
 
 def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,7 +5,8 @@ of a Philox call fall on consecutive tokens whatever the padding. 24 bytes a tok
 ids), and those of each mask that is given; twice the ids where their hash is the sample id.
 
 An exact budget takes two kernels before: keys that order the tokens of a sample, and limits on
-them. Positions take one kernel after.
+them. Keys fill 64 bits without a sign, which stand in int64 tensors. Positions take one kernel
+after.
 
 No kernel here waits for the host, and no address depends on unchecked data: a token outside every
 sample, or with an id outside the table, is copied and never masked.
@@ -19,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from maskkernels.mask.job import Job
-from maskkernels.mask.leaders import leaders, may_mask
+from maskkernels.mask.leaders import flat_leaders, leaders, may_mask
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng._triton import (
     flat_mask,
@@ -33,7 +34,7 @@ from maskkernels.rng.layout import layout
 
 BLOCK = 512  # tokens of a program, fewer where rows are shorter
 LIMITS_BLOCK = 1024
-_NO_KEY = tl.constexpr((1 << 63) - 1)
+_NO_KEY = tl.constexpr(-1)  # as a number without a sign, the largest
 # Numbers that change from call to call, and must not compile a kernel anew when they do.
 _VARYING = [
     "n", "samples", "size", "replacements", "seed", "epoch_word", "mask_token_id", "ignore_index",
@@ -107,17 +108,32 @@ def _quads(first, start, BLOCK: tl.constexpr):
     return ((start - first) >> 2) + tl.arange(0, BLOCK // 4)
 
 
+@triton.jit
+def _rates(rates_ptr, offs, ok):
+    """In float64, as the contract says; a rate of NaN is none."""
+    p = tl.load(rates_ptr + offs, mask=ok, other=0).to(tl.float64)
+    return tl.where(p > 0, tl.where(p < 1, p, 1), 0)
+
+
+@triton.jit
+def _threshold(p):
+    return (p * 4294967296.0).to(tl.int64)
+
+
 @triton.jit(do_not_specialize=_VARYING)
 def _keys(
     ids_ptr, bounds_ptr, sample_ids_ptr, first_ptr, real_ptr, special_ptr, table_ptr, units_ptr,
-    leaders_ptr, keys_ptr, n: tl.int64, length: tl.int64, samples: tl.int64, size: tl.int64,
-    seed: tl.int64, epoch_word: tl.int64, places: tl.int64,
+    leaders_ptr, rates_ptr, keys_ptr, n: tl.int64, length: tl.int64, samples: tl.int64,
+    size: tl.int64, seed: tl.int64, epoch_word: tl.int64, places: tl.int64,
     PACKED: tl.constexpr, HAS_REAL: tl.constexpr, HAS_SPECIAL: tl.constexpr,
-    HAS_TABLE: tl.constexpr, HAS_UNITS: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_TABLE: tl.constexpr, HAS_UNITS: tl.constexpr, HAS_RATES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """int64 [N]: word << places | leading position of eligible tokens, the largest value elsewhere.
+    """int64 [N]: the keys of eligible tokens, the largest one elsewhere.
 
-    Sorted by it, the tokens of a sample stand in the order in which a budget takes them.
+    Of one rate for all: word << places | leading position. Sorted by it, the tokens of a sample
+    stand in the order in which a budget takes them. Of rates: (word << 32) // threshold, which
+    takes the leading position beside it.
     """
     b, inside, first, start, begin, end = _block(
         tl.program_id(0).to(tl.int64), bounds_ptr, first_ptr, n, length, samples,
@@ -142,34 +158,46 @@ def _keys(
     else:
         w = words_of_quads(_quads(first, start, BLOCK), sample, epoch_word, seed)
         leader = offs - first
-    key = (w.to(tl.int64) << places) | leader
+    if HAS_RATES:
+        below = _threshold(_rates(rates_ptr, offs, ok))
+        eligible = eligible & (below > 0)
+        key = ((w.to(tl.uint64) << 32) // tl.maximum(below, 1).to(tl.uint64)).to(tl.int64)
+    else:
+        key = (w.to(tl.int64) << places) | leader
     tl.store(keys_ptr + offs, tl.where(eligible, key, _NO_KEY), mask=ok)
 
 
 @triton.jit
 def _leading_keys(
-    keys_ptr, start, first, end, places, HAS_UNITS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """(keys of a block, which of them count: those of tokens that stand for their unit)."""
+    keys_ptr, leaders_ptr, start, first, end, places,
+    HAS_UNITS: tl.constexpr, HAS_RATES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """(uint64 keys of a block, which of them count: those of tokens that stand for their unit)."""
     offs = start + tl.arange(0, BLOCK)
     key = tl.load(keys_ptr + offs, mask=offs < end, other=_NO_KEY)
     counts = key != _NO_KEY
     if HAS_UNITS:
-        low = key & ((tl.full([], 1, tl.int64) << places) - 1)
-        counts = counts & (low == offs - first)
-    return key, counts
+        if HAS_RATES:
+            leader = tl.load(leaders_ptr + offs, mask=offs < end, other=0)
+        else:
+            leader = key & ((tl.full([], 1, tl.int64) << places) - 1)
+        counts = counts & (leader == offs - first)
+    return key.to(tl.uint64), counts
 
 
 @triton.jit(do_not_specialize=_VARYING)
 def _limits(
-    keys_ptr, first_ptr, bounds_ptr, limits_ptr, length: tl.int64, select: tl.int64,
-    mask_below: tl.int64, random_below: tl.int64, places: tl.int64, passes: tl.int64,
+    keys_ptr, leaders_ptr, rates_ptr, first_ptr, bounds_ptr, limits_ptr, length: tl.int64,
+    select: tl.int64, mask_below: tl.int64, random_below: tl.int64, places: tl.int64,
+    passes: tl.int64,
     PACKED: tl.constexpr, HAS_REAL: tl.constexpr, AT_LEAST_ONE: tl.constexpr,
-    HAS_UNITS: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_UNITS: tl.constexpr, HAS_RATES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """int64 [B, 3]: the largest key selected, made the mask token, made mask token or random.
+    """int64 [B, 3, 2]: limits on what is selected, made the mask token, made mask token or random.
 
-    A radix selection: ``passes`` times over the keys of a sample, for eight bits of the limit each.
+    Keys below the first number are within a limit; where rates tie keys, so are those equal to it
+    whose leading position is below the second. A radix selection: ``passes`` times over the keys of
+    a sample, for eight bits of the limit each, and once more for that position.
     """
     b = tl.program_id(0).to(tl.int64)
     which = tl.program_id(1)
@@ -177,41 +205,77 @@ def _limits(
     first = begin
     if HAS_REAL:
         first = tl.load(first_ptr + b)
-    eligible = tl.full([], 0, tl.int64)
+    eligible, total = tl.full([], 0, tl.int64), tl.full([], 0, tl.int64)
     for start in range(begin, end, BLOCK):
-        _, counts = _leading_keys(keys_ptr, start, first, end, places, HAS_UNITS, BLOCK)
+        _, counts = _leading_keys(
+            keys_ptr, leaders_ptr, start, first, end, places, HAS_UNITS, HAS_RATES, BLOCK
+        )
         eligible += tl.sum(counts.to(tl.int64), 0)
-    k = (eligible * select + (1 << 31)) >> 32
+        if HAS_RATES:
+            offs = start + tl.arange(0, BLOCK)
+            total += tl.sum(tl.where(counts, _threshold(_rates(rates_ptr, offs, counts)), 0), 0)
+    if not HAS_RATES:
+        total = eligible * select
+    k = (total + (1 << 31)) >> 32
     if AT_LEAST_ONE:
         k = tl.maximum(k, tl.minimum(eligible, 1))
     if which == 1:
         k = (k * mask_below + (1 << 31)) >> 32
     if which == 2:
         k = (k * random_below + (1 << 31)) >> 32
-    limit, left = tl.full([], 0, tl.int64), k
+    limit, left = tl.full([], 0, tl.uint64), k
     for done in range(passes):
-        shift = (passes - 1 - done) * 8
+        shift = ((passes - 1 - done) * 8).to(tl.uint64)
         seen = tl.zeros([256], tl.int32)
         for start in range(begin, end, BLOCK):
-            key, counts = _leading_keys(keys_ptr, start, first, end, places, HAS_UNITS, BLOCK)
+            key, counts = _leading_keys(
+                keys_ptr, leaders_ptr, start, first, end, places, HAS_UNITS, HAS_RATES, BLOCK
+            )
             digits = key >> shift
             counts = counts & ((digits >> 8) == limit)
             seen += tl.histogram((digits & 255).to(tl.int32), 256, mask=counts)
         up_to = tl.cumsum(seen, 0)
         below = up_to < left
-        limit = (limit << 8) | tl.sum(below.to(tl.int64), 0)
+        limit = (limit << 8) | tl.sum(below.to(tl.int64), 0).to(tl.uint64)
         left -= tl.max(tl.where(below, up_to, 0), 0)
-    tl.store(limits_ptr + b * 3 + which, tl.where(k > 0, limit, -1))
+    place = limits_ptr + (b * 3 + which) * 2
+    if HAS_RATES:  # of those at the limit the ``left`` first ones
+        before = tl.full([], 0, tl.int64)
+        for start in range(begin, end, BLOCK):
+            key, counts = _leading_keys(
+                keys_ptr, leaders_ptr, start, first, end, places, HAS_UNITS, HAS_RATES, BLOCK
+            )
+            tied = (counts & (key == limit)).to(tl.int32)
+            taken = (tied > 0) & (tl.cumsum(tied, 0) <= left)
+            last = tl.max(tl.where(taken, tl.arange(1, BLOCK + 1), 0), 0)
+            before = tl.where(last > 0, start - first + last, before)
+            left -= tl.sum(tied, 0)
+        tl.store(place + 1, before)
+    else:  # that is one
+        limit += tl.minimum(k, 1).to(tl.uint64)
+    tl.store(place, limit.to(tl.int64))
+
+
+@triton.jit
+def _within(key, leader, limits_ptr, b, which, inside, HAS_RATES: tl.constexpr):
+    """Whether keys and, where rates tie them, the positions that lead are within a limit."""
+    place = limits_ptr + (b * 3 + which) * 2
+    limit = tl.load(place, mask=inside, other=0).to(tl.uint64)
+    within = key < limit
+    if HAS_RATES:
+        before = tl.load(place + 1, mask=inside, other=0)
+        within = within | ((key == limit) & (leader < before))
+    return within
 
 
 @triton.jit(do_not_specialize=_VARYING)
 def _mask_tokens(
     ids_ptr, bounds_ptr, sample_ids_ptr, first_ptr, real_ptr, special_ptr, table_ptr,
-    units_ptr, replacement_ptr, rates_ptr, keys_ptr, limits_ptr, out_ptr, labels_ptr, counts_ptr,
-    n: tl.int64, length: tl.int64, samples: tl.int64, size: tl.int64, replacements: tl.int64,
-    seed: tl.int64, epoch_word: tl.int64, mask_token_id: tl.int64, ignore_index: tl.int64,
-    select: tl.int64, mask_below: tl.int64, random_below: tl.int64, mask_share: tl.float64,
-    both: tl.float64,
+    units_ptr, replacement_ptr, rates_ptr, leaders_ptr, keys_ptr, limits_ptr, out_ptr, labels_ptr,
+    counts_ptr, n: tl.int64, length: tl.int64, samples: tl.int64, size: tl.int64,
+    replacements: tl.int64, seed: tl.int64, epoch_word: tl.int64, mask_token_id: tl.int64,
+    ignore_index: tl.int64, select: tl.int64, mask_below: tl.int64, random_below: tl.int64,
+    mask_share: tl.float64, both: tl.float64,
     PACKED: tl.constexpr, HAS_REAL: tl.constexpr, HAS_SPECIAL: tl.constexpr,
     HAS_TABLE: tl.constexpr, HAS_REPLACEMENT: tl.constexpr, HAS_UNITS: tl.constexpr,
     HAS_RATES: tl.constexpr, BUDGET: tl.constexpr, PER_UNIT: tl.constexpr,
@@ -236,21 +300,23 @@ def _mask_tokens(
     )  # fmt: skip
     unit = tl.maximum(unit, 0)
     quads = _quads(first, start, BLOCK)
-    if HAS_RATES:  # in float64, as the contract says; a rate of NaN is none
-        p_token = tl.load(rates_ptr + offs, mask=ok, other=0).to(tl.float64)
-        p_token = tl.where(p_token > 0, tl.where(p_token < 1, p_token, 1), 0)
-        select = (p_token * 4294967296.0).to(tl.int64)
+    if HAS_RATES and not BUDGET:
+        p_token = _rates(rates_ptr, offs, ok)
+        select = _threshold(p_token)
         if not HAS_UNITS:
-            mask_below = (p_token * mask_share * 4294967296.0).to(tl.int64)
-            random_below = (p_token * both * 4294967296.0).to(tl.int64)
+            mask_below = _threshold(p_token * mask_share)
+            random_below = _threshold(p_token * both)
     if BUDGET:
-        key = tl.load(keys_ptr + offs, mask=ok, other=_NO_KEY)
-        selected = eligible & (key <= tl.load(limits_ptr + b * 3, mask=inside, other=-1))
+        key = tl.load(keys_ptr + offs, mask=ok, other=_NO_KEY).to(tl.uint64)
+        leader = offs - first
+        if HAS_RATES and HAS_UNITS:
+            leader = tl.load(leaders_ptr + offs, mask=ok, other=0)
+        selected = eligible & _within(key, leader, limits_ptr, b, 0, inside, HAS_RATES)
     elif HAS_UNITS:
         selected = eligible & (word(unit, sample, epoch_word | 2, seed).to(tl.int64) < select)
     if BUDGET and (PER_UNIT or not HAS_UNITS):
-        masked = key <= tl.load(limits_ptr + b * 3 + 1, mask=inside, other=-1)
-        replaced = key <= tl.load(limits_ptr + b * 3 + 2, mask=inside, other=-1)
+        masked = _within(key, leader, limits_ptr, b, 1, inside, HAS_RATES)
+        replaced = _within(key, leader, limits_ptr, b, 2, inside, HAS_RATES)
     else:
         if PER_UNIT and HAS_UNITS:
             r = word(unit, sample, epoch_word, seed).to(tl.int64)
@@ -315,9 +381,9 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ids = launch.where[0]
     if not ids.numel():
         return masked, labels, *_found(job, launch, labels, None)
-    keys = limits = ids  # not read without a budget
+    leader = keys = limits = ids  # not read without a budget
     if job.budget:
-        keys, limits = _rank(job, launch)
+        leader, keys, limits = _rank(job, launch)
     select, mask_below, random_below = thresholds(job.rate, job.mask_share, job.random_share)
     if job.units is not None:
         mask_below, random_below = thresholds(1.0, job.mask_share, job.random_share)[1:]
@@ -326,8 +392,8 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if job.capacity >= 0:  # empty blocks write nothing
         counts = torch.zeros(launch.programs, dtype=torch.int32, device=ids.device)
     _mask_tokens[launch.programs,](
-        *launch.where, _or(replacement, ids), _or(job.rates, ids), keys, limits, masked, labels,
-        _or(counts, ids), *launch.numbers,
+        *launch.where, _or(replacement, ids), _or(job.rates, ids), leader, keys, limits, masked,
+        labels, _or(counts, ids), *launch.numbers,
         job.vocab_size if replacement is None else replacement.numel(),
         job.seed, job.epoch << 8, job.mask_token_id, job.ignore_index, select, mask_below,
         random_below, job.mask_share, min(job.mask_share + job.random_share, 1.0),
@@ -373,8 +439,8 @@ def _prepare(job: Job) -> _Launch:
     )
 
 
-def _rank(job: Job, launch: _Launch) -> tuple[Tensor, Tensor]:
-    """The keys of an exact budget, and the limits on them."""
+def _rank(job: Job, launch: _Launch) -> tuple[Tensor, Tensor, Tensor]:
+    """What an exact budget ranks by: leading positions of units, keys, and the limits on them."""
     ids, bounds, _, first, *_ = launch.where
     n, length, samples, _ = launch.numbers
     longest = n if launch.layout["PACKED"] else length  # all that is known without a look
@@ -384,26 +450,31 @@ def _rank(job: Job, launch: _Launch) -> tuple[Tensor, Tensor]:
         )
     places = (longest - 1).bit_length()
     keys = torch.empty(n, dtype=torch.int64, device=ids.device)
-    limits = torch.empty(samples, 3, dtype=torch.int64, device=ids.device)
-    leader = ids
+    limits = torch.empty(samples, 3, 2, dtype=torch.int64, device=ids.device)
+    leader, rates = ids, _or(job.rates, ids)
     if job.units is not None:  # a sort, which torch does best
         _, sample, position, real = layout(job.input_ids, job.cu_seqlens, job.attention_mask)
         unit = job.units.reshape(-1).long()
         eligible = real & (unit >= 0)
         eligible &= may_mask(job.input_ids.reshape(-1), job.special_tokens_mask, job.maskable)
         leader = leaders(sample, position, unit, eligible)
+        if job.rates is not None:
+            rates = rates[flat_leaders(position, leader, eligible)]
+    weighted = job.rates is not None
     _keys[launch.programs,](
-        *launch.where, leader, keys, *launch.numbers, job.seed, job.epoch << 8, places,
-        **launch.layout, **launch.given, **launch.shape,
+        *launch.where, leader, rates, keys, *launch.numbers, job.seed, job.epoch << 8, places,
+        **launch.layout, **launch.given, HAS_RATES=weighted, **launch.shape,
     )  # fmt: skip
     if samples:
         _limits[samples, 3 if job.units is None or job.per_unit else 1](
-            keys, first, bounds, limits, length, thresholds(job.rate, 1.0, 0.0)[0],
+            keys, leader, rates, first, bounds, limits, length,
+            thresholds(job.rate, 1.0, 0.0)[0],
             *thresholds(1.0, job.mask_share, job.random_share)[1:], places,
-            triton.cdiv(32 + places, 8), **launch.layout, AT_LEAST_ONE=job.at_least_one,
-            HAS_UNITS=job.units is not None, BLOCK=LIMITS_BLOCK,
+            8 if weighted else triton.cdiv(32 + places, 8), **launch.layout,
+            AT_LEAST_ONE=job.at_least_one, HAS_UNITS=job.units is not None, HAS_RATES=weighted,
+            BLOCK=LIMITS_BLOCK,
         )  # fmt: skip
-    return keys, limits
+    return leader, keys, limits
 
 
 def _found(

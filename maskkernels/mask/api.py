@@ -82,6 +82,16 @@ def mask_tokens(
     higher rate only adds masks. A random id is replacement_ids[(w * n) >> 32] for word w of
     stream 1. ``mask/reference.py`` states the rest.
 
+    With selection="budget" exactly k tokens of a sample, or of its units, are selected:
+    k = (sum of T(p_u) + 2^31) >> 32 over the eligible ones u, at least 1 where the policy asks and
+    there is one. They are those with the k smallest keys (r_u << 32) // T(p_u), ties to the lower
+    position; in that order the first (k * T(mask_share) + 2^31) >> 32 become the mask token, and so
+    on. p_u is policy.rate, or a rate of the unit's own; then one with T(p_u) = 0 is not eligible.
+    With one rate for all this is the order of the words, and each is selected as often as any
+    other. With rates of their own a unit is selected with a probability near p_u but not equal to
+    it: sequential Poisson sampling (Ohlsson, "Sequential Poisson sampling", Journal of Official
+    Statistics 14, 1998). Units are counted, not their tokens.
+
     Args:
         input_ids: [B, T], or flat packed [N] with ``cu_seqlens``; int32 or int64, any strides.
             Never written to.
@@ -101,7 +111,8 @@ def mask_tokens(
             numbered from 0 in its sample, below 2^34; negative: never masked. Word u of stream 2
             selects unit u.
         rates: like input_ids, float: the rate at each token, in place of policy.rate. With
-            ``units``, a token is selected iff its unit's word is below its own rate.
+            ``units``, a token is selected iff its unit's word is below its own rate; under a budget
+            a unit has the rate at its first token that may be masked.
         unit_rates: float [B, U], with ``units``: the rate of each unit.
         capacity: None, or how many positions to return; 0 returns the count alone.
         backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
@@ -206,8 +217,6 @@ def _check_units(
         if not isinstance(given, Tensor) or not given.dtype.is_floating_point:
             got = given.dtype if isinstance(given, Tensor) else type(given).__name__
             raise TypeError(f"{name} must be a float tensor, got {got}")
-        if policy.selection == "budget":
-            raise ValueError(f"{name} does not go with selection='budget', which takes one rate")
     if unit_rates is None:
         return
     if units is None or rates is not None:

@@ -30,3 +30,9 @@ def leaders(sample: Tensor, position: Tensor, unit: Tensor | None, eligible: Ten
     new[1:] = (s[1:] != s[:-1]) | (u[1:] != u[:-1]) | ~e[:-1]
     start = torch.cummax(torch.where(new, torch.arange(n, device=unit.device), 0), 0).values
     return torch.empty_like(position).scatter_(0, order, position[order[start]])
+
+
+def flat_leaders(position: Tensor, leader: Tensor, eligible: Tensor) -> Tensor:
+    """Int64 [N]: the flat index of each token's leader; its own where it is not eligible."""
+    place = torch.arange(position.numel(), device=position.device)
+    return torch.where(eligible, place - position + leader, place)

@@ -23,7 +23,8 @@ class MaskingPolicy:
         random_share: share of the selected tokens that become a random id; the rest,
             1 - mask_share - random_share, keep theirs. All selected tokens are labelled.
         selection: "bernoulli" selects each token (or unit) on its own; "budget" selects exactly
-            round(rate * eligible) of them in each sample.
+            round(rate * eligible) of them in each sample, the rounded sum of their rates where
+            they have their own.
         at_least_one: with "budget", select one where the rounding gives none and any is eligible.
         replacement: with ``units``, "token" picks mask, random or keep for each token on its own,
             "unit" once for all tokens of a unit (as SpanBERT does).

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from maskkernels.mask.job import Job
-from maskkernels.mask.leaders import leaders, may_mask
+from maskkernels.mask.leaders import flat_leaders, leaders, may_mask
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng import reference as rng
 from maskkernels.rng.layout import layout
 
 DECISION, REPLACEMENT, UNIT = 0, 1, 2  # streams of the random contract
-NEVER = 1 << 32  # above every word
+NEVER = (1 << 63) - 1  # above every key
 NONE, MASK, RANDOM, KEEP = 0, 1, 2, 3  # what happens to a token
 
 
@@ -35,21 +35,29 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shares: tuple[int | Tensor, ...] = thresholds(1.0, job.mask_share, job.random_share)
     if unit is not None:
         pick = word(DECISION, unit if job.per_unit else position)
+    p = None
+    if job.rates is not None:
+        p = job.rates.reshape(-1).double().nan_to_num(0.0).clamp(0.0, 1.0)
     if job.budget:
-        rank, eligible_count = rank_within(sample, samples, select, position, unit, eligible)
-        k = (eligible_count * thresholds(job.rate, 1.0, 0.0)[0] + (1 << 31)) >> 32
-        if job.at_least_one:
-            k = torch.maximum(k, eligible_count.clamp(max=1))
+        leader = leaders(sample, position, unit, eligible)
+        at = flat_leaders(position, leader, eligible)
+        order, threshold = select, torch.full_like(select, thresholds(job.rate, 1.0, 0.0)[0])
+        if p is not None:  # a unit has the rate of its leader
+            threshold = threshold_of(p)[at]
+            eligible = eligible & (threshold > 0)
+            order = sequential_key(select, threshold)
+        leads = eligible & (leader == position)
+        rank = rank_within(sample, samples, order, leads)[at]
+        k = budget_of(sample, samples, threshold, leads, job.at_least_one)
         selected = eligible & (rank < k[sample])
         if unit is None or job.per_unit:
             pick = rank
             shares = tuple(((k * share + (1 << 31)) >> 32)[sample] for share in shares)
-    elif job.rates is None:
+    elif p is None:
         selected = eligible & (select < thresholds(job.rate, 1.0, 0.0)[0])
         if unit is None:
             shares = thresholds(job.rate, job.mask_share, job.random_share)
     else:
-        p = job.rates.reshape(-1).double().nan_to_num(0.0).clamp(0.0, 1.0)
         selected = eligible & (select < threshold_of(p))
         if unit is None:
             mixed = min(job.mask_share + job.random_share, 1.0)
@@ -74,32 +82,42 @@ def threshold_of(p: Tensor) -> Tensor:
     return (p * 4294967296.0).floor().long()
 
 
-def rank_within(
-    sample: Tensor,
-    samples: int,
-    select: Tensor,
-    position: Tensor,
-    unit: Tensor | None,
-    eligible: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """(rank [N], eligible count [samples + 1]) of tokens, or of units through their leaders.
+def sequential_key(word: Tensor, threshold: Tensor) -> Tensor:
+    """(word << 32) // threshold - 2^63 of words below 2^32 and thresholds up to 2^32, as int64.
 
-    Rank 0 has the smallest word of its sample; ties go to the lower position. All tokens of a unit
-    share its rank.
+    The quotient fills 64 bits without a sign; less 2^63 it stands in int64 in the same order. Its
+    low half is divided out 16 bits at a time, so that nothing on the way passes 2^48. Undefined
+    where ``threshold`` is 0.
     """
-    leader = leaders(sample, position, unit, eligible)
-    leads = eligible & (leader == position)
-    order = torch.argsort(torch.where(leads, select, NEVER), stable=True)
-    order = order[torch.argsort(sample[order], stable=True)]
+    threshold = threshold.clamp(min=1)
+    high, rest = word // threshold, word % threshold
+    middle, rest = (rest << 16) // threshold, (rest << 16) % threshold
+    return ((high - (1 << 31)) << 32) | (middle << 16) | ((rest << 16) // threshold)
+
+
+def budget_of(
+    sample: Tensor, samples: int, threshold: Tensor, leads: Tensor, at_least_one: bool
+) -> Tensor:
+    """Int64 [samples + 1]: k, the rounded sum of the thresholds of each sample's units."""
+    zero = torch.zeros(samples + 1, dtype=torch.int64, device=sample.device)
+    k = (zero.scatter_add(0, sample, torch.where(leads, threshold, 0)) + (1 << 31)) >> 32
+    if at_least_one:
+        k = torch.maximum(k, zero.scatter_add(0, sample, leads.long()).clamp(max=1))
+    return k
+
+
+def rank_within(sample: Tensor, samples: int, order: Tensor, leads: Tensor) -> Tensor:
+    """Int64 [N]: the rank of each leading token in its sample, defined for those alone.
+
+    Rank 0 has the smallest ``order``; ties go to the lower position.
+    """
+    by_order = torch.argsort(torch.where(leads, order, NEVER), stable=True)
+    by_order = by_order[torch.argsort(sample[by_order], stable=True)]
     size = torch.zeros(samples + 1, dtype=torch.int64, device=sample.device)
     begin = size.scatter_add(0, sample, torch.ones_like(sample)).cumsum(0).roll(1)
     begin[0] = 0
     place = torch.arange(sample.numel(), device=sample.device)
-    rank = torch.empty_like(sample).scatter_(0, order, place - begin[sample[order]])
-    if unit is not None:  # the tokens of a sample are contiguous: find each leader's flat index
-        at = torch.where(eligible, place - position + leader, place)
-        rank = rank[at]
-    return rank, size.scatter_add(0, sample, leads.long())
+    return torch.empty_like(sample).scatter_(0, by_order, place - begin[sample[by_order]])
 
 
 def predicted(selected: Tensor, capacity: int) -> tuple[Tensor, Tensor]:

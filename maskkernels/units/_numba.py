@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.jit import inlined, kernel
+from maskkernels.jit import inlined, kernel, lowest_bit
 from maskkernels.rng._numba import counter_word, fill_words, flat, flat_masks, row_bounds
 from maskkernels.threads import over_rows
 from maskkernels.units.flags import ENDS, STARTS
@@ -13,38 +13,66 @@ from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 BLOCK = 1024  # tokens looked at together
 _SPAN = np.uint64(9)  # stream of the random contract
+MAY = 4  # beside the flags of an id: it may be masked
+_EIGHT_ONES = np.uint64(0x0101010101010101)
 _INFINITE = np.int64(0x7FF << 52)  # the bits of a double
 
 
 @inlined
-def _look_up(ids, table, found):
-    """found[i] = table[ids[i]], 0 outside it."""
+def _known(table, maskable):
+    """The flags of each id, and MAY where it may be masked; the last entry is that of other ids.
+
+    One table in place of two, because looking up is most of the work.
+    """
+    known = np.empty(max(table.size, maskable.size) + 1, np.uint8)
+    known[:] = 0 if maskable.size else MAY
+    for i in range(table.size):
+        known[i] |= table[i] & (STARTS | ENDS)
+    for i in range(maskable.size):
+        known[i] |= maskable[i] * MAY
+    return known
+
+
+@inlined
+def _look_up(ids, known, found):
+    """found[i] = known[ids[i]], the last entry for an id outside it."""
+    outside = np.uint64(known.size - 1)
     for i in range(ids.size):
-        token = np.uint64(ids[i])  # a negative id is a huge one
-        inside = token < np.uint64(table.size)
-        entry = table[token if inside else np.uint64(0)]
-        found[i] = entry if inside else np.uint8(0)
+        found[i] = known[min(np.uint64(ids[i]), outside)]  # a negative id is a huge one
 
 
 @inlined
-def _may_mask(ids, real, special, maskable, may):
-    """may[i] = 1 where token i of a block may be masked; a loop for each reason, to vectorise."""
-    if special.size:
-        for i in range(ids.size):
-            may[i] = special[i] == 0
-    elif maskable.size:
-        _look_up(ids, maskable, may)
-    else:
-        may[: ids.size] = 1
-    if real.size:
-        for i in range(ids.size):
-            may[i] &= real[i] != 0
+def _changed(values, befores, begin, end, changed):
+    """changed[i] = 1 where values[begin + i] is not the one of ``befores`` in front of it.
+
+    The first of a row begins a unit anyway: what stands in front of that is nothing to it.
+    """
+    changed[0] = begin == 0 or values[begin] != befores[begin - 1]
+    here, before, out = values[begin + 1 : end], befores[begin : end - 1], changed[1:]
+    for i in range(here.size):
+        out[i] = here[i] != before[i]
 
 
 @inlined
-def _part(array, begin, end):
-    """A block of an array that may be absent."""
-    return array[begin:end] if array.size else array
+def _count(starts, may, number, out):
+    """out[i] = number + how many of starts[: i + 1] are 1, or -1 where may[i] is 0; the last count.
+
+    Eight bytes at a time: times 0x0101..., each byte of a word becomes the sum of those up to it.
+    ``starts`` is written over, up to a multiple of eight.
+    """
+    eights = starts.view(np.uint64)
+    for begin in range(0, out.size, 128):  # no sum passes what a byte holds
+        end = min(begin + 128, out.size)
+        before = np.uint64(0)
+        for g in range(begin >> 3, (end + 7) >> 3):
+            sums = eights[g] * _EIGHT_ONES
+            eights[g] = sums + before * _EIGHT_ONES
+            before += sums >> np.uint64(56)
+        here, ok, to = starts[begin:end], may[begin:end], out[begin:end]
+        for i in range(to.size):
+            to[i] = number + np.int64(here[i]) if ok[i] else np.int64(-1)
+        number += np.int64(before)
+    return number
 
 
 @kernel
@@ -63,42 +91,55 @@ def _number_rows(
     last_row,
 ):
     """Of ``table`` [V], ``offsets`` [2 N] and ``word_ids`` [N] two are empty."""
+    known = _known(table, maskable)
     may = np.zeros(BLOCK + 1, np.uint8)  # the token before a block stands at 0
-    flags = np.zeros(BLOCK + 1, np.uint8)
+    flags = np.full(BLOCK + 1, MAY, np.uint8)
     starts = np.empty(BLOCK, np.uint8)
+    changed = np.empty(BLOCK, np.uint8)
     for b in range(first_row, last_row):
         number = np.int64(-1)
-        may[0], flags[0] = 0, 0
+        may[0] = flags[0] = 0
         for begin in range(bounds[b], bounds[b + 1], BLOCK):
             end = min(begin + BLOCK, bounds[b + 1])
-            size, block = end - begin, ids[begin:end]
-            _may_mask(block, _part(real, begin, end), _part(special, begin, end), maskable, may[1:])
-            if table.size:
-                _look_up(block, table, flags[1:])
+            size = end - begin
+            # A loop for each question, to vectorise; slices, whose indices are not looked at.
+            before, here, may_before, may_here = flags[:size], flags[1:], may[:size], may[1:]
+            if known.size > 1:
+                _look_up(ids[begin:end], known, here)
+            if special.size:
+                part = special[begin:end]
                 for i in range(size):
-                    starts[i] = ((flags[i + 1] & STARTS) | (flags[i] & ENDS)) != 0
-            elif offsets.size:
-                for i in range(size):  # the first of a row has a number of its own anyway
-                    t = begin + i
-                    starts[i] = offsets[2 * t] != offsets[max(2 * t - 1, 0)]
+                    may_here[i] = part[i] == 0
             else:
                 for i in range(size):
-                    word = word_ids[begin + i]
-                    may[i + 1] &= (word >= 0) | (groups.size > 0 and groups[begin + i] >= 0)
-                    starts[i] = word != word_ids[max(begin + i - 1, 0)]
-            if groups.size:
+                    may_here[i] = here[i] >> 2
+            if real.size:
+                part = real[begin:end]
                 for i in range(size):
-                    group = groups[begin + i]
-                    new = group != groups[max(begin + i - 1, 0)]
-                    starts[i] = new | (starts[i] & (group < 0))
-            out = units[begin:end]
-            for i in range(size):  # three loops: the one that goes step by step has to be short
-                starts[i] = may[i + 1] & (starts[i] | (may[i] ^ 1))
+                    may_here[i] &= part[i] != 0
+            if table.size:
+                for i in range(size):
+                    starts[i] = (here[i] & STARTS) | (before[i] >> 1 & 1)
+            elif offsets.size:
+                _changed(offsets[::2], offsets[1::2], begin, end, starts)
+            else:
+                _changed(word_ids, word_ids, begin, end, starts)
+                part, grouped = word_ids[begin:end], groups[begin:end]
+                if groups.size:
+                    for i in range(size):
+                        may_here[i] &= (part[i] >= 0) | (grouped[i] >= 0)
+                else:
+                    for i in range(size):
+                        may_here[i] &= part[i] >= 0
+            if groups.size:
+                _changed(groups, groups, begin, end, changed)
+                grouped = groups[begin:end]
+                for i in range(size):
+                    starts[i] = changed[i] | (starts[i] & (grouped[i] < 0))
             for i in range(size):
-                number += np.int64(starts[i])
-                out[i] = number
-            for i in range(size):
-                out[i] = out[i] if may[i + 1] else -1
+                starts[i] = may_here[i] & (starts[i] | (may_before[i] ^ 1))
+            starts[size : (size + 7) & ~7] = 0
+            number = _count(starts, may_here, number, units[begin:end])
             may[0], flags[0] = may[size], flags[size]
 
 
@@ -149,6 +190,28 @@ def _lengths(words, thresholds, lengths):
                 lengths[i] += np.uint32(words[i] >= limit)
 
 
+@inlined
+def _runs(row, inside, edges):
+    """Where the runs of tokens with a unit begin and end by turns; how many edges there are.
+
+    ``inside`` is room for a byte a token and eight more, ``edges`` for one more than there are
+    tokens.
+    """
+    for t in range(row.size):
+        inside[t] = row[t] >= 0
+    inside[row.size : row.size + 8] = 0
+    eights, n, before = inside.view(np.uint64), 0, np.uint64(0)
+    for g in range((row.size >> 3) + 1):
+        here = eights[g]
+        turns = here ^ (here << np.uint64(8) | before)
+        before = here >> np.uint64(56)
+        while turns:
+            edges[n] = 8 * g + (lowest_bit(turns) >> 3)
+            n += 1
+            turns &= turns - np.uint64(1)
+    return n
+
+
 @kernel
 def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_row, last_row):
     """(a unit's number past the length of its row or -1, that length)."""
@@ -156,6 +219,8 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
     words = np.empty(longest + 4, np.uint32)
     lengths = np.empty(longest, np.uint32)
     cut_length = np.empty(1, np.uint32)
+    inside = np.empty((longest + 15) & ~7, np.uint8)
+    edges = np.empty(longest + 1, np.int64)
     span_of = np.empty(longest, np.int64)  # each unit's
     for b in range(first_row, last_row):
         row, out = units[bounds[b] : bounds[b + 1]], spans[bounds[b] : bounds[b + 1]]
@@ -166,24 +231,19 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
             return count - 1, row.size
         fill_words(words[: (count + 3) & ~3], 0, sample_ids[b], c3, seed)
         _lengths(words[:count], whole, lengths)
-        span_of[:count] = -1
-        number, before, begin = np.int64(-1), np.int64(-1), np.int64(0)
-        for t in range(row.size + 1):
-            unit = row[t] if t < row.size else np.int64(-1)
-            if unit >= 0 and before < 0:
-                begin = unit
-            if unit < 0 and before >= 0:  # the end of a run of units
-                _lengths(words[begin : begin + 1], cut, cut_length)
-                number += 1
-                left = np.int64(cut_length[0])
-                span_of[begin] = number
-                for u in range(begin + 1, before + 1):
-                    left -= 1
-                    new = left == 0
-                    number += np.int64(new)
-                    left = np.int64(lengths[u]) if new else left
-                    span_of[u] = number
-            before = unit
+        span_of[:count] = 0  # first how many spans begin at each
+        for e in range(0, _runs(row, inside, edges), 2):
+            unit, last = row[edges[e]], row[edges[e + 1] - 1]
+            _lengths(words[unit : unit + 1], cut, cut_length)
+            span_of[unit] += 1
+            unit += np.int64(cut_length[0])
+            while unit <= last:
+                span_of[unit] += 1
+                unit += np.int64(lengths[unit])
+        number = np.int64(-1)
+        for u in range(count):
+            number += span_of[u]
+            span_of[u] = number
         for t in range(row.size):
             span = span_of[max(row[t], 0)]
             out[t] = span if row[t] >= 0 else np.int64(-1)

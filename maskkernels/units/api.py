@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskkernels.backend import resolve
 from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits, threshold
-from maskkernels.units import reference
+from maskkernels.units import op, reference
 from maskkernels.units.lengths import length_thresholds
 
 
@@ -36,7 +36,7 @@ def word_units(
             for ``mask_tokens``; an id outside ``maskable`` may not be.
         groups: int64, shaped like input_ids: tokens of one number that follow one another are one
             unit, whatever the words say; negative: in no group.
-        backend: "auto", "reference" (any device), or "numba" (CPU).
+        backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
 
     Returns:
         int64, shaped like input_ids: the word of each token that may be masked, counted from 0 in
@@ -45,14 +45,9 @@ def word_units(
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
     """
-    if not isinstance(table, Tensor) or table.dtype != torch.uint8 or table.dim() != 1:
-        raise TypeError(f"table must be uint8 [V], got {getattr(table, 'dtype', type(table))}")
-    room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
-    if groups is not None:
-        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
-    return room.word_units(
-        input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
-    )
+    where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
+    _check_table("table", table, torch.uint8, input_ids)
+    return _run("word_units", backend, input_ids, table, *where)
 
 
 def units_from_offsets(
@@ -81,13 +76,9 @@ def units_from_offsets(
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
     """
-    room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
-    if groups is not None:
-        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
+    where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
     _check_beside("offset_mapping", offset_mapping, (*input_ids.shape, 2), input_ids)
-    return room.units_from_offsets(
-        input_ids, offset_mapping, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
-    )
+    return _run("units_from_offsets", backend, input_ids, offset_mapping, *where)
 
 
 def units_from_word_ids(
@@ -114,13 +105,9 @@ def units_from_word_ids(
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
     """
-    room = _room(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, backend)
-    if groups is not None:
-        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
+    where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
     _check_beside("word_ids", word_ids, tuple(input_ids.shape), input_ids)
-    return room.units_from_word_ids(
-        input_ids, word_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
-    )
+    return _run("units_from_word_ids", backend, input_ids, word_ids, *where)
 
 
 def span_units(
@@ -157,14 +144,16 @@ def span_units(
             [0, 0, 1] for three units), or weights in proportion.
         sample_ids: int64 [B], the identity of each sample (``hash_rows``).
         seed, epoch, cu_seqlens: as for ``mask_tokens``.
-        backend: "auto", "reference" (any device) or "numba" (CPU).
+        backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits. The
+            first call with new lengths on a GPU waits until their table is there.
 
     Returns:
         int64, shaped like units: the span of each token, counted from 0 in its sample; -1 where
         there is no unit.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit.
+        TypeError, ValueError: an argument that does not fit; units past the number of tokens, which
+            are looked at on the CPU only (a GPU takes any numbers).
     """
     samples = _check_units(units, cu_seqlens)
     if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
@@ -176,19 +165,14 @@ def span_units(
             f"sample_ids must have shape [{samples}] on {units.device}, got "
             f"{tuple(sample_ids.shape)} on {sample_ids.device}"
         )
-    if torch.compiler.is_compiling():  # which cannot look into a cache
-        whole, cut = _length_tables(tuple(lengths))
-    else:
-        whole, cut = _kept_length_tables(tuple(lengths))
-    return _unit_room(units, backend).span_units(
-        units,
-        whole.to(units.device),
-        cut.to(units.device),
-        sample_ids,
-        cu_seqlens,
-        seed_bits(seed),
-        epoch_bits(epoch),
-    )
+    # A trace cannot look into a cache.
+    thresholds = length_thresholds if torch.compiler.is_compiling() else _kept_thresholds
+    whole, cut = thresholds(tuple(lengths))
+    bits = (seed_bits(seed), epoch_bits(epoch))
+    return _run("span_units", backend, units, whole, cut, sample_ids, cu_seqlens, *bits)
+
+
+_kept_thresholds = lru_cache(maxsize=64)(length_thresholds)
 
 
 def rates_from_weights(
@@ -212,7 +196,7 @@ def rates_from_weights(
         units: as for ``span_units``, the tokens of a unit one after the other; any numbers.
         rate: in [0, 1].
         cu_seqlens: as for ``mask_tokens``.
-        backend: "auto", "reference" (any device; on a GPU it waits for the device) or "numba".
+        backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
 
     Returns:
         float64, shaped like units, for ``mask_tokens(units=units, rates=...)``; 0 where there is no
@@ -220,22 +204,16 @@ def rates_from_weights(
 
     Raises:
         TypeError, ValueError: an argument that does not fit; a weight that is negative, infinite or
-            NaN; a sample where too few tokens have a weight to reach the rate.
+            NaN; a sample where too few tokens have a weight to reach the rate. Weights are looked
+            at on the CPU only. On a GPU, where that would wait for the device, such a weight counts
+            as 0, and in such a sample all that has a weight is masked for certain.
     """
     _check_units(units, cu_seqlens)
     check_like("weights", weights, units)
     if not weights.dtype.is_floating_point:
         raise TypeError(f"weights must be a float tensor, got {weights.dtype}")
     threshold(rate)
-    return _unit_room(units, backend).rates_from_weights(weights, units, float(rate), cu_seqlens)
-
-
-def _length_tables(lengths: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    whole, cut = length_thresholds(lengths)
-    return torch.tensor(whole, dtype=torch.int64), torch.tensor(cut, dtype=torch.int64)
-
-
-_kept_length_tables = lru_cache(maxsize=64)(_length_tables)
+    return _run("rates_from_weights", backend, weights, units, float(rate), cu_seqlens)
 
 
 def _check_units(units: Tensor, cu_seqlens: Tensor | None) -> int:
@@ -248,6 +226,34 @@ def _check_units(units: Tensor, cu_seqlens: Tensor | None) -> int:
     return units.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
 
 
+def _checked(
+    input_ids: Tensor,
+    cu_seqlens: Tensor | None,
+    attention_mask: Tensor | None,
+    special_tokens_mask: Tensor | None,
+    maskable: Tensor | None,
+    groups: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """What says where units can be, if it fits the ids: all but these."""
+    check_ids(input_ids, cu_seqlens, attention_mask)
+    check_like("special_tokens_mask", special_tokens_mask, input_ids)
+    if maskable is not None:
+        _check_table("maskable", maskable, torch.bool, input_ids)
+    if groups is not None:
+        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
+    return cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
+
+
+def _check_table(name: str, table: Tensor, dtype: torch.dtype, input_ids: Tensor) -> None:
+    """``table`` must have an entry of ``dtype`` for each id of a vocabulary."""
+    if not isinstance(table, Tensor) or table.dtype != dtype or table.dim() != 1:
+        is_tensor = isinstance(table, Tensor)
+        got = f"{table.dtype} {tuple(table.shape)}" if is_tensor else type(table).__name__
+        raise TypeError(f"{name} must be {str(dtype).removeprefix('torch.')} [V], got {got}")
+    if table.device != input_ids.device:
+        raise ValueError(f"{name} is on {table.device}, input_ids on {input_ids.device}")
+
+
 def _check_beside(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: Tensor) -> None:
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
         raise TypeError(f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}")
@@ -257,31 +263,8 @@ def _check_beside(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: 
         raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
 
 
-def _room(
-    input_ids: Tensor,
-    cu_seqlens: Tensor | None,
-    attention_mask: Tensor | None,
-    special_tokens_mask: Tensor | None,
-    maskable: Tensor | None,
-    backend: str,
-) -> ModuleType:
-    """Check what the three share; the module that computes."""
-    check_ids(input_ids, cu_seqlens, attention_mask)
-    check_like("special_tokens_mask", special_tokens_mask, input_ids)
-    if maskable is not None and (maskable.dtype != torch.bool or maskable.dim() != 1):
-        raise TypeError(f"maskable must be bool [V], got {maskable.dtype} {tuple(maskable.shape)}")
-    return _unit_room(input_ids, backend)
-
-
-def _unit_room(tokens: Tensor, backend: str) -> ModuleType:
-    """The module that computes."""
-    if backend == "triton":
-        raise ValueError("backend='triton': units are numbered by 'reference' or 'numba'")
-    traced = torch.compiler.is_compiling() or tokens.device.type != "cpu"
-    if backend == "auto" and traced:
-        backend = "reference"
-    if resolve(backend, tokens.device) == "reference":
-        return reference
-    from maskkernels.units import _numba
-
-    return _numba
+def _run(name: str, backend: str, *args: Any) -> Tensor:
+    """Function ``name`` of the backend for the device of its first argument."""
+    if resolve(backend, args[0].device) == "reference":
+        return getattr(reference, name)(*args)
+    return op.call(name, *args)

@@ -3,6 +3,10 @@
 import itertools
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
 
 from maskkernels.rng import threshold
 
@@ -26,7 +30,7 @@ def geometric_lengths(p: float = 0.2, longest: int = 10) -> list[float]:
     return _shares([p * (1.0 - p) ** n for n in range(longest)])
 
 
-def length_thresholds(lengths: Sequence[float]) -> tuple[list[int], list[int]]:
+def length_thresholds(lengths: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(thresholds of a whole span, of one that the beginning of its run cuts).
 
     A word r means length 1 + (how many of its L - 1 thresholds are not above r): threshold n is
@@ -46,13 +50,19 @@ def length_thresholds(lengths: Sequence[float]) -> tuple[list[int], list[int]]:
     return _thresholds(whole), _thresholds(cut)
 
 
+@lru_cache(maxsize=64)
+def threshold_table(thresholds: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 [L - 1] for a kernel. Kept, because a copy to a GPU waits for it."""
+    return torch.tensor(thresholds, dtype=torch.int64, device=device)
+
+
 def _shares(weights: Sequence[float]) -> list[float]:
     total = sum(weights)
     return [float(weight) / total for weight in weights]
 
 
-def _thresholds(shares: list[float]) -> list[int]:
-    return [threshold(min(p, 1.0)) for p in itertools.accumulate(shares[:-1])]
+def _thresholds(shares: list[float]) -> tuple[int, ...]:
+    return tuple(threshold(min(p, 1.0)) for p in itertools.accumulate(shares[:-1]))
 
 
 def too_high(highest: int, length: int) -> ValueError:

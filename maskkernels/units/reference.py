@@ -1,5 +1,7 @@
 """Numbering words and spans in plain torch. This file is the specification of the kernels."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,56 +15,22 @@ from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 SPAN = 9  # stream of the random contract: the length of the span that begins at a unit
 
 
-def word_units(
-    input_ids, table, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups=None
-):
+def word_units(input_ids, table, *where):
     ids = input_ids.reshape(-1)
     inside = (ids >= 0) & (ids < table.numel())
     flags = torch.where(inside, table[torch.where(inside, ids, 0).long()], 0)
     begins = ((flags & STARTS) != 0) | ((_before(flags) & ENDS) != 0)
-    return _number(
-        begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
-    )
+    return _number(begins, None, input_ids, *where)
 
 
-def units_from_offsets(
-    input_ids,
-    offset_mapping,
-    cu_seqlens,
-    attention_mask,
-    special_tokens_mask,
-    maskable,
-    groups=None,
-):
+def units_from_offsets(input_ids, offset_mapping, *where):
     begin, end = offset_mapping.reshape(-1, 2).unbind(1)
-    begins = begin != _before(end)
-    return _number(
-        begins, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
-    )
+    return _number(begin != _before(end), None, input_ids, *where)
 
 
-def units_from_word_ids(
-    input_ids,
-    word_ids,
-    cu_seqlens,
-    attention_mask,
-    special_tokens_mask,
-    maskable,
-    groups=None,
-):
+def units_from_word_ids(input_ids, word_ids, *where):
     word = word_ids.reshape(-1)
-    begins = word != _before(word)
-    in_word = word >= 0 if groups is None else (word >= 0) | (groups.reshape(-1) >= 0)
-    return _number(
-        begins,
-        input_ids,
-        cu_seqlens,
-        attention_mask,
-        special_tokens_mask,
-        maskable,
-        groups,
-        in_word,
-    )
+    return _number(word != _before(word), word >= 0, input_ids, *where)
 
 
 def _before(x: Tensor) -> Tensor:
@@ -71,21 +39,14 @@ def _before(x: Tensor) -> Tensor:
 
 
 def _number(
-    begins,
-    input_ids,
-    cu_seqlens,
-    attention_mask,
-    special_tokens_mask,
-    maskable,
-    groups,
-    in_word=None,
+    begins, in_word, input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
 ):
     _, sample, _, real = layout(input_ids, cu_seqlens, attention_mask)
     may = real & may_mask(input_ids.reshape(-1), special_tokens_mask, maskable)
+    group = None if groups is None else groups.reshape(-1)
     if in_word is not None:
-        may = may & in_word
-    if groups is not None:
-        group = groups.reshape(-1)
+        may = may & (in_word if group is None else in_word | (group >= 0))
+    if group is not None:
         begins = (group != _before(group)) | (begins & (group < 0))
     begins = may & (begins | ~_goes_on(may, sample))
     return torch.where(may, _count(begins, sample) - 1, -1).view(input_ids.shape)
@@ -109,7 +70,7 @@ def _count(begins: Tensor, sample: Tensor) -> Tensor:
 def span_units(units, whole, cut, sample_ids, cu_seqlens, seed, epoch):
     samples, sample, _, in_sample = layout(units, cu_seqlens, None)
     unit = units.reshape(-1).long()
-    if unit.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _may_look(unit):
         length = torch.bincount(sample, minlength=samples + 1)[sample]
         if (high := unit >= length).any():
             t = int(high.long().argmax())
@@ -120,8 +81,8 @@ def span_units(units, whole, cut, sample_ids, cu_seqlens, seed, epoch):
     begins = run_begins | (goes_on & (unit != _before(unit)))
 
     key = torch.cat([sample_ids, sample_ids.new_zeros(1)])[sample]
-    word = rng.random_words(key, unit.clamp(0), seed, epoch, SPAN).unsqueeze(1)
-    length = 1 + torch.where(run_begins, (word >= cut).sum(1), (word >= whole).sum(1))
+    word = rng.random_words(key, unit.clamp(0), seed, epoch, SPAN)
+    length = 1 + torch.where(run_begins, _reached(word, cut), _reached(word, whole))
 
     # Units in their order, and a last one that stands for the end of every run. From each, ``jump``
     # is the unit that the next span begins at; following it from the beginning of a run by 1, 2,
@@ -146,6 +107,14 @@ def span_units(units, whole, cut, sample_ids, cu_seqlens, seed, epoch):
     return torch.where(inside, _count(found, sample) - 1, -1).view(units.shape)
 
 
+def _reached(word: Tensor, thresholds: Sequence[int]) -> Tensor:
+    """Int64, like ``word``: how many thresholds are not above it."""
+    count = torch.zeros_like(word)
+    for threshold in thresholds:
+        count = count + (word >= threshold)
+    return count
+
+
 def rates_from_weights(weights, units, rate, cu_seqlens):
     samples, sample, _, in_sample = layout(units, cu_seqlens, None)
     unit = units.reshape(-1).long()
@@ -154,28 +123,41 @@ def rates_from_weights(weights, units, rate, cu_seqlens):
     column = torch.arange(unit.numel(), device=unit.device)
     first = torch.cummax(torch.where(begins, column, 0), 0).values
     weight = torch.where(inside, weights.reshape(-1).double()[first], 0.0)
-    if not ((weight >= 0) & (weight < float("inf"))).all():
+    is_weight = (weight >= 0) & (weight < float("inf"))
+    if _may_look(unit) and not is_weight.all():
         raise not_a_weight()
+    weight = torch.where(is_weight, weight, 0.0)
 
     def per_sample(values: Tensor, how: str) -> Tensor:
         start = torch.zeros(samples + 1, dtype=values.dtype, device=values.device)
         return start.scatter_reduce(0, sample, values, how)
 
     largest = per_sample(weight, "amax")[sample]
-    whole = (weight / largest * FINEST).floor().clamp(min=1.0)
-    whole = torch.where(weight > 0, whole, 0.0).long()
-    maskable, weighted = (per_sample(t.long(), "sum") for t in (inside, whole > 0))
+    part = (weight / largest * FINEST).floor().clamp(min=1.0)
+    part = torch.where(weight > 0, part, 0.0).long()
+    maskable, weighted = (per_sample(t.long(), "sum") for t in (inside, part > 0))
     asked = rate * maskable.double()
-    if (short := asked > weighted).any():
+    if _may_look(unit) and (short := asked > weighted).any():
         b = int(short.long().argmax())
         raise unreachable(b, rate, int(weighted[b]), int(maskable[b]))
-    certain = torch.zeros_like(inside)
-    while True:
-        free = torch.where(certain, 0, whole)
-        left = (asked - per_sample(certain.long(), "sum")).clamp(min=0.0)
-        share = left / per_sample(free, "sum").clamp(min=1)
-        rates = torch.where(certain, 1.0, free * share[sample])
-        over = ~certain & (rates >= 1.0)
-        if not over.any():
-            return rates.view(units.shape)
-        certain |= over
+
+    # From the heaviest down: if all that is heavier than a token is masked for certain, what is
+    # left goes to it and the lighter ones, in ``share``. The level is the heaviest that this does
+    # not bring to 1; the kernels reach it from above, some tokens at a time.
+    keys = sample * (2 * FINEST) + (FINEST - part)
+    ordered = keys.sort().values
+    running = (FINEST - ordered % (2 * FINEST)).cumsum(0)
+    running = torch.cat([running.new_zeros(1), running])
+    place = torch.searchsorted(ordered, keys)
+    begin = torch.searchsorted(ordered, sample * (2 * FINEST))
+    end = torch.searchsorted(ordered, (sample + 1) * (2 * FINEST))
+    left = (asked[sample] - (place - begin)).clamp(min=0.0)
+    share = left / (running[end] - running[place]).clamp(min=1)
+    level = per_sample(torch.where(part * share < 1.0, part, 0), "amax")[sample]
+    share = per_sample(torch.where(part == level, share, 0.0), "amax")[sample]
+    return torch.where(part > level, 1.0, part * share).view(units.shape)
+
+
+def _may_look(tensor: Tensor) -> bool:
+    """Values are looked at where that waits for no device and ends no trace."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

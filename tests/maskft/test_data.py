@@ -4,7 +4,7 @@ import json
 
 import datasets
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import build_byte_level
@@ -220,6 +220,13 @@ def test_a_broken_file_is_one_sentence(write, name, content, text):
     with pytest.raises(UsageError, match=text) as error:
         load_texts(arguments)
     assert "\n" not in str(error.value)
+
+
+def test_a_dataset_without_rows_is_one_sentence(tmp_path):
+    features = Features({"text": Value("string")})
+    Dataset.from_dict({"text": []}, features=features).save_to_disk(tmp_path / "none")
+    with pytest.raises(UsageError, match="none: the dataset is empty"):
+        load_texts(DataArguments(dataset=str(tmp_path / "none")))
 
 
 def test_a_missing_column_lists_those_there_are(tmp_path):

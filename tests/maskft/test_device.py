@@ -18,6 +18,8 @@ from maskft import (
     detach,
     mask_batch,
 )
+from maskft.strategy import Entity, Tokens
+from maskkernels import mask_tokens
 
 
 def same(batch, expected):
@@ -279,10 +281,8 @@ def test_what_cannot_be_masked_on_the_device_is_refused(tokenizer, rows, tiny_be
         mask_batch({"input_ids": torch.zeros(1, 2)}, collator)
 
 
-@pytest.mark.parametrize("strategy", ["span", "entity", "keyword"])
-@pytest.mark.parametrize("within", [None, 0])
-def test_every_strategy_masks_on_the_device_as_in_the_loader(tokenizer, rows, strategy, within):
-    rows = [
+def annotated(rows):
+    return [
         {
             **row,
             "entity_ids": [-1 if i % 7 < 4 else i // 7 for i in range(len(row["input_ids"]))],
@@ -290,11 +290,50 @@ def test_every_strategy_masks_on_the_device_as_in_the_loader(tokenizer, rows, st
         }
         for row in rows
     ]
+
+
+@pytest.mark.parametrize("selection", ["bernoulli", "budget"])
+@pytest.mark.parametrize("strategy", ["span", "entity", "keyword", Entity(rate=0.7)])
+@pytest.mark.parametrize("within", [None, 0])
+def test_every_strategy_masks_on_the_device_as_in_the_loader(
+    tokenizer, rows, strategy, within, selection
+):
+    rows = annotated(rows)
     collator = DataCollatorForLanguageModeling(
-        tokenizer, rng="sample", seed=2, strategy=strategy, within=within, mlm_probability=0.4
+        tokenizer,
+        rng="sample",
+        seed=2,
+        strategy=strategy,
+        within=within,
+        selection=selection,
+        mlm_probability=0.4,
     )
     expected = collator([dict(row) for row in rows])
     found = mask_batch(PlainCollator(collator)([dict(row) for row in rows]), collator)
     assert (found["labels"] != -100).any()
     for name in ("input_ids", "labels"):
         assert torch.equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("strategy", ["random", "whole_word", "span", "ngram", "entity", "keyword"])
+def test_planning_and_masking_compile_as_one_graph(tokenizer, rows, strategy):
+    """What a collator does on the device once its settings are known."""
+    collator = collators(tokenizer, strategy=strategy)
+    batch = PlainCollator(collator)(annotated(rows))
+    ids, real = batch["input_ids"], batch["attention_mask"]
+    vocabulary, policy = collator._vocabulary_on(ids.device), collator._masking_policy(0.4)
+    table, where = vocabulary.words, {"maskable": vocabulary.maskable}
+
+    def step(ids, real, columns):
+        limits = {**where, "attention_mask": real}
+        tokens = Tokens(ids, 0.4, 3, 0, columns, word_table=lambda: table, **limits)
+        plan = collator._strategy.plan(tokens)
+        limits["sample_ids"] = tokens.given_sample_ids
+        return mask_tokens(ids, policy, seed=3, units=plan.units, rates=plan.rates, **limits)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    found = compiled(ids, real, batch["masking"].get("columns", {}))
+    expected = mask_batch(batch, collator)
+    assert torch.equal(found.input_ids.long(), expected["input_ids"])
+    assert torch.equal(found.labels.long(), expected["labels"])

@@ -18,13 +18,12 @@ from transformers import (
     IBertConfig,
     ModernBertConfig,
     RobertaConfig,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from maskft import DataCollatorForLanguageModeling, DataCollatorWithPacking, PackedBatchSampler
 from maskft.attention import lay_out, packed_attention
+from maskft.strategy import Entity
 
 TINY = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
@@ -83,9 +82,12 @@ def test_masks_are_those_of_the_padded_batch(tokenizer, rows, form, strategy, si
     assert ("token_type_ids" in packed) == (form != "ids")
 
 
-@pytest.mark.parametrize("strategy", ["span", "ngram", "entity", "keyword"])
+@pytest.mark.parametrize("selection", ["bernoulli", "budget"])
+@pytest.mark.parametrize("strategy", ["span", "ngram", "entity", "keyword", Entity(rate=0.7)])
 @pytest.mark.parametrize("within", [None, 0, "allowed"])
-def test_every_strategy_masks_packed_rows_as_padded_ones(tokenizer, rows, strategy, within):
+def test_every_strategy_masks_packed_rows_as_padded_ones(
+    tokenizer, rows, strategy, within, selection
+):
     rows = [
         {
             **row,
@@ -97,7 +99,7 @@ def test_every_strategy_masks_packed_rows_as_padded_ones(tokenizer, rows, strate
     ]
     if within != "allowed":
         rows = [{k: v for k, v in row.items() if k != "allowed"} for row in rows]
-    padding, packing = pair(tokenizer, strategy=strategy, within=within)
+    padding, packing = pair(tokenizer, strategy=strategy, within=within, selection=selection)
     masked = 0
     for epoch in range(4):
         padding.set_epoch(epoch)
@@ -407,7 +409,8 @@ def test_epochs_are_shuffled_by_seed_and_epoch_alone():
     assert first == list(one) == list(two)
     one.set_epoch(1)
     assert list(one) != first
-    assert len(one) == len(list(one))
+    assert len(one) == len(list(one)) == len(first)
+    assert len({frozenset(batch) for batch in first} & {frozenset(batch) for batch in one}) < 5
     two.set_epoch(1)
     assert list(one) == list(two)
     one.set_epoch(0)
@@ -459,46 +462,6 @@ def test_long_rows_are_counted_as_a_block_and_cut(tokenizer, rows):
     for batch in sampler:  # what does not fit raises
         count = sum(min(len(rows[i]["input_ids"]), 12) for i in batch)
         assert packing([rows[i] for i in batch])["cu_seq_lens_q"][len(batch)] == count
-
-
-class PackedTrainer(Trainer):
-    """As docs/packing.md shows it."""
-
-    def get_train_dataloader(self):
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        sampler = PackedBatchSampler(lengths, block=64, seed=self.args.seed)
-        return self.accelerator.prepare(
-            DataLoader(
-                self._remove_unused_columns(self.train_dataset, "training"),
-                batch_sampler=sampler,
-                collate_fn=self.data_collator,
-            )
-        )
-
-
-def test_a_trainer_trains_on_packed_batches(tokenizer, rows, tiny_bert, tmp_path):
-    import datasets
-
-    from maskft import attach
-
-    args = TrainingArguments(
-        output_dir=str(tmp_path), num_train_epochs=2, report_to="none", use_cpu=True,
-        disable_tqdm=True, save_strategy="no", logging_steps=1,
-    )  # fmt: skip
-    trainer = PackedTrainer(
-        model=tiny_bert,
-        args=args,
-        train_dataset=datasets.Dataset.from_list(
-            [{**row, "text": "left out by Trainer"} for row in rows]
-        ),
-        data_collator=DataCollatorWithPacking.for_model(tiny_bert, tokenizer, rng="sample"),
-    )
-    attach(trainer).train()
-    blocks = len(trainer.get_train_dataloader())
-    assert blocks < len(rows) / 2
-    assert trainer.state.global_step == 2 * blocks
-    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    assert all(np.isfinite(losses))
 
 
 # --- bad input ------------------------------------------------------------------------------------

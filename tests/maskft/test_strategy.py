@@ -29,6 +29,7 @@ from maskkernels import (
     hash_rows,
     mask_tokens,
     span_units,
+    threshold,
     word_units,
 )
 
@@ -99,8 +100,11 @@ def restored(batch):
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("within", [None, "question", (0, 2)])
-def test_masks_do_not_depend_on_the_batch_or_the_padding(tokenizer, annotated, name, within):
-    options = {"strategy": ALL[name], "within": within}
+@pytest.mark.parametrize("selection", ["bernoulli", "budget"])
+def test_masks_do_not_depend_on_the_batch_or_the_padding(
+    tokenizer, annotated, name, within, selection
+):
+    options = {"strategy": ALL[name], "within": within, "selection": selection}
     batch = collate(tokenizer, annotated, **options)
     shuffled = collate(tokenizer, annotated[::-1], pad_to_multiple_of=64, **options)
     tokenizer.padding_side = "left"
@@ -230,7 +234,7 @@ def test_within_masks_nothing_else(tokenizer, annotated):
         collate(tokenizer, no_types, within=1)
 
 
-@pytest.mark.parametrize("strategy", ["random", "whole_word", "span", "ngram", "entity"])
+@pytest.mark.parametrize("strategy", ["random", "whole_word", "span", "ngram", "entity", "keyword"])
 def test_a_budget_is_exact_in_units(tokenizer, annotated, strategy):
     options = {"selection": "budget", "strategy": strategy, "mlm_probability": 0.3}
     one, two = (collate(tokenizer, annotated, seed=seed, **options)["labels"] for seed in (1, 2))
@@ -242,6 +246,40 @@ def test_a_budget_is_exact_in_units(tokenizer, annotated, strategy):
     assert not (collate(tokenizer, annotated, **none)["labels"] != -100).any()
     some = collate(tokenizer, annotated, at_least_one=True, **none)["labels"] != -100
     assert some.any(1).all()
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [Keyword(), Entity(rate=0.9), FromColumns("mine", "often"), FromFunction(every_other)],
+    ids=["keyword", "entity", "columns", "function"],
+)
+def test_a_budget_of_units_with_rates_is_their_rounded_sum(tokenizer, annotated, strategy):
+    """Against the strategy's own plan, in plain Python: k units, whole, and none of rate 0."""
+    plans = []
+
+    def seen(tokens):
+        plans.append(strategy.plan(tokens))
+        return plans[0]
+
+    batch = collate(tokenizer, annotated, strategy=strategy, selection="budget")
+    again = FromFunction(seen, columns=strategy.columns)
+    assert torch.equal(
+        collate(tokenizer, annotated, strategy=again, selection="budget")["labels"], batch["labels"]
+    )
+    chosen, (plan,) = batch["labels"] != -100, plans
+    total = 0
+    for row in range(len(annotated)):
+        rates = {}
+        for t, unit in enumerate(plan.units[row].tolist()):
+            if unit >= 0:
+                rates.setdefault(unit, plan.rates[row, t].item())
+        masked = set(plan.units[row][chosen[row]].tolist())
+        assert len(masked) == (sum(map(threshold, rates.values())) + (1 << 31)) >> 32
+        assert all(rates[unit] > 0 for unit in masked)
+        whole = torch.isin(plan.units[row], torch.tensor(sorted(masked)))
+        assert torch.equal(chosen[row], whole)
+        total += len(masked)
+    assert total >= len(annotated)
 
 
 def test_replacement_per_unit_for_any_strategy(tokenizer, annotated):
@@ -428,8 +466,6 @@ def test_trainer_gives_each_step_its_rate_and_resumes_exactly(
         ({"replacement": "row"}, ValueError, "replacement must be one of"),
         ({"replacement": "unit"}, ValueError, "needs a strategy with units"),
         ({"at_least_one": True}, ValueError, "goes with selection='budget'"),
-        ({"strategy": "keyword", "selection": "budget"}, ValueError, "takes one rate"),
-        ({"strategy": Entity(rate=0.1), "selection": "budget"}, ValueError, "takes one rate"),
         ({"within": 1.5}, (TypeError, ValueError), "within|iterable"),
         ({"within": []}, ValueError, "within must be the name"),
         ({"schedule": 0.3}, TypeError, "schedule must be a function"),
@@ -460,6 +496,10 @@ def test_bad_columns_are_refused(tokenizer, annotated):
     for strategy, name in (("entity", "entity_ids"), ("keyword", "keyword_weights")):
         with pytest.raises(ValueError, match=rf"no column '{name}'.*maskft\.attach"):
             collate(tokenizer, bare, strategy=strategy)
+    for name, options in (("entity_ids", {"strategy": "entity"}), ("part", {"within": "part"})):
+        collator = DataCollatorForLanguageModeling(tokenizer, **options)
+        with pytest.raises(ValueError, match=rf"reads \['{name}'\] here, .* mappings, got list"):
+            collator([row["input_ids"] for row in bare])
     short = [{**annotated[0], "entity_ids": [1, 2]}]
     with pytest.raises(ValueError, match=r"example 0 has .* but 2 entries in 'entity_ids'"):
         collate(tokenizer, short, strategy="entity")

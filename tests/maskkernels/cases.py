@@ -5,6 +5,7 @@ import itertools
 import torch
 
 from maskkernels import MaskingPolicy
+from maskkernels.mask.job import Job
 
 V = 97
 SHAPES = ("right", "left", "full", "packed", "packed_gaps")
@@ -87,6 +88,43 @@ def cases(full=True):
         yield f"{n}-{shape}-{options.get('selection', 'bernoulli')}-{unit}", ids, policy, arguments
 
 
+def rates_of(kind, like):
+    """Float rates like ``like``: any, some of them 0 and 1, tiny ones, or the same for all."""
+    g = torch.Generator().manual_seed(6)
+    rates = torch.rand(like.shape, generator=g, dtype=torch.float64)
+    if kind == "tiny":  # thresholds of 0, 1 and 2: keys of up to 64 bits
+        return torch.randint(0, 5, like.shape, generator=g) / 2.0**33
+    if kind == "some":
+        return (2 * rates - 0.5).clamp(0, 1).float()
+    return {"any": rates, "whole": torch.ones_like(rates), "equal": torch.full_like(rates, 0.3)}[
+        kind
+    ]
+
+
+def weighted(full=True):
+    """(name, input_ids, policy, keyword arguments) of budgets whose units have their own rates."""
+    shapes = SHAPES if full else ("left", "packed_gaps")
+    kinds = ("any", "some", "tiny", "whole", "equal")
+    units = (None, "runs", "scattered")
+    chosen = itertools.product(shapes, kinds, units, ("token", "unit"), (False, True))
+    table = torch.rand(V, generator=torch.Generator().manual_seed(8)) < 0.8
+    for n, (shape, kind, unit, replacement, at_least_one) in enumerate(chosen):
+        if (unit is None and replacement == "unit") or (not full and n % 5):
+            continue
+        ids, arguments = batch(shape) if full else batch(shape, 2, 11)
+        arguments |= {"seed": 77 + n, "epoch": n, "rates": rates_of(kind, ids)}
+        if unit is not None:
+            arguments["units"] = unit_tensor(unit, ids)
+        if n % 3 == 0:
+            arguments["maskable"] = table
+        arguments["capacity"] = (None, 0, 5, ids.numel() + 3)[n % 4]
+        policy = MaskingPolicy(
+            3, V, selection="budget", at_least_one=at_least_one, replacement=replacement,
+            mask_share=0.5, random_share=0.3,
+        )  # fmt: skip
+        yield f"{n}-{shape}-weighted-{kind}-{unit}", ids, policy, arguments
+
+
 def edges():
     """(name, input_ids, policy, keyword arguments) where quads and blocks of tokens begin and end.
 
@@ -112,6 +150,9 @@ def edges():
         arguments = {"seed": 11, "epoch": 0, "capacity": ids.numel() // 3}
         yield f"{name}-{selection}", ids, policy, {**arguments, "attention_mask": keep}
         yield f"{name}-all-{selection}", ids, policy, arguments
+        if selection == "budget":
+            arguments = {**arguments, "attention_mask": keep, "rates": rates_of("any", ids)}
+            yield f"{name}-weighted", ids, policy, arguments
     lengths = torch.tensor([0, 1, 2, 3, 0, 4, 5, 6, 7, 511, 0, 512, 513, 1030, 1, 0])
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     ids = torch.randint(0, V, (int(bounds[-1]),), generator=g)
@@ -120,3 +161,20 @@ def edges():
         yield f"packed-all-{selection}", ids, policy, arguments
         arguments["attention_mask"] = (torch.rand(ids.shape, generator=g) < 0.8).int()
         yield f"packed-{selection}", ids, policy, arguments
+        if selection == "budget":
+            arguments = {**arguments, "rates": rates_of("some", ids)}
+            yield "packed-weighted", ids, policy, arguments
+            arguments = {**arguments, "units": unit_tensor("scattered", ids)}
+            yield "packed-weighted-units", ids, policy, arguments
+
+
+def tied_job(**changes):
+    """Units 2^34 apart share their words; the API refuses them, so this goes below it."""
+    order = torch.tensor([[3, 3, 1, 1, 4, 4, 2, 2, 0, 0, 5, 5]])
+    fields = {
+        "input_ids": order + 5, "sample_ids": torch.tensor([9]), "units": order << 34, "seed": 1,
+        "epoch": 0, "mask_token_id": 3, "vocab_size": V, "rate": 0.5, "mask_share": 1.0,
+        "random_share": 0.0, "budget": True, "at_least_one": False, "per_unit": False,
+        "ignore_index": -100, "capacity": -1,
+    }  # fmt: skip
+    return Job(**dict.fromkeys(Job._fields) | fields | changes)

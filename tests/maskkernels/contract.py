@@ -72,21 +72,25 @@ def mask_row(
         leaders = {}
         for t in candidates:
             leaders.setdefault(t if units is None else units[t], t)
-        order = sorted(
-            leaders,
-            key=lambda u: (
-                draw(0, position[u]) if units is None else draw(2, u),
-                position[leaders[u]],
-            ),
-        )
-        k = (len(order) * T(policy.rate) + (1 << 31)) >> 32
+        chance = {
+            u: T(policy.rate if rates is None else rates[leader]) for u, leader in leaders.items()
+        }
+        if rates is not None:
+            leaders = {u: leader for u, leader in leaders.items() if chance[u]}
+
+        def key(u):
+            r = draw(0, position[u]) if units is None else draw(2, u)
+            return r if rates is None else (r << 32) // chance[u]
+
+        order = sorted(leaders, key=lambda u: (key(u), position[leaders[u]]))
+        k = (sum(chance[u] for u in order) + (1 << 31)) >> 32
         if policy.at_least_one and order:
             k = max(k, 1)
         k_mask = (k * T(policy.mask_share) + (1 << 31)) >> 32
         k_both = (k * T(both) + (1 << 31)) >> 32
         rank = {u: i for i, u in enumerate(order)}
         for t in candidates:
-            place = rank[t if units is None else units[t]]
+            place = rank.get(t if units is None else units[t], k)
             if place >= k:
                 continue
             if units is None or policy.replacement == "unit":

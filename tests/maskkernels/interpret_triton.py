@@ -5,7 +5,7 @@ import os
 import sys
 
 import torch
-from cases import V, cases, edges
+from cases import V, cases, edges, tied_job, weighted
 
 from maskkernels import MaskingPolicy
 from maskkernels.mask import _triton as mask_triton
@@ -17,7 +17,9 @@ from maskkernels.rng import reference as rng_reference
 
 
 def unchecked():
-    """(name, job) of what nobody looks at on a GPU: broken cu_seqlens, wild ids and rates."""
+    """(name, job) of what the API refuses and nobody looks at on a GPU: broken cu_seqlens, wild ids
+    and rates, units that share their words.
+    """
     policy = MaskingPolicy(3, V, rate=0.5)
     fields = {
         "input_ids": torch.randint(0, V, (40,)), "mask_token_id": 3, "vocab_size": V, "rate": 0.5,
@@ -27,15 +29,32 @@ def unchecked():
     }  # fmt: skip
     job = Job(**dict.fromkeys(Job._fields) | fields)
     broken = ([5, 9, 30], [-3, 10, 60], [0, 30, 10, 40], [7], [90, 95], [-9, -5], [0, 0, 40, 0])
-    for bounds, budget, keep in itertools.product(broken, (False, True), (None, True)):
+    chances = torch.rand(40)
+    for bounds, budget, keep in itertools.product(broken, (False, True, chances), (None, True)):
         yield f"{bounds} {budget} {keep}", job._replace(
-            cu_seqlens=torch.tensor(bounds), budget=budget,
+            cu_seqlens=torch.tensor(bounds), budget=budget is not False,
+            rates=chances if budget is chances else None,
             attention_mask=None if keep is None else torch.arange(40) % 3 > 0,
         )  # fmt: skip
     ids = torch.tensor([[V, -1, 1 << 40, 5, 6, 7, 8]])
     yield "ids", job._replace(input_ids=ids, rate=1.0, maskable=torch.ones(V, dtype=torch.bool))
     rates = torch.tensor([[float("nan"), 2.0, -1.0, float("inf"), -float("inf"), 0.5, 1.0]])
     yield "rates", job._replace(input_ids=ids % V, rates=rates)
+    yield "rates of a budget", job._replace(input_ids=ids % V, rates=rates, budget=True)
+    yield "ties", tied_job()
+    for scale, per_unit in itertools.product((1.0, 2.0**-20), (False, True)):
+        rates = torch.tensor([[0.5, 0.9, 0.5, 0.9, 0.9, 0.5]]).repeat_interleave(2, 1) * scale
+        yield (
+            f"ties of rates {scale}",
+            tied_job(
+                rates=rates, per_unit=per_unit, mask_share=0.5, random_share=0.25, at_least_one=True
+            ),
+        )
+    number = torch.arange(1100)[None]  # more than the block of a budget
+    yield "ties of a long row", tied_job(
+        input_ids=number % V, units=number << 34, rates=torch.full((1, 1100), 0.97), per_unit=True,
+        mask_share=0.5, random_share=0.25,
+    )  # fmt: skip
     yield "no rows", job._replace(input_ids=ids[:0])
     yield "no tokens", job._replace(input_ids=ids[:, :0])
 
@@ -55,7 +74,7 @@ def main() -> int:
             return 1
         compared += 1
     check = api._mask_tokens
-    for name, ids, policy, arguments in (*cases(full=False), *edges()):
+    for name, ids, policy, arguments in (*cases(full=False), *weighted(full=False), *edges()):
         layout = (ids, arguments.get("cu_seqlens"), arguments.get("attention_mask"))
         if not torch.equal(rng_triton.hash_rows(*layout), rng_reference.hash_rows(*layout)):
             print(f"FAILED hash_rows {name}")

@@ -1,37 +1,151 @@
 """On a GPU: Triton's masks equal Numba's, nothing waits for the device, a graph captures it."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
-from cases import V, batch, cases, edges, unit_tensor
+from cases import V, batch, cases, edges, rates_of, unit_tensor, weighted
+from unit_cases import LENGTHS, TABLE, unchecked, unit_rows, weight_cases, word_cases
 
-from maskkernels import MaskingPolicy, hash_rows, mask_tokens, random_words
+import maskkernels
+from maskkernels import (
+    MaskingPolicy,
+    hash_rows,
+    mask_tokens,
+    random_words,
+    rates_from_weights,
+    span_units,
+    word_units,
+)
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
     pytest.skip("no GPU on this machine", allow_module_level=True)
 
 
+@contextmanager
+def no_sync():
+    """What waits for the device is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def to_gpu(arguments):
     return {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
 
 
-@pytest.mark.parametrize("case", [*cases(), *edges()], ids=lambda c: c[0])
+@pytest.mark.parametrize("case", [*cases(), *weighted(), *edges()], ids=lambda c: c[0])
 def test_masks_equal_those_of_the_cpu(case):
     _, ids, policy, arguments = case
     expected = mask_tokens(ids, policy, **arguments, backend="numba")
-    torch.cuda.set_sync_debug_mode("default")
     on_gpu = to_gpu(arguments)
     gpu_ids = ids.cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_sync():
         found = mask_tokens(gpu_ids, policy, **on_gpu)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for a, b in zip(found, expected, strict=True):
         if b is None:
             assert a is None
         else:
             assert torch.equal(a.cpu(), b)
+
+
+def samples_of(units, bounds):
+    return torch.arange(units.shape[0] if bounds is None else bounds.numel() - 1) - 2
+
+
+def test_units_equal_those_of_the_cpu():
+    for name, function, which, ids, arguments in word_cases():
+        run = getattr(maskkernels, function)
+        expected = run(ids, which, **arguments)
+        on_gpu = (ids.cuda(), which.cuda(), to_gpu(arguments))
+        with no_sync():
+            found = run(*on_gpu[:2], **on_gpu[2])
+        assert torch.equal(found.cpu(), expected), (name, function)
+
+
+def test_spans_equal_those_of_the_cpu():
+    for name, units, bounds in unit_rows():
+        for kind, lengths in LENGTHS.items():
+            options = {"sample_ids": samples_of(units, bounds), "cu_seqlens": bounds}
+            run = lambda units, options, by=lengths: span_units(  # noqa: E731
+                units, by, seed=(1 << 64) - 5, epoch=9, **options
+            )
+            expected, on_gpu = run(units, options), (units.cuda(), to_gpu(options))
+            run(*on_gpu)  # the table of the lengths is on the GPU from here on
+            with no_sync():
+                found = run(*on_gpu)
+            assert torch.equal(found.cpu(), expected), (name, kind)
+
+
+def test_rates_equal_those_of_the_cpu():
+    for name, weights, units, rate, bounds in weight_cases():
+        expected = rates_from_weights(weights, units, rate, cu_seqlens=bounds)
+        on_gpu = [None if t is None else t.cuda() for t in (weights, units, bounds)]
+        with no_sync():
+            found = rates_from_weights(*on_gpu[:2], rate, cu_seqlens=on_gpu[2])
+        assert torch.equal(found.cpu(), expected), name
+        narrow = weights.bfloat16()
+        expected = rates_from_weights(narrow, units, rate, cu_seqlens=bounds)
+        found = rates_from_weights(narrow.cuda(), on_gpu[1], rate, cu_seqlens=on_gpu[2])
+        assert torch.equal(found.cpu(), expected), name
+
+
+def test_units_that_nobody_looked_at_have_the_defined_result():
+    for name, weights, units, rate, bounds in unchecked():
+        on_gpu = {"cu_seqlens": None if bounds is None else bounds.cuda()}
+        units, weights = units.cuda(), weights.cuda()
+        rates = [
+            rates_from_weights(weights, units, rate, **on_gpu, backend=backend)
+            for backend in ("triton", "reference")
+        ]
+        assert torch.equal(*rates), name
+        assert (rates[0] <= 1).all()
+        options = {"sample_ids": samples_of(units, bounds).cuda(), "seed": 3, **on_gpu}
+        spans = [
+            span_units(units, LENGTHS["spanbert"], **options, backend=backend)
+            for backend in ("triton", "reference")
+        ]
+        assert torch.equal(*spans), name
+
+
+def plan(ids, weights):
+    """Words, spans of them and rates of the words: what strategies ask for."""
+    words = word_units(ids, TABLE.to(ids.device))
+    samples = torch.arange(ids.shape[0], device=ids.device)
+    spans = span_units(words, LENGTHS["spanbert"], sample_ids=samples, seed=1)
+    return words, spans, rates_from_weights(weights, words, 0.2)
+
+
+def test_a_graph_captures_units_and_rates():
+    ids, weights = torch.randint(0, V, (8, 300)).cuda(), torch.rand(8, 300).cuda()
+    table, samples = TABLE.cuda(), torch.arange(8).cuda()
+
+    def run():
+        words = word_units(ids, table)
+        spans = span_units(words, LENGTHS["spanbert"], sample_ids=samples, seed=1)
+        return words, spans, rates_from_weights(weights, words, 0.2)
+
+    run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    ids.copy_(torch.randint(0, V, (8, 300)))
+    weights.copy_(torch.rand(8, 300))
+    graph.replay()
+    for a, b in zip(found, plan(ids.cpu(), weights.cpu()), strict=True):
+        assert torch.equal(a.cpu(), b)
+
+
+def test_units_and_rates_compile_as_one_graph_on_the_device():
+    ids, weights = torch.randint(0, V, (8, 300)).cuda(), torch.rand(8, 300).cuda()
+    for a, b in zip(
+        torch.compile(plan, fullgraph=True)(ids, weights), plan(ids, weights), strict=True
+    ):
+        assert torch.equal(a, b)
 
 
 def test_words_and_hashes_equal_those_of_the_cpu():
@@ -77,6 +191,7 @@ GRAPHS = {
     "left": lambda ids: {"attention_mask": left(ids)},
     "packed": lambda ids: {"cu_seqlens": torch.tensor([0, 3, 3, 40, ids.numel()]).cuda()},
     "units": lambda ids: {"units": unit_tensor("scattered", ids.cpu()).cuda()},
+    "rates": lambda ids: {"rates": rates_of("some", ids.cpu()).cuda()},
 }
 
 

@@ -3,21 +3,19 @@
 import itertools
 import multiprocessing
 import threading
-from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
-from cases import V, batch, cases, edges
+from cases import V, batch, cases, edges, weighted
 from contract import mask_row, word
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskkernels import MaskingPolicy, mask_tokens
-from maskkernels.mask.job import Job
 
 BACKENDS = ("reference", "numba")
-CASES = {name: rest for name, *rest in (*cases(), *edges())}
+CASES = {name: rest for name, *rest in (*cases(), *weighted(), *edges())}
 
 
 def rows_of(ids, arguments):
@@ -55,7 +53,14 @@ def assert_equal(a, b):
 
 
 def test_the_cases_cover_what_they_should():
-    for text in ("budget-None", "budget-runs", "budget-scattered", "packed_gaps", "left"):
+    for text in (
+        "budget-None",
+        "budget-runs",
+        "budget-scattered",
+        "packed_gaps",
+        "left",
+        "weighted",
+    ):
         assert sum(text in name for name in CASES) >= 10
 
 
@@ -122,15 +127,18 @@ def test_a_higher_rate_only_adds_masks(low, high, seed, epoch):
     st.sampled_from(["bernoulli", "budget"]),
     st.sampled_from(BACKENDS),
     st.booleans(),
+    st.booleans(),
 )
-def test_masks_do_not_depend_on_batch_order_padding_or_packing(rows, seed, how, backend, words):
+def test_masks_do_not_depend_on_batch_order_padding_or_packing(
+    rows, seed, how, backend, words, rated
+):
     policy = MaskingPolicy(3, V, rate=0.3, selection=how)
 
-    def run(ids, **arguments):
+    def run(ids, numbers, **arguments):
         if words:
-            numbers = arguments.pop("numbers")
             arguments["units"] = numbers // 2
-        arguments.pop("numbers", None)
+        if rated:
+            arguments["rates"] = (numbers % 5) / 4
         found = mask_tokens(ids, policy, seed=seed, backend=backend, **arguments)
         return found.input_ids, found.labels
 
@@ -329,12 +337,6 @@ def test_broken_cu_seqlens_are_refused(bounds):
         )  # fmt: skip
 
 
-def test_a_budget_takes_one_rate():
-    policy = MaskingPolicy(3, V, selection="budget")
-    with pytest.raises(ValueError, match="does not go with selection='budget'"):
-        mask_tokens(IDS, policy, seed=0, rates=torch.rand(2, 2))
-
-
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
@@ -357,19 +359,6 @@ def test_a_budget_takes_one_rate():
 def test_bad_policies_are_refused(change, error, text):
     with pytest.raises(error, match=text):
         MaskingPolicy(**({"mask_token_id": 3, "vocab_size": V} | change))
-
-
-@pytest.mark.parametrize("module", ["reference", "_numba"])
-def test_ties_of_a_budget_go_to_the_unit_that_starts_first(module):
-    """Units 2^34 apart share their words; the API refuses them, so this goes below it."""
-    run = import_module(f"maskkernels.mask.{module}").mask_tokens
-    order = torch.tensor([[3, 3, 1, 1, 4, 4, 2, 2, 0, 0, 5, 5]])
-    job = Job(
-        order + 5, torch.tensor([9]), None, None, None, None, None, order << 34, None, 1, 0, 3, V,
-        0.5, 1.0, 0.0, True, False, False, -100, -1,
-    )  # fmt: skip
-    labels = run(job)[1]
-    assert (labels[0] != -100).tolist() == [True] * 6 + [False] * 6
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -53,6 +53,8 @@ def test_any_number_of_threads_gives_the_same_bits(policy, capacity, threads):
     arguments = {"seed": 3, "cu_seqlens": bounds, "capacity": capacity}
     if policy.replacement == "unit":
         arguments["units"] = torch.arange(ids.numel()) // 3 % 40
+    if policy is POLICIES[3]:
+        arguments["rates"] = torch.arange(ids.numel()) % 100 / 99
     found = []
     for n in (1, 2, 4):
         threads(n)
@@ -69,7 +71,8 @@ def test_any_number_of_threads_gives_the_same_bits(policy, capacity, threads):
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("scattered", [False, True])
-def test_long_rows_equal_the_reference(policy, scattered):
+@pytest.mark.parametrize("rated", [False, True])
+def test_long_rows_equal_the_reference(policy, scattered, rated):
     """Rows past the block of a kernel, and unit numbers too far apart for a table."""
     g = torch.Generator().manual_seed(1)
     ids = torch.randint(0, V, (3, 5003), generator=g)
@@ -81,9 +84,17 @@ def test_long_rows_equal_the_reference(policy, scattered):
     if scattered:
         numbers = torch.randint(0, 1 << 34, (2400,), generator=g)
         units = torch.where(units < 0, -1, numbers[units.clamp(0)])
+    rates = torch.rand(ids.shape, generator=g) ** 3 if rated else None
     found = [
         mask_tokens(
-            ids, policy, seed=8, attention_mask=keep, units=units, capacity=9000, backend=backend
+            ids,
+            policy,
+            seed=8,
+            attention_mask=keep,
+            units=units,
+            rates=rates,
+            capacity=9000,
+            backend=backend,
         )
         for backend in ("reference", "numba")
     ]
@@ -149,7 +160,7 @@ if not child:
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=60,
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=200,
         env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from maskkernels import (
     mask_tokens,
     pad_corrupted,
     random_words,
+    word_units,
 )
 from maskkernels.denoise import op as denoising
 
@@ -31,9 +32,10 @@ TAIL = (7, 1, 3, V, 0.4, 0.8, 0.1)
 @pytest.mark.parametrize("capacity", [-1, 0, 6])
 def test_mask_tokens_passes_opcheck(budget, capacity):
     units = (torch.arange(IDS.numel()) % 13 // 2).view(IDS.shape)
-    for unit in (None, units):
+    rates = torch.rand(IDS.shape)
+    for unit, rate in ((None, None), (units, None), (units, rates)):
         arguments = (
-            IDS, None, None, ARGUMENTS["attention_mask"], None, None, None, unit, None, *TAIL,
+            IDS, None, None, ARGUMENTS["attention_mask"], None, None, None, unit, rate, *TAIL,
             budget, True, False, -100, capacity,
         )  # fmt: skip
         torch.library.opcheck(torch.ops.maskkernels.mask_tokens.default, arguments)
@@ -45,6 +47,20 @@ def test_the_random_ops_pass_opcheck():
     )
     words = (torch.arange(5), torch.arange(5), 7, 1, 0)
     torch.library.opcheck(torch.ops.maskkernels.random_words.default, words)
+
+
+def test_the_unit_ops_pass_opcheck():
+    ops = torch.ops.maskkernels
+    where = (None, ARGUMENTS["attention_mask"], None, None, None)
+    table = torch.randint(0, 4, (V,), dtype=torch.uint8)
+    torch.library.opcheck(ops.word_units.default, (IDS, table, *where))
+    offsets = torch.randint(0, 3, (*IDS.shape, 2))
+    torch.library.opcheck(ops.units_from_offsets.default, (IDS, offsets, *where))
+    torch.library.opcheck(ops.units_from_word_ids.default, (IDS, IDS // 7, *where))
+    units, samples = word_units(IDS, table), torch.arange(IDS.shape[0])
+    spans = (units, [1 << 30, 1 << 31], [1 << 29, 1 << 31], samples, None, -3, 2)
+    torch.library.opcheck(ops.span_units.default, spans)
+    torch.library.opcheck(ops.rates_from_weights.default, (torch.rand(IDS.shape), units, 0.2, None))
 
 
 def denoising_arguments(shape):

@@ -249,6 +249,20 @@ def test_rates_follow_weights_up_to_one(weights, rate):
         assert rates.max() <= 1
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(1, 1 << 24), min_size=1, max_size=40),
+    st.sampled_from([1, 3, 1 << 23]),
+    st.one_of(st.floats(0, 1), st.fractions(0, 1, max_denominator=40).map(float)),
+)
+def test_tokens_between_certain_and_not_go_the_same_way(weights, spread, rate):
+    """Equal weights, weights one part apart, budgets that the certain use up."""
+    weights = torch.tensor([[w % spread + 1 if spread > 1 else 1 for w in weights]]).double()
+    units = torch.arange(weights.numel())[None]
+    one, two = (rates_from_weights(weights, units, rate, backend=b) for b in BACKENDS)
+    assert torch.equal(one, two)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_unit_has_the_weight_of_its_first_token(backend):
     units = torch.tensor([[-1, 0, 0, 1, 2, 2, 2, -1]])
@@ -307,14 +321,34 @@ def test_empty_batches_come_back_empty():
             assert rates.shape == shape
 
 
-def test_the_reference_compiles():
-    units = torch.arange(9).expand(3, 9)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_whole_graph_compiles_to_the_same_spans_and_rates(backend):
+    units, weights = torch.arange(9).expand(3, 9), torch.rand(3, 9)
 
-    def spans(units):
-        return span_units(units, SPANBERT, sample_ids=torch.arange(3), seed=1) + 0
+    def planned(units, weights):
+        samples = torch.arange(3)
+        spans = span_units(units, SPANBERT, sample_ids=samples, seed=1, backend=backend)
+        return spans + 0, rates_from_weights(weights, units, 0.3, backend=backend)
 
-    compiled = torch.compile(spans, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(units), spans(units))
+    compiled = torch.compile(planned, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(units, weights), planned(units, weights), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_where_nobody_looks_a_weight_that_is_none_counts_as_0():
+    """In a trace, as on a GPU: the defined result, and no error."""
+    units = torch.arange(6)[None]
+    weights = torch.tensor([[math.nan, -1.0, math.inf, 1.0, 3.0, 0.0]])
+
+    def rates(rate):
+        @torch.compile(fullgraph=True, backend="aot_eager")
+        def run(weights):
+            return rates_from_weights(weights, units, rate, backend="reference")
+
+        return run(weights)[0].tolist()
+
+    assert rates(1 / 6) == [0, 0, 0, pytest.approx(0.25), pytest.approx(0.75), 0]
+    assert rates(0.9) == [0, 0, 0, 1, 1, 0]  # no more can be had
 
 
 UNITS = torch.zeros(2, 3, dtype=torch.int64)
@@ -350,7 +384,7 @@ OPTIONS = {"sample_ids": SAMPLES, "seed": 1}
             r"shape \[2\] on cpu, got \(1,\)",
         ),
         (lambda: span_units(UNITS, [1], sample_ids=SAMPLES, seed=-1), ValueError, "seed must"),
-        (lambda: span_units(UNITS, [1], backend="triton", **OPTIONS), ValueError, "'reference'"),
+        (lambda: span_units(UNITS, [1], backend="triton", **OPTIONS), ValueError, "are on cpu"),
         (lambda: geometric_lengths(0.0), ValueError, r"p must be in \(0, 1\]"),
         (lambda: geometric_lengths(0.2, 0), ValueError, r"longest must be an int in \[1, 64\]"),
         (lambda: rates_from_weights(UNITS, UNITS, 0.1), TypeError, "weights must be a float"),

@@ -117,3 +117,21 @@ def test_a_budget_is_exact_and_its_places_uniform():
     counts = chosen.sum(0).double()
     spread = ((counts - counts.mean()) ** 2 / counts.mean()).sum().item() / (1 - 0.15)
     assert LIMIT < chi2.sf(spread, T - 1) < 1 - LIMIT
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high", "bound"),
+    [(8, 0.0, 1.0, 0.09), (50, 0.0, 1.0, 0.055), (200, 0.0, 1.0, 0.035), (200, 0.05, 0.3, 0.015)],
+)
+def test_a_budget_selects_units_at_about_their_rates(n, low, high, bound):
+    """Each bound is the largest deviation over 100,000 rows (0.075, 0.041, 0.022, 0.004; the whole
+    rates have the largest) and four standard errors of 20,000 rows.
+    """
+    rates = torch.linspace(low, high, n, dtype=torch.float64)
+    found = mask_tokens(
+        torch.full((20_000, n), 5), MaskingPolicy(MASK, V, selection="budget"), seed=1,
+        sample_ids=torch.arange(20_000), rates=rates.expand(20_000, n),
+    )  # fmt: skip
+    chosen = found.labels != -100
+    assert (chosen.sum(1) == round(rates.sum().item())).all()
+    assert (chosen.double().mean(0) - rates).abs().max() < bound

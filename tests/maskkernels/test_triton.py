@@ -11,7 +11,8 @@ import torch
 
 
 @pytest.mark.parametrize(
-    "script", ["interpret_triton.py", "interpret_loss.py", "interpret_denoise.py"]
+    "script",
+    ["interpret_triton.py", "interpret_units.py", "interpret_loss.py", "interpret_denoise.py"],
 )
 def test_interpreted_kernels_equal_the_reference(script):
     done = subprocess.run(
@@ -22,14 +23,18 @@ def test_interpreted_kernels_equal_the_reference(script):
     assert "comparisons passed" in done.stdout
 
 
-MASKING = ("_keys", "_limits", "_mask_tokens", "_positions")
-DENOISING = (
-    "_plan_spans", "_write_spans", "_plan_infilling", "_write_infilling", "_sentences", "_permute"
-)  # fmt: skip
+KERNELS = {
+    "mask": ("_keys", "_limits", "_mask_tokens", "_positions"),
+    "units": ("_number", "_span_units", "_weigh"),
+    "denoise": (
+        "_plan_spans", "_write_spans", "_plan_infilling", "_write_infilling", "_sentences",
+        "_permute",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("room", "name"), [*(("mask", n) for n in MASKING), *(("denoise", n) for n in DENOISING)]
+    ("room", "name"), [(room, name) for room, names in KERNELS.items() for name in names]
 )
 def test_numbers_that_change_from_call_to_call_compile_nothing(room, name):
     """What Triton distinguishes kernels by is the same for a 1, a multiple of 16 and others."""
@@ -48,9 +53,11 @@ def test_numbers_that_change_from_call_to_call_compile_nothing(room, name):
                 arguments[p.name] = torch.zeros(8, dtype=torch.int64)
             elif p.is_constexpr or p.name == "length":
                 arguments[p.name] = 64
+            elif p.annotation_type == "i32":
+                arguments[p.name] = min(max(number, -(1 << 31)), (1 << 31) - 1)
             else:
                 arguments[p.name] = float(number) if p.annotation_type == "fp64" else number
         return bind(**arguments)[1]
 
     assert kind(3) == kind(1) == kind(0) == kind(16) == kind(-(1 << 63))
-    assert ("i64", None) in kind(3)
+    assert {("i64", None), ("fp64", None)} & set(kind(3))

@@ -93,12 +93,15 @@ def test_empty_batches_come_back_empty():
             assert word_units(ids, TABLE, backend=backend).shape == shape
 
 
-def test_the_reference_compiles():
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_whole_graph_compiles_to_the_same_units(backend):
     ids = torch.randint(0, V, (3, 9))
-    compiled = torch.compile(
-        lambda ids: word_units(ids, TABLE) + 0, fullgraph=True, backend="aot_eager"
-    )
-    assert torch.equal(compiled(ids), word_units(ids, TABLE))
+
+    def units(ids):
+        return word_units(ids, TABLE, backend=backend) + 0
+
+    compiled = torch.compile(units, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(ids), units(ids))
 
 
 IDS = torch.zeros(2, 3, dtype=torch.int64)
@@ -116,7 +119,12 @@ IDS = torch.zeros(2, 3, dtype=torch.int64)
             ValueError,
             "attention_mask must have the shape",
         ),
-        (lambda: word_units(IDS, TABLE, backend="triton"), ValueError, "'reference' or 'numba'"),
+        (lambda: word_units(IDS, TABLE, backend="triton"), ValueError, "tensors are on cpu"),
+        (
+            lambda: word_units(IDS, TABLE.to("meta")),
+            ValueError,
+            "table is on meta, input_ids on cpu",
+        ),
         (lambda: units_from_offsets(IDS, IDS), ValueError, r"shape \(2, 3, 2\), got \(2, 3\)"),
         (lambda: units_from_offsets(IDS, IDS.int()), TypeError, "must be an int64 tensor"),
         (lambda: units_from_word_ids(IDS, [[1]]), TypeError, "must be an int64 tensor"),
