@@ -7,17 +7,17 @@ from typing import Any
 import torch
 
 BACKENDS = ("reference", "numba", "triton")
-_HOME = {"numba": "cpu", "triton": "cuda"}  # ROCm builds of torch call their device "cuda" too
-_INSTALLED = {name: find_spec(name) is not None for name in _HOME}
-_AUTO = {home: name for name, home in _HOME.items() if _INSTALLED[name]}
+_OF = {"cpu": "numba", "cuda": "triton"}  # ROCm builds of torch call their device "cuda" too
+_INSTALLED = {name: find_spec(name) is not None for name in _OF.values()}
 
 
 def why_not(name: str, device: torch.device) -> str | None:
     """Say why backend ``name`` cannot run on tensors of ``device``; None where it can."""
     if name == "reference":
         return None
-    if device.type != _HOME[name]:
-        return f"tensors are on {device.type}; {name} runs on {_HOME[name]} tensors"
+    if _OF.get(device.type) != name:
+        home = next(kind for kind, kernels in _OF.items() if kernels == name)
+        return f"tensors are on {device.type}; {name} runs on {home} tensors"
     if not _INSTALLED[name]:
         return f"{name} is not installed; pip install {name}"
     return None
@@ -32,7 +32,8 @@ def resolve(backend: str, device: torch.device) -> str:
         ValueError: an unknown name, or a named backend that cannot run there.
     """
     if backend == "auto":
-        return _AUTO.get(device.type, "reference")
+        name = _OF.get(device.type, "reference")
+        return name if _INSTALLED.get(name) else "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: expected one of {('auto', *BACKENDS)}")
     if reason := why_not(backend, device):

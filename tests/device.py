@@ -85,7 +85,7 @@ def on_device():
             for name, value in list(vars(module).items()):
                 if type(value).__name__ in ("JITFunction", "InterpretedFunction"):
                     stack.enter_context(mock.patch.object(module, name, Kernel(name, launched)))
-        stack.enter_context(mock.patch.dict(backend._HOME, triton="meta"))
+        stack.enter_context(mock.patch.dict(backend._OF, meta="triton"))
         op = maskkernels.loss.op
         stack.enter_context(mock.patch.object(op, "_cpu", op._gpu))
         stack.enter_context(_NoWaits())
