@@ -131,9 +131,13 @@ def test_an_interrupt_leaves_the_collator_whole(tokenizer, data, expected):
         while True:
             masks(DataLoader(data, SIZE, collate_fn=collator))
 
-    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
-    with pytest.raises(KeyboardInterrupt):
-        work_for_ever()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # off in the background
+    try:
+        threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            work_for_ever()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert masks(DataLoader(data, SIZE, collate_fn=collator)) == expected[0]
 
 
