@@ -264,6 +264,19 @@ def step() -> tuple[str, str]:
     return section, shown
 
 
+def strategies() -> str:
+    origin, rows = load("strategies_cpu")
+    lines = [
+        [r["what"], f'"{r["rng"]}"', r["p50"], r["Mtokens_per_s"], r["times_random"]] for r in rows
+    ]
+    headings = ["strategy", "rng", "ms", "million tokens/s", "times random"]
+    return (
+        "## Strategies\n\nThe collator, 64 rows of 512 tokens of NumPy to a masked batch, whole. "
+        "Entities and weights of words are columns that the rows bring along.\n\n"
+        f"{table(headings, lines)}\n\n{origin}\n"
+    )
+
+
 def study() -> str:
     """Strategies trained and asked: the part of docs/strategies.md."""
     origin, rows = load("strategy_study")
@@ -336,7 +349,8 @@ def main() -> None:
         "bench` measures again. What was tried on the way is in "
         "[benchmarks/NOTES.md](../benchmarks/NOTES.md).\n\n"
     )
-    text = head + "\n".join([section, mask(), loader(), annotate(), denoise(), loss(), steps])
+    parts = [section, strategies(), mask(), loader(), annotate(), denoise(), loss(), steps]
+    text = head + "\n".join(parts)
     (DOCS / "benchmarks.md").write_text(text)
     put(ROOT / "README.md", f"{short}\n\n{short_steps}")
     put(DOCS / "strategies.md", study())
