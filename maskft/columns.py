@@ -76,16 +76,10 @@ class MaskingColumns:
             if name not in columns:
                 raise missing_column(0, name, columns)
             taken += [] if name in taken else [name]
-        for name in taken:
-            if "input_ids" not in columns:
-                break
-            lengths = zip(columns["input_ids"], columns[name], strict=True)
-            for i, (ids, entries) in enumerate(lengths):
-                if len(ids) != len(entries):
-                    raise ValueError(
-                        f"example {i} has {len(ids)} input_ids but {len(entries)} entries in "
-                        f"{name!r}"
-                    )
+        if taken and "input_ids" in columns:
+            lengths = [*map(len, columns["input_ids"])]
+            for name in taken:
+                _check_lengths(name, [*map(len, columns[name])], lengths)
         if self.sample_id_column is not None:
             if self.sample_id_column not in columns:
                 raise missing_column(0, self.sample_id_column, columns)
@@ -135,6 +129,14 @@ class MaskingColumns:
         types = torch.as_tensor(token_type_ids)
         allowed = [self.within] if isinstance(self.within, int) else list(self.within)
         return torch.isin(types, torch.tensor(allowed))
+
+
+def _check_lengths(name: str, entries: list[int], lengths: list[int]) -> None:
+    if entries == lengths:
+        return
+    for i, (ids, given) in enumerate(zip(lengths, entries, strict=True)):
+        if ids != given:
+            raise ValueError(f"example {i} has {ids} input_ids but {given} entries in {name!r}")
 
 
 def word_rows(column: Any) -> list[Any]:

@@ -225,7 +225,9 @@ def check_indices(name: str, index: Tensor, low: int) -> None:
     """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
     if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
         return
-    least, most = (int(bound) for bound in torch.aminmax(index))
+    values = index.numpy()
+    most = int(values.max())
+    least = int(values.min()) if low > -(1 << 63) else low
     if least < low or most >= 1 << 34:
         bad = least if least < low else most
         raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
