@@ -246,8 +246,8 @@ def _check_values(
     for name, given in (("rates", rates), ("unit_rates", unit_rates)):
         if given is None or not given.numel():
             continue
-        lowest, highest = given.aminmax()
-        if not (lowest >= 0 and highest <= 1):  # a NaN is both
+        values = given.detach().double().numpy()
+        if not (values.min() >= 0 and values.max() <= 1):  # a NaN is both
             raise ValueError(f"{name} must be between 0 and 1, NaN excluded")
 
 
