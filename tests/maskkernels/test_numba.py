@@ -160,7 +160,7 @@ if not child:
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=200,
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=60,
         env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
     )  # fmt: skip
 
