@@ -1,10 +1,12 @@
 """Which backend runs: the reference, Numba on the CPU, or Triton on the GPU."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("reference", "numba", "triton")
 _OF = {"cpu": "numba", "cuda": "triton"}  # ROCm builds of torch call their device "cuda" too
@@ -39,6 +41,15 @@ def resolve(backend: str, device: torch.device) -> str:
     if reason := why_not(backend, device):
         raise ValueError(f"backend={backend!r}: {reason}")
     return backend
+
+
+@lru_cache(maxsize=256)
+def numbers_on(device: torch.device, numbers: tuple[int, ...]) -> Tensor:
+    """int64 [n]: options for a kernel, kept on its device, never written to.
+
+    The first call waits for the copy, since later ones may come on another stream.
+    """
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
 _LIBRARY = torch.library.Library("maskkernels", "DEF")

@@ -11,7 +11,6 @@ stay on the device. Only the lists of the options are uploaded, once for each.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from maskkernels.backend import numbers_on
 from maskkernels.denoise.op import Rows, check_longest, spans_room
 from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
 from maskkernels.rng import threshold
@@ -513,10 +513,4 @@ def _shuffled(batch: _Batch, plan: Tensor, sentence_end_ids: Sequence[int]) -> T
 
 def _list(numbers: Iterable[int], ids: Tensor) -> Tensor:
     """int64, where ``ids`` is."""
-    return _upload(tuple(numbers), ids.device)
-
-
-@lru_cache(maxsize=256)
-def _upload(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Waits for the copy, the first time: later calls may come on another stream."""
-    return torch.tensor(numbers, dtype=torch.int64, device=device)
+    return numbers_on(ids.device, tuple(numbers))

@@ -23,7 +23,9 @@ from maskkernels.mask.job import Job
 from maskkernels.mask.leaders import flat_leaders, leaders, may_mask
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng._triton import (
+    eligible_at,
     flat_mask,
+    flat_or,
     hash_samples,
     layout_of,
     row,
@@ -83,26 +85,6 @@ def _block(
 
 
 @triton.jit
-def _may_mask(
-    offs, ok, ids, unit, real_ptr, special_ptr, table_ptr, size,
-    HAS_REAL: tl.constexpr, HAS_SPECIAL: tl.constexpr, HAS_TABLE: tl.constexpr,
-    HAS_UNITS: tl.constexpr,
-):  # fmt: skip
-    eligible = ok
-    if HAS_REAL:
-        eligible = eligible & (tl.load(real_ptr + offs, mask=ok, other=0) != 0)
-    if HAS_SPECIAL:
-        eligible = eligible & (tl.load(special_ptr + offs, mask=ok, other=1) == 0)
-    elif HAS_TABLE:
-        in_table = ok & (ids >= 0) & (ids < size)
-        entry = tl.load(table_ptr + tl.where(in_table, ids, 0), mask=in_table, other=0)
-        eligible = eligible & (entry != 0)
-    if HAS_UNITS:
-        eligible = eligible & (unit >= 0)
-    return eligible
-
-
-@triton.jit
 def _quads(first, start, BLOCK: tl.constexpr):
     """The quads of positions of a block. Negative before the first real token: words unused."""
     return ((start - first) >> 2) + tl.arange(0, BLOCK // 4)
@@ -148,7 +130,7 @@ def _keys(
     unit = ids
     if HAS_UNITS:
         unit = tl.load(units_ptr + offs, mask=ok, other=-1).to(tl.int64)
-    eligible = _may_mask(
+    eligible = eligible_at(
         offs, ok & (offs < tl.where(inside, end, begin)), ids, unit, real_ptr, special_ptr,
         table_ptr, size, HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
     )  # fmt: skip
@@ -294,7 +276,7 @@ def _mask_tokens(
     unit = ids
     if HAS_UNITS:
         unit = tl.load(units_ptr + offs, mask=ok, other=-1).to(tl.int64)
-    eligible = _may_mask(
+    eligible = eligible_at(
         offs, ok & (offs < tl.where(inside, end, begin)), ids, unit, real_ptr, special_ptr,
         table_ptr, size, HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
     )  # fmt: skip
@@ -392,8 +374,8 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if job.capacity >= 0:  # empty blocks write nothing
         counts = torch.zeros(launch.programs, dtype=torch.int32, device=ids.device)
     _mask_tokens[launch.programs,](
-        *launch.where, _or(replacement, ids), _or(job.rates, ids), leader, keys, limits, masked,
-        labels, _or(counts, ids), *launch.numbers,
+        *launch.where, flat_or(replacement, ids), flat_or(job.rates, ids), leader, keys, limits,
+        masked, labels, flat_or(counts, ids), *launch.numbers,
         job.vocab_size if replacement is None else replacement.numel(),
         job.seed, job.epoch << 8, job.mask_token_id, job.ignore_index, select, mask_below,
         random_below, job.mask_share, min(job.mask_share + job.random_share, 1.0),
@@ -402,11 +384,6 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         RANDOM=job.random_share > 0, COUNT=counts is not None, **launch.shape,
     )  # fmt: skip
     return masked, labels, *_found(job, launch, labels, counts)
-
-
-def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A flat tensor, or what stands in its place where it is not given: a kernel never reads it."""
-    return other if tensor is None else tensor.reshape(-1).contiguous()
 
 
 def _prepare(job: Job) -> _Launch:
@@ -426,7 +403,7 @@ def _prepare(job: Job) -> _Launch:
     else:
         programs = batch.samples * triton.cdiv(length + 3 * (batch.real is not None), block)
     return _Launch(
-        (ids, *(_or(tensor, ids) for tensor in absent)),
+        (ids, *(flat_or(tensor, ids) for tensor in absent)),
         (n, length, batch.samples, size),
         programs,
         {"PACKED": packed, "HAS_REAL": batch.real is not None},
@@ -451,7 +428,7 @@ def _rank(job: Job, launch: _Launch) -> tuple[Tensor, Tensor, Tensor]:
     places = (longest - 1).bit_length()
     keys = torch.empty(n, dtype=torch.int64, device=ids.device)
     limits = torch.empty(samples, 3, 2, dtype=torch.int64, device=ids.device)
-    leader, rates = ids, _or(job.rates, ids)
+    leader, rates = ids, flat_or(job.rates, ids)
     if job.units is not None:  # a sort, which torch does best
         _, sample, position, real = layout(job.input_ids, job.cu_seqlens, job.attention_mask)
         unit = job.units.reshape(-1).long()

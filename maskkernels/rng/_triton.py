@@ -63,6 +63,27 @@ def row(b, bounds_ptr, length, PACKED: tl.constexpr):
         return b * length, b * length + length
 
 
+@triton.jit
+def eligible_at(
+    offs, ok, ids, unit, real_ptr, special_ptr, table_ptr, size,
+    HAS_REAL: tl.constexpr, HAS_SPECIAL: tl.constexpr, HAS_TABLE: tl.constexpr,
+    HAS_UNITS: tl.constexpr,
+):  # fmt: skip
+    """Which of ``offs`` may be masked: real, not special, in the table, in a unit."""
+    eligible = ok
+    if HAS_REAL:
+        eligible = eligible & (tl.load(real_ptr + offs, mask=ok, other=0) != 0)
+    if HAS_SPECIAL:
+        eligible = eligible & (tl.load(special_ptr + offs, mask=ok, other=1) == 0)
+    elif HAS_TABLE:
+        in_table = ok & (ids >= 0) & (ids < size)
+        entry = tl.load(table_ptr + tl.where(in_table, ids, 0), mask=in_table, other=0)
+        eligible = eligible & (entry != 0)
+    if HAS_UNITS:
+        eligible = eligible & (unit >= 0)
+    return eligible
+
+
 @triton.jit(do_not_specialize=["n", "seed", "c3"])
 def _random_words(
     sample_ptr, index_ptr, out_ptr, n: tl.int64, seed: tl.int64, c3: tl.int64, BLOCK: tl.constexpr
@@ -150,6 +171,11 @@ def layout_of(
                 real, real if bounds is None else bounds, first, length, bounds is not None, BLOCK
             )
     return Layout(samples, length, bounds, real, first)
+
+
+def flat_or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A flat tensor, or what stands in its place where it is not given: a kernel never reads it."""
+    return other if tensor is None else tensor.reshape(-1).contiguous()
 
 
 def flat_mask(tensor: Tensor | None) -> Tensor | None:

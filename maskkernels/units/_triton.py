@@ -11,8 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from maskkernels.mask._triton import _may_mask, _or
-from maskkernels.rng._triton import flat_mask, row, word
+from maskkernels.rng._triton import eligible_at, flat_mask, flat_or, row, word
 from maskkernels.rng.layout import safe_bounds
 from maskkernels.units.weights import FINEST
 
@@ -44,7 +43,7 @@ def _may(
 ):  # fmt: skip
     """(ids, which of them may be in a unit)."""
     ids = tl.load(ids_ptr + offs, mask=ok, other=0).to(tl.int64)
-    may = _may_mask(
+    may = eligible_at(
         offs, ok, ids, ids, real_ptr, special_ptr, maskable_ptr, size,
         HAS_REAL, HAS_SPECIAL, HAS_MASKABLE, False,
     )  # fmt: skip
@@ -286,7 +285,7 @@ def _numbers(
         masks = [flat_mask(mask) for mask in (attention_mask, special_tokens_mask, maskable)]
         _number[programs,](
             ids,
-            *(_or(t, ids) for t in (bounds, *masks, table, offsets, word_ids, groups)),
+            *(flat_or(t, ids) for t in (bounds, *masks, table, offsets, word_ids, groups)),
             units,
             length,
             0 if maskable is None else maskable.numel(),
@@ -316,7 +315,7 @@ def span_units(
     programs, bounds, length, shape = _launch(units, cu_seqlens)
     if programs:
         _span_units[programs,](
-            flat, _or(bounds, flat), sample_ids.contiguous(), whole, cut, spans, length, seed,
+            flat, flat_or(bounds, flat), sample_ids.contiguous(), whole, cut, spans, length, seed,
             epoch << 8 | _SPAN, whole.numel(), **shape,
         )  # fmt: skip
     return spans
@@ -332,9 +331,17 @@ def rates_from_weights(
         asked = rates.new_empty(programs)
         total = flat.new_empty(programs, dtype=torch.int64)
         _weigh[programs,](
-            _or(weights, flat), flat, _or(bounds, flat), rates, asked, total, length, rate, **shape
+            flat_or(weights, flat),
+            flat,
+            flat_or(bounds, flat),
+            rates,
+            asked,
+            total,
+            length,
+            rate,
+            **shape,
         )
-        _share_out[programs,](rates, asked, total, _or(bounds, flat), length, **shape)
+        _share_out[programs,](rates, asked, total, flat_or(bounds, flat), length, **shape)
     return rates
 
 

@@ -3,10 +3,6 @@
 import itertools
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-
-import torch
-from torch import Tensor
 
 from maskkernels.rng import threshold
 
@@ -48,12 +44,6 @@ def length_thresholds(lengths: Sequence[float]) -> tuple[tuple[int, ...], tuple[
     whole = _shares(lengths)
     cut = _shares([*itertools.accumulate(reversed(whole))][::-1])
     return _thresholds(whole), _thresholds(cut)
-
-
-@lru_cache(maxsize=64)
-def threshold_table(thresholds: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64 [L - 1] for a kernel. Kept, because a copy to a GPU waits for it."""
-    return torch.tensor(thresholds, dtype=torch.int64, device=device)
 
 
 def _shares(weights: Sequence[float]) -> list[float]:

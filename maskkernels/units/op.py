@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkernels.backend import define_op
-from maskkernels.units.lengths import threshold_table
+from maskkernels.backend import define_op, numbers_on
 
 
 def _cpu(name: str, *args: Any) -> Tensor:
@@ -30,7 +29,7 @@ def _prepared(name: str, *args: Any) -> tuple[Any, ...]:
     if name != "span_units":
         return args
     units, whole, cut, *others = args
-    tables = (threshold_table(tuple(thresholds), units.device) for thresholds in (whole, cut))
+    tables = (numbers_on(units.device, tuple(thresholds)) for thresholds in (whole, cut))
     return units, *tables, *others
 
 

@@ -6,8 +6,9 @@ import sys
 import torch
 from unit_cases import LENGTHS, unchecked, unit_rows, weight_cases, word_cases
 
+from maskkernels.backend import numbers_on
 from maskkernels.units import _triton, reference
-from maskkernels.units.lengths import length_thresholds, threshold_table
+from maskkernels.units.lengths import length_thresholds
 
 WHERE = ("cu_seqlens", "attention_mask", "special_tokens_mask", "maskable", "groups")
 
@@ -15,7 +16,7 @@ WHERE = ("cu_seqlens", "attention_mask", "special_tokens_mask", "maskable", "gro
 def spans(units, lengths, bounds):
     """(found, expected)."""
     thresholds = length_thresholds(lengths)
-    tables = (threshold_table(t, units.device) for t in thresholds)
+    tables = (numbers_on(units.device, t) for t in thresholds)
     samples = torch.arange(units.shape[0] if bounds is None else bounds.numel() - 1) - 2
     rest = (samples, bounds, -5, (1 << 24) - 1)
     return (
