@@ -1,6 +1,7 @@
 """Packing: rows into blocks, and blocks into masked batches without padding.
 
-Lengths are lognormal around 128 tokens (sigma 0.6), the way short documents come.
+Lengths are lognormal, the way short documents come: around 128 tokens with sigma 0.6, and for the
+fill of blocks of 512 also around others with sigma 0.5.
 """
 
 from bisect import bisect_left, insort
@@ -27,8 +28,8 @@ ROWS = 100_000
 FEW = 20_000  # for plain Python
 
 
-def lengths(count: int, longest: int) -> np.ndarray:
-    drawn = np.exp(np.random.default_rng(0).normal(np.log(128), 0.6, count))
+def lengths(count: int, longest: int, median: float = 128, sigma: float = 0.6) -> np.ndarray:
+    drawn = np.exp(np.random.default_rng(0).normal(np.log(median), sigma, count))
     return np.clip(drawn, 8, longest).astype(np.int64)
 
 
@@ -82,6 +83,20 @@ def into_blocks() -> list[dict[str, Any]]:
                 "part": "rows into blocks", "what": name, "block": capacity, "rows": sizes.size,
                 "tokens": int(sizes.sum()), "fill": fills[name], "device": "cpu", **ms,
                 "Mtokens_per_s": int(sizes.sum()) / ms["p50"] / 1e3,
+            })  # fmt: skip
+    return results
+
+
+def fills() -> list[dict[str, Any]]:
+    """How full blocks of 512 are by how many rows are sorted at a time."""
+    results = []
+    for median in (64, 128, 200):
+        sizes = lengths(ROWS, 512, median, 0.5)
+        for window in (1, 16, 256, ROWS):
+            blocks = pack_rows(sizes, 512, window=window).blocks()
+            results.append({
+                "part": "fill", "block": 512, "median": median, "sigma": 0.5, "rows": ROWS,
+                "window": window, "fill": check_blocks("pack_rows", blocks, sizes, 512),
             })  # fmt: skip
     return results
 
@@ -146,7 +161,7 @@ def into_batches() -> list[dict[str, Any]]:
 def main() -> None:
     """Everything on one core."""
     torch.set_num_threads(1)
-    write("pack_cpu", into_blocks() + into_batches())
+    write("pack_cpu", into_blocks() + fills() + into_batches())
 
 
 if __name__ == "__main__":
