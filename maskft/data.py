@@ -7,7 +7,7 @@ or test splits keeps them; only those it lacks are taken from train.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -119,48 +119,53 @@ def tokenize(
         encoded = tokenizer(
             batch["text"],
             pairs,
-            truncation=True,
+            truncation=not paired,
             max_length=max_length,
-            return_overflowing_tokens=tokenizer.is_fast,
-            return_offsets_mapping=annotator is not None or paired,
+            return_overflowing_tokens=tokenizer.is_fast and not paired,
+            return_offsets_mapping=annotator is not None,
+            verbose=False,  # it would warn of pairs that are cut below
         )
         made = {k: encoded[k] for k in tokenizer.model_input_names if k in encoded}
         if annotator is not None:
             made |= annotator.columns(batch["text"], encoded, pairs)
+        sides: list[list[int | None]] = []
+        if within is not None or paired:
+            sides = [encoded.sequence_ids(row) for row in range(len(encoded["input_ids"]))]
         if within is not None:
-            made[WITHIN_COLUMN] = [
-                [int(side in within) for side in encoded.sequence_ids(row)]
-                for row in range(len(encoded["input_ids"]))
-            ]
+            made[WITHIN_COLUMN] = [[int(side in within) for side in row] for row in sides]
         if not paired:
             return made
-        chosen = _abreast(encoded)
-        return {name: [column[row] for row in chosen] for name, column in made.items()}
+        parts = [(row, part) for row, of_token in enumerate(sides)
+                 for part in _abreast(of_token, max_length)]  # fmt: skip
+        return {
+            name: [[column[row][i] for i in part] for row, part in parts]
+            for name, column in made.items()
+        }
 
     return texts.map(rows, batched=True, remove_columns=texts.column_names)
 
 
-def _abreast(encoded: Any) -> list[int]:
-    """Of the rows of each pair, which hold every part of one text with every part of the other,
-    those whose parts have the same number, or the last where one text has fewer."""
-    parts: dict[int, list[tuple[int, int, int]]] = {}
-    for row, sample in enumerate(encoded["overflow_to_sample_mapping"]):
-        begins: dict[int, int] = {}
-        for side, (begin, _) in zip(
-            encoded.sequence_ids(row), encoded["offset_mapping"][row], strict=True
-        ):
-            if side is not None:
-                begins.setdefault(side, begin)
-        parts.setdefault(sample, []).append((begins.get(0, 0), begins.get(1, 0), row))
-    chosen = []
-    for found in parts.values():
-        sides = [sorted({part[side] for part in found}) for side in (0, 1)]
-        row_of = {(first, second): row for first, second, row in found}
-        chosen += [
-            row_of[tuple(side[min(n, len(side) - 1)] for side in sides)]  # type: ignore[index]
-            for n in range(max(map(len, sides)))
-        ]
-    return chosen
+def _abreast(sides: Sequence[int | None], length: int) -> list[list[int]]:
+    """The tokens of each row that a pair of texts is cut into, as places in the whole pair.
+
+    Args:
+        sides: of each token, the text it is of (0, 1), or None where it stands around them.
+        length: of a row, at most. The longer text is cut first, down to half of the row's room.
+    """
+    places = [[i for i, side in enumerate(sides) if side == wanted] for wanted in (0, 1)]
+    around = [i for i, side in enumerate(sides) if side is None]
+    room = length - len(around)
+    short = min(*map(len, places), room // 2)
+    rooms = [short, room - short] if len(places[0]) <= len(places[1]) else [room - short, short]
+    cut = [
+        [text[i : i + size] for i in range(0, len(text), max(size, 1))] or [text]
+        for text, size in zip(places, rooms, strict=True)
+    ]
+    first, second = cut
+    return [
+        sorted([*around, *first[min(n, len(first) - 1)], *second[min(n, len(second) - 1)]])
+        for n in range(max(map(len, cut)))
+    ]
 
 
 def _has_text(*texts: str | None) -> bool:

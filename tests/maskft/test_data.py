@@ -174,6 +174,27 @@ def test_the_parts_of_a_long_pair_go_side_by_side(first, second, length):
         assert len(rows) == 1
 
 
+def test_a_pair_of_long_texts_is_encoded_once(monkeypatch):
+    """Not every part of one beside every part of the other: 100 x 200 rows to take 200 of."""
+    tokenizer = build_byte_level()
+    monkeypatch.setattr(datasets.Dataset, "map", _in_process)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    texts = Dataset.from_dict({"text": ["ab" * 100], "pair": ["cd" * 200]})
+    encoded = []
+    kept = tokenizer._encode_plus
+    monkeypatch.setattr(
+        tokenizer, "_encode_plus", lambda *a, **k: encoded.append(kept(*a, **k)) or encoded[-1]
+    )
+    rows = tokenize(texts, tokenizer, special + 4)
+    assert len(encoded) == 1
+    assert len(encoded[0]["input_ids"]) == 1
+    assert len(rows["input_ids"]) == -(-len(tokenizer.tokenize("cd" * 200)) // 2)
+
+
+def _in_process(texts, function, **_):
+    return function(texts[:])
+
+
 def test_a_row_too_short_for_a_pair_is_refused(tokenizer):
     texts = Dataset.from_dict({"text": ["a"], "pair": ["b"]})
     assert len(tokenize(texts, tokenizer, 5)) == 1
