@@ -98,6 +98,16 @@ def test_a_rounded_budget_of_none_takes_one_where_asked(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_unit_larger_than_the_budget_is_masked_whole_or_not_at_all(backend):
+    """A budget counts units: 15% of one unit are none, or with at_least_one all its 20 tokens."""
+    ids, units = torch.arange(20).view(1, 20), torch.zeros(1, 20, dtype=torch.int64)
+    for at_least_one in (False, True):
+        policy = MaskingPolicy(3, V, rate=0.15, selection="budget", at_least_one=at_least_one)
+        found = mask_tokens(ids, policy, seed=4, units=units, backend=backend)
+        assert int((found.labels != -100).sum()) == 20 * at_least_one
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_unit_has_the_rate_at_its_first_token_that_may_be_masked(backend):
     ids = torch.tensor([[7, 8, 9, 10, 11, 12]])
     units = torch.tensor([[0, 0, 0, 1, 1, 1]])

@@ -211,6 +211,20 @@ def test_ngrams_have_one_length_and_every_phase():
     assert chisquare(counts.numpy()).pvalue > LIMIT
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_shorter_than_a_span_are_one_span_or_several(backend):
+    """Spans of five in rows of one to four units: cut at most once, where a span would begin."""
+    for size in range(1, 5):
+        units = torch.arange(size).expand(400, size).contiguous()
+        found = span_units(
+            units, [0, 0, 0, 0, 1], sample_ids=torch.arange(400), seed=2, backend=backend
+        )
+        assert (found[:, 0] == 0).all()
+        assert int(found.max()) == min(size - 1, 1)
+        whole = float((found[:, -1] == 0).double().mean())
+        assert abs(whole - (6 - size) / 5) < 0.1  # four standard deviations of 400 rows
+
+
 def test_epochs_cut_anew(spans):
     units = torch.arange(T).expand(B, T)
     other = span_units(units, SPANBERT, sample_ids=torch.arange(B), seed=20262, epoch=1)
