@@ -33,10 +33,10 @@ from maskkernels import (
 )
 
 GPU_TESTS = (
-    "tests/maskkernels/test_gpu.py",
-    "tests/maskkernels/test_denoise_gpu.py",
-    "tests/maskkernels/test_loss_gpu.py",
-    "tests/maskft/test_static_gpu.py",
+    "tests/gpu/test_mask_gpu.py",
+    "tests/gpu/test_denoise_gpu.py",
+    "tests/gpu/test_loss_gpu.py",
+    "tests/gpu/test_static_gpu.py",
 )
 
 

@@ -5,8 +5,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-from small import CORPUS, build_bert, build_wordpiece
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+
+from tests.support.small import CORPUS, build_bert, build_wordpiece
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maskkernels import MaskingPolicy, linear_cross_entropy, mask_tokens, masked_cross_entropy
-from tests.device import DEVICE, Waits, on_device
+from tests.support.device import DEVICE, Waits, on_device
 
 ROWS, TOKENS, WIDTH, CLASSES, CAPACITY = 4, 32, 16, 50, 20
 OPTIONS = [

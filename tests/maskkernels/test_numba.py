@@ -128,7 +128,7 @@ def test_a_forked_child_makes_its_own_threads():
     """In a process of its own, so that a child that hangs fails here and nowhere else."""
     code = """
 import os, torch
-from test_numba import POLICIES, large, mask_tokens
+from tests.maskkernels.test_numba import POLICIES, large, mask_tokens
 torch.set_num_threads(2)
 ids, bounds = large()
 before = mask_tokens(ids, POLICIES[0], seed=1, cu_seqlens=bounds).labels
@@ -138,7 +138,7 @@ if not child:
     os._exit(0 if torch.equal(before, after) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
 
 
@@ -147,7 +147,7 @@ def test_a_fork_waits_for_a_thread_that_compiles(tmp_path):
     """A child forked in between would wait for the compiler's lock for ever."""
     code = """
 import os, threading, time, torch
-from test_numba import POLICIES, mask_tokens
+from tests.maskkernels.test_numba import POLICIES, mask_tokens
 ids = torch.arange(4, 132).view(2, 64)
 thread = threading.Thread(target=lambda: mask_tokens(ids, POLICIES[0], seed=1))
 thread.start()
@@ -160,7 +160,7 @@ if not child:
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=60,
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60,
         env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
     )  # fmt: skip
 

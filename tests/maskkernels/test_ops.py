@@ -5,8 +5,6 @@ import sys
 
 import pytest
 import torch
-from cases import SHAPES, V, batch, cases
-from denoise_cases import CORRUPTIONS, INFILLINGS, problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -22,6 +20,8 @@ from maskkernels import (
     word_units,
 )
 from maskkernels.denoise import op as denoising
+from tests.support.denoise_cases import CORRUPTIONS, INFILLINGS, problem
+from tests.support.mask_cases import SHAPES, V, batch, cases
 
 IDS, ARGUMENTS = batch("right")
 POLICY = MaskingPolicy(3, V, rate=0.4)

@@ -1,0 +1,38 @@
+"""Two gloo processes: DDP, FSDP2 and Trainer give what one process gives."""
+
+import pytest
+
+from maskft import fuse_loss
+from tests.distributed.ranks import MODELS, run
+from tests.maskft.trainer.test_fuse_trainer import still, update
+from tests.support.tiny import tiny_model
+
+
+def results(job, folder):
+    run(job, folder)
+    return [line.split("|") for line in (folder / "result").read_text().splitlines()]
+
+
+def test_ddp_and_fsdp2(tmp_path):
+    rows = results("wrapped", tmp_path)
+    assert len(rows) == len(MODELS) * 2 * 4
+    for name, tied, kind, loss, gradient in rows:
+        tolerance = 8e-2 if kind.endswith("bf16") else 1e-5
+        assert float(loss) < tolerance, (name, tied, kind, loss)
+        assert float(gradient) < tolerance, (name, tied, kind, gradient)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_trainer_with_two_ranks(name, tmp_path, two_ranks):
+    model = fuse_loss(still(tiny_model(*MODELS[name])))
+    trainer, loss = update(model, tmp_path)
+    norm = float(trainer.state.log_history[0]["grad_norm"])
+    for other, size, steps, found_loss, found_norm in two_ranks:
+        if other == name:
+            assert abs(float(found_loss) - loss) < 1e-3 * loss, (size, steps)
+            assert abs(float(found_norm) - norm) < 1e-3 * norm, (size, steps)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    return results("trainer", tmp_path_factory.mktemp("ranks"))

@@ -1,0 +1,131 @@
+"""Compare the loss kernels with the reference under TRITON_INTERPRET=1."""
+
+import os
+import sys
+
+import torch
+
+from maskkernels import linear_cross_entropy, masked_cross_entropy
+from maskkernels.loss import _triton, op
+from tests.support.losses import inputs, with_gradients
+
+FIELDS = ("loss", "count", "accuracy", "entropy", "top_k")
+_triton.BLOCK = 64  # several blocks of the small vocabularies here
+
+
+def use_triton() -> None:
+    """Let the CPU's ops run the kernels; the op itself is called as ever."""
+    op._cpu = lambda: _triton
+
+
+def options():
+    """(options, whether to try them in every dtype and with positions): alone, then together."""
+    weights = torch.rand(131, generator=torch.Generator().manual_seed(1))
+    alone = [
+        {"class_weights": weights}, {"label_smoothing": 0.1}, {"z_loss": 0.01}, {"softcap": 3.0},
+        {"logit_scale": 0.4}, {"num_items": 77}, {"chunk_bytes": 2000},
+    ]  # fmt: skip
+    several = {k: v for o in alone for k, v in o.items() if k != "num_items"}
+    yield from ((one, False) for one in alone)
+    for reduction in ("mean", "sum", "none"):
+        yield {"reduction": reduction}, True
+        yield several | {"reduction": reduction}, True
+
+
+def both(call, leaves):
+    """(result, gradients) of the kernels and of the reference, gradients asked for twice."""
+    for backend in ("auto", "reference"):
+        found = call(backend)
+        by = torch.linspace(0.5, 2, max(found.loss.numel(), 1))[: found.loss.numel()]
+        by = by.view(found.loss.shape)
+        first = torch.autograd.grad(found.loss, leaves, by, retain_graph=True)
+        yield (
+            (found.loss.detach(), *found[1:]),
+            [*first, *with_gradients(found.loss, leaves, by)[1:]],
+        )
+
+
+def compare(name, call, leaves, dtype) -> None:
+    (a, da), (b, db) = both(call, leaves)
+    tolerance = 2e-5 if dtype == torch.float32 else 4e-3
+    pairs = [*zip(FIELDS, a, b, strict=True)]
+    pairs += zip(("gradient",) * len(da), da, db, strict=True)
+    for field, x, y in pairs:
+        if x is None and y is None:
+            continue
+        x, y = x.float(), y.float()
+        scale = max(float(y.nan_to_num().abs().max()), 1e-3) if y.numel() else 1.0
+        ok = x.shape == y.shape
+        if not ok or not torch.allclose(x, y, rtol=0, atol=tolerance * scale, equal_nan=True):
+            print(f"FAILED {name} {field}\n{x}\n{y}")
+            sys.exit(1)
+
+
+def compare_all(dtype, option, everywhere) -> int:
+    """Both losses with labels and, ``everywhere``, with positions, with ids and with capacity."""
+    leaves, labels = inputs(dtype, (2, 4), vocab_size=131)
+    logits = (torch.randn(2, 4, 131) * 3).to(dtype).requires_grad_()
+    at = (labels.flatten() != -100).nonzero()[:, 0]
+    positions = torch.cat([at, torch.tensor([-1, -1])])
+    ids = torch.cat([labels.flatten()[at], torch.tensor([0, 1])])
+    option = option | {"accuracy": True, "entropy": True, "top_k": 2}
+    plain = {k: v for k, v in option.items() if k != "chunk_bytes"}
+    given = [(labels, {})]
+    if everywhere:
+        given += [(labels, {"positions": positions}), (ids, {"positions": positions})]
+    for y, where in given:
+
+        def masked(backend, y=y, where=where):
+            return masked_cross_entropy(logits, y, **plain, **where, backend=backend)
+
+        compare(f"masked {dtype} {option} {where.keys()}", masked, [logits], dtype)
+    if everywhere:
+        given.append((labels, {"capacity": 7}))
+    for y, where in given:
+
+        def linear(backend, y=y, where=where):
+            hidden, weight, bias = leaves
+            return linear_cross_entropy(hidden, weight, y, bias, **option, **where, backend=backend)
+
+        compare(f"linear {dtype} {option} {where.keys()}", linear, leaves, dtype)
+    return 2 * len(given)
+
+
+def main() -> int:
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        print("TRITON_INTERPRET=1 is not set: nothing was interpreted")
+        return 1
+    use_triton()
+    compared = 0
+    for option, everywhere in options():
+        compared += compare_all(torch.float32, option, everywhere)
+        if everywhere:
+            compared += compare_all(torch.float16, option, False)
+    leaves, labels = inputs(torch.float32, (2, 9))
+    for reduction in ("mean", "none"):  # what cannot be refused without a look is NaN
+        over = linear_cross_entropy(*leaves[:2], labels, capacity=3, reduction=reduction).loss
+        bad = labels.clone()
+        bad[0, :2], bad[0, 2] = torch.tensor([11, -1]), 4
+        outside = linear_cross_entropy(*leaves[:2], bad, reduction=reduction).loss
+        if reduction == "mean":
+            ok = over.isnan() and outside.isnan()
+        else:
+            ok = torch.equal(over.isnan(), labels != -100)
+            ok = ok and outside[0, :3].isnan().tolist() == [True, True, False]
+        if not ok:
+            print(f"FAILED to say NaN {reduction}: {over} {outside}")
+            return 1
+        empty = linear_cross_entropy(
+            leaves[0], leaves[1], torch.full_like(labels, -100), reduction=reduction
+        )
+        zero = [*with_gradients(empty.loss, leaves[:2]), empty.count]
+        if any(t.any() for t in zero):
+            print("FAILED: something where nothing is labelled")
+            return 1
+        compared += 1
+    print(f"{compared} comparisons passed")
+    return 0 if compared > 60 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
