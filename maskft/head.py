@@ -22,7 +22,7 @@ REFUSED = {
     "GitForCausalLM": "it shifts its labels past the tokens of its image",
     "GraniteSpeechForConditionalGeneration": "it shifts its labels by its attention mask",
     "GraniteSpeechPlusForConditionalGeneration": "it shifts its labels by its attention mask",
-    "Qwen2AudioForConditionalGeneration": "it makes its labels anew as it merges in the audio",
+    "Qwen2AudioForConditionalGeneration": "it rebuilds its labels when it merges the audio",
 }
 # Plain linear decoders that the loss cannot be computed in.
 _NOT_THE_DECODER = {
