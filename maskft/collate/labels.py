@@ -27,7 +27,8 @@ def label_places(labels: Tensor, capacity: bool | int) -> Tensor:
             return found
         if len(found) > capacity:
             raise ValueError(
-                f"the batch has {len(found)} labels, label_positions={capacity} has no room for them"
+                f"the batch has {len(found)} labels, label_positions={capacity} has no room for "
+                "them"
             )
         return F.pad(found, (0, capacity - len(found)), value=-1)
     if capacity is True:
