@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskft.rows import IGNORE
+from maskft.collate.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def random_batch(model: Any) -> dict[str, Tensor]:
     size = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(size, (2, 16), generator=generator)
-    labels = torch.where(torch.rand(ids.shape, generator=generator) < 1 / 3, ids, IGNORE)
+    labels = torch.where(torch.rand(ids.shape, generator=generator) < 1 / 3, ids, IGNORE_INDEX)
     device = next(model.parameters()).device
     return {"input_ids": ids.to(device), "labels": labels.to(device)}
 

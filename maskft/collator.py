@@ -10,11 +10,11 @@ import torch
 import transformers
 from torch import Tensor
 
+from maskft.collate.labels import label_places
 from maskft.columns import MaskingColumns
 from maskft.draws import SampleDraws
 from maskft.padding import Padding, pad_columns, pad_sequences
 from maskft.progress import Progress
-from maskft.rows import label_places
 from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
 from maskft.vocabulary import Vocabulary
 from maskkernels import MaskingPolicy, mask_tokens

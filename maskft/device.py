@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from maskft.collate.labels import IGNORE_INDEX, label_places
 from maskft.collator import DataCollatorForLanguageModeling
-from maskft.rows import label_places
 
 LATER = "masking"  # the entry of a plain batch that holds what masking needs beside the ids
 REPLACED = ("get_train_dataloader", "get_batch_samples")  # of a trainer
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
-_IGNORED = -100
 
 
 class PlainCollator:
@@ -137,7 +136,7 @@ def _mask_packed(
     """Mask [1, N], where padding may stand behind the rows."""
     count = given.pop("tokens")
     seen, target = collator.torch_mask_tokens(ids[0, :count], **given)
-    labels = torch.full_like(ids, _IGNORED)
+    labels = torch.full_like(ids, IGNORE_INDEX)
     labels[0, :count] = target
     ids = ids.clone()
     ids[0, :count] = seen

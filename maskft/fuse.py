@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskft.collate.labels import IGNORE_INDEX
 from maskft.head import Head, decoder_inputs, hooked, read, unwrap
-from maskft.rows import IGNORE, Job, shifted
+from maskft.rows import Job, shifted
 from maskkernels.backend import BACKENDS
 from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
 
@@ -445,8 +446,10 @@ class FusedLossFunction:
         job = self.fused.now.job
         if job is None:
             return self.stock(logits, *args, **kwargs)
-        if kwargs.get("ignore_index", IGNORE) != IGNORE:
-            raise TypeError(f"a fused model ignores the label {IGNORE} and takes no ignore_index")
+        if kwargs.get("ignore_index", IGNORE_INDEX) != IGNORE_INDEX:
+            raise TypeError(
+                f"a fused model ignores the label {IGNORE_INDEX} and takes no ignore_index"
+            )
         labels = args[0] if args else kwargs.get("labels")
         self.fused.check_labels(job, labels, kwargs.get("shift_labels"))
         return self.fused.finish(job, logits)

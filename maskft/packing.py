@@ -18,15 +18,14 @@ from torch.nn import functional
 from torch.utils.data import Sampler
 
 from maskft.attention import ATTENTIONS, lay_out, packed_attention
+from maskft.collate.labels import IGNORE_INDEX, label_places
 from maskft.collator import DataCollatorForLanguageModeling
 from maskft.columns import offset_rows, word_rows
-from maskft.rows import label_places
 from maskft.strategy import Random
 from maskkernels import Packing, flatten_rows, pack_rows
 
 _TOKEN_COLUMNS = ("token_type_ids", "special_tokens_mask", "attention_mask")
 _OWN = "strategy's "  # in front of the columns that the strategy reads
-_IGNORED = -100
 
 
 @dataclass
@@ -137,7 +136,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             )
         else:  # the first token of a row is nobody's next
             flat["labels"] = flat["input_ids"].clone()
-            flat["labels"][cu_seqlens[:-1][cu_seqlens.diff() > 0]] = _IGNORED
+            flat["labels"][cu_seqlens[:-1][cu_seqlens.diff() > 0]] = IGNORE_INDEX
         batch = self._finish(flat, cu_seqlens)
         if self.mlm and self.label_positions:
             batch["label_positions"] = label_places(batch["labels"], self.label_positions)
@@ -188,7 +187,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
         beside = {
             "input_ids": self.tokenizer.pad_token_id,
             "token_type_ids": self.tokenizer.pad_token_type_id,
-            "labels": _IGNORED,
+            "labels": IGNORE_INDEX,
         }
         batch: dict[str, Any] = {
             name: functional.pad(flat[name], (0, padding), value=value if padding else 0)[None]

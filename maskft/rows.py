@@ -2,47 +2,16 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE = -100  # Transformers knows no other
+from maskft.collate.labels import IGNORE_INDEX
 
 
 def shifted(labels: Tensor) -> Tensor:
     """What each row of a causal model predicts: the next row's label."""
-    return F.pad(labels[..., 1:], (0, 1), value=IGNORE)
-
-
-def label_places(labels: Tensor, room: bool | int) -> Tensor:
-    """Where labels are, for ``label_positions``: int64 [R], places in the flattened ``labels``.
-
-    Args:
-        labels: IGNORE marks those that are none.
-        room: True: as many places as labels; a number: so many, -1 after the last place, and on a
-            GPU nothing waits.
-
-    Raises:
-        ValueError: there are more labels than room (found on the CPU only); as many places as
-            labels on a GPU, which only it could count.
-    """
-    labelled = labels.reshape(-1) != IGNORE
-    if labels.device.type == "cpu":
-        found = torch.from_numpy(np.flatnonzero(labelled.numpy()))
-        if room is True:
-            return found
-        if len(found) > room:
-            raise ValueError(
-                f"the batch has {len(found)} labels, label_positions={room} has no room for them"
-            )
-        return F.pad(found, (0, room - len(found)), value=-1)
-    if room is True:
-        raise ValueError(
-            "label_positions=True counts the labels, and a batch that is masked on a GPU would "
-            "wait for it: give the most labels that a batch may have, label_positions=n"
-        )
-    return torch.nonzero_static(labelled, size=room, fill_value=-1).squeeze(1)
+    return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
 
 
 def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> bool:
@@ -57,7 +26,7 @@ def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> bool:
     on_cpu = positions.device.type == labels.device.type == "cpu"
     if not on_cpu or torch.compiler.is_compiling():
         return False
-    labelled = labels != IGNORE
+    labelled = labels != IGNORE_INDEX
     if shift:
         labelled[..., 0] = False
     labelled = labelled.reshape(-1)
@@ -123,10 +92,10 @@ class Job:
                 rows = torch.where((rows < 0) | first, -1, rows - 1)
             self.rows = rows
             if not looked:
-                named = (self.labels() != IGNORE).sum()
-                self._overfull = (self.targets != IGNORE).sum() > named
+                named = (self.labels() != IGNORE_INDEX).sum()
+                self._overfull = (self.targets != IGNORE_INDEX).sum() > named
             return
-        predicted = self.targets.reshape(-1) != IGNORE
+        predicted = self.targets.reshape(-1) != IGNORE_INDEX
         compiling = torch.compiler.is_compiling()
         if compiling and capacity is None:
             return
@@ -151,7 +120,7 @@ class Job:
             return self.targets
         rows = self.rows.to(self.targets.device)
         labels = self.targets.reshape(-1).index_select(0, rows.clamp(min=0))
-        return torch.where(rows >= 0, labels, IGNORE).unsqueeze(0)
+        return torch.where(rows >= 0, labels, IGNORE_INDEX).unsqueeze(0)
 
     def or_nan(self, loss: Tensor) -> Tensor:
         """``loss``, or NaN where more rows have a label than are computed."""
