@@ -31,7 +31,7 @@ from maskft.finders import (
     YakeWeights,
     tfidf_weights,
 )
-from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
+from maskft.strategy.columns import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
 
 __all__ = [
     "Entities",

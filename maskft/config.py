@@ -8,10 +8,10 @@ from typing import Any, Literal, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 
 from maskft.cli import UsageError
-from maskft.collator import RNGS, STRATEGIES
+from maskft.collate.collator import RNGS, STRATEGIES
 from maskft.finders import optional
-from maskft.schedule import parse_schedule
 from maskft.strategy import Entity, NGram, Span, Strategy
+from maskft.strategy.schedule import parse_schedule
 
 WITHIN_COLUMN = "within"  # not 0 where --within lets tokens be masked
 WORDS = ("vocabulary", "jieba")
@@ -175,7 +175,7 @@ class MaskingArguments:
         Raises:
             UsageError: an option or the tokenizer does not fit.
         """
-        from maskft.collator import DataCollatorForLanguageModeling
+        from maskft.collate.collator import DataCollatorForLanguageModeling
 
         try:
             return DataCollatorForLanguageModeling(

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from maskft.words import spaceless
+from maskft.strategy.words import spaceless
 
 Span = tuple[int, int]  # [begin, end) in characters, or in tokens
 Weighted = tuple[int, int, float]  # and a weight

@@ -34,7 +34,7 @@ from maskft.data import load_texts, row_length, tokenize
 from maskft.evaluate import masked_scores
 from maskft.fuse import fuse_loss
 from maskft.models import load
-from maskft.trainer import attach
+from maskft.trainer.attach import attach
 
 HELD_OUT = ("validation", "test")
 
