@@ -1,6 +1,6 @@
 """What a Transformers language model does between its last hidden states and its loss.
 
-Read from the instance: its class, its code, its configuration. ``fuse.py`` acts on it.
+Read from the instance: its class, its code, its configuration. ``forward.py`` acts on it.
 """
 
 import inspect
