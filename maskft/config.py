@@ -9,7 +9,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from maskft.cli import UsageError
 from maskft.collator import RNGS, STRATEGIES
-from maskft.finders import optional
+from maskft.extras import optional
 from maskft.schedule import parse_schedule
 from maskft.strategy import Entity, NGram, Span, Strategy
 

@@ -13,7 +13,8 @@ import torch
 from spacy.lang.zh.examples import sentences as CHINESE
 from transformers import AutoModelForMaskedLM, BertModel, BertTokenizer
 
-from maskft import cli, finders, train
+from maskft import cli, extras, train
+from maskft.annotate import spacy
 from maskft.cli import main
 from maskft.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
 from maskft.evaluate import masked_scores, predicted_logits
@@ -583,8 +584,8 @@ def test_a_mistake_in_a_strategy_is_one_sentence(
     def missing(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(finders, "import_module", missing)
-    monkeypatch.setattr(finders, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "import_module", missing)
+    monkeypatch.setattr(spacy, "find_spec", lambda name: None)
     files = {
         "EMPTY": "\n \n",
         "BAD": "fox\t1\nmask one\n",
