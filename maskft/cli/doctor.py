@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from maskft.cli import UsageError
+from maskft.cli.messages import UsageError
 from maskft.fuse import fuse_loss
 from maskft.fuse.check import compare
 from maskft.fuse.head import Head, read

@@ -13,12 +13,12 @@ import torch
 from spacy.lang.zh.examples import sentences as CHINESE
 from transformers import AutoModelForMaskedLM, BertModel, BertTokenizer
 
-from maskft import cli, extras, train
+from maskft import cli, extras
 from maskft.annotate import spacy
-from maskft.cli import main
-from maskft.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
-from maskft.evaluate import masked_scores, predicted_logits
-from maskft.preview import STYLES, Piece, render
+from maskft.cli import main, train
+from maskft.cli.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
+from maskft.cli.evaluate import masked_scores, predicted_logits
+from maskft.cli.preview import STYLES, Piece, render
 from maskft.strategy import Entity, NGram, Span
 from tests.support.small import CORPUS, SPECIAL
 
@@ -294,7 +294,7 @@ def test_a_mistake_of_ours_is_not_hidden(model_dir, monkeypatch):
     def broken(*args):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("maskft.predict.fill", broken)
+    monkeypatch.setattr("maskft.cli.predict.fill", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["predict", "--model", model_dir, "a [MASK]"])
 
