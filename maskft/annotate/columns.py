@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskft.annotate.spans import Span, Weighted, entity_ids, token_weights
-from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
+from maskft.strategy.columns import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from maskft.annotate.spans import Span
 from maskft.extras import optional
-from maskft.words import spaceless
+from maskft.strategy.words import spaceless
 
 _NOT_SPACE = re.compile(r"\S+")
 

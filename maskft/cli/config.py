@@ -6,9 +6,9 @@ from typing import Any, Literal, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 
 from maskft.cli.messages import UsageError
-from maskft.collator import RNGS, STRATEGIES
-from maskft.schedule import parse_schedule
+from maskft.collate.collator import RNGS, STRATEGIES
 from maskft.strategy import Entity, NGram, Span, Strategy
+from maskft.strategy.schedule import parse_schedule
 
 WITHIN_COLUMN = "within"  # not 0 where --within lets tokens be masked
 WORDS = ("vocabulary", "jieba")
@@ -172,7 +172,7 @@ class MaskingArguments:
         Raises:
             UsageError: an option or the tokenizer does not fit.
         """
-        from maskft.collator import DataCollatorForLanguageModeling
+        from maskft.collate.collator import DataCollatorForLanguageModeling
 
         try:
             return DataCollatorForLanguageModeling(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from maskft.collator import DataCollatorForLanguageModeling
+from maskft.collate.collator import DataCollatorForLanguageModeling
 
 
 def predicted_logits(model: Any, inputs: dict[str, Tensor], predicted: Tensor) -> Tensor:

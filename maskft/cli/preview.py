@@ -20,7 +20,7 @@ from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.messages import UsageError
 from maskft.cli.models import load_tokenizer
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
-from maskft.words import word_table
+from maskft.strategy.words import word_table
 from maskkernels import word_units
 
 STYLES = {"masked": "bold white on blue", "replaced": "bold white on red", "kept": "black on green"}

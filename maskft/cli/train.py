@@ -32,7 +32,7 @@ from maskft.cli.messages import UsageError, say
 from maskft.cli.models import load
 from maskft.cli.progress import Progress
 from maskft.fuse import fuse_loss
-from maskft.trainer import attach
+from maskft.trainer.attach import attach
 
 HELD_OUT = ("validation", "test")
 

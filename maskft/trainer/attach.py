@@ -7,10 +7,10 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
-from maskft.device import REPLACED, mask_in_trainer
-from maskft.draws import SampleDraws
-from maskft.packed_trainer import PACKED, pack_in_trainer
-from maskft.resume import Passes, Place, batches_a_turn, batches_are_made_again
+from maskft.collate.randomness import SampleDraws
+from maskft.trainer.on_device import REPLACED, mask_in_trainer
+from maskft.trainer.packing import PACKED, pack_in_trainer
+from maskft.trainer.resume import Passes, Place, batches_a_turn, batches_are_made_again
 
 _LOADERS = ("get_eval_dataloader", "get_test_dataloader")
 
@@ -19,7 +19,7 @@ class MaskingCallback(TrainerCallback):
     """Tell a collator the epoch and the step at the beginning of each epoch, a resumed one too.
 
     Over a dataset without length an epoch is a pass over it. ``attach`` has Trainer resume where it
-    stood in a pass, which this callback alone does not (``maskft.resume``).
+    stood in a pass, which this callback alone does not (``maskft.trainer.resume``).
 
     Args:
         collator: whatever has ``set_epoch``, and ``set_progress`` if its rate follows a schedule.

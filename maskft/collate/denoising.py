@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
 
-from maskft.draws import SampleDraws
-from maskft.examples import by_column, check_examples, empty_batch, missing_column
+from maskft.collate.columns import by_column, check_examples, empty_batch, missing_column
+from maskft.collate.labels import IGNORE_INDEX
+from maskft.collate.randomness import SampleDraws
 from maskkernels import (
     CorruptedRows,
     Denoiser,
@@ -26,7 +27,6 @@ from maskkernels import (
 )
 
 RNGS = ("stream", "sample")
-IGNORED = -100  # the label of padding
 _SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")
 _WORD_MARKS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write for a space
 _SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")
@@ -77,7 +77,9 @@ class _Denoising(SampleDraws, DataCollatorMixin):
         )
         # On the right, whatever the tokenizer says: the decoder begins at the first column.
         batch["labels"] = pad_rows(
-            corrupted.targets, padding_value=IGNORED, pad_to_multiple_of=self.pad_to_multiple_of
+            corrupted.targets,
+            padding_value=IGNORE_INDEX,
+            pad_to_multiple_of=self.pad_to_multiple_of,
         )
         return batch
 

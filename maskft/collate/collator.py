@@ -10,13 +10,13 @@ import torch
 import transformers
 from torch import Tensor
 
+from maskft.collate.columns import MaskingColumns
 from maskft.collate.labels import label_places
-from maskft.columns import MaskingColumns
-from maskft.draws import SampleDraws
-from maskft.padding import Padding, pad_columns, pad_sequences
-from maskft.progress import Progress
+from maskft.collate.padding import Padding, pad_columns, pad_sequences
+from maskft.collate.randomness import SampleDraws
 from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
-from maskft.vocabulary import Vocabulary
+from maskft.strategy.schedule import Progress
+from maskft.strategy.vocabulary import Vocabulary
 from maskkernels import MaskingPolicy, mask_tokens
 from maskkernels.mask.policy import SELECTIONS
 

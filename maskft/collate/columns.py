@@ -1,15 +1,14 @@
 """The columns that masking reads beside the ids: found in the examples, and laid beside a batch."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maskft.examples import by_column, check_examples, empty_batch, missing_column
-from maskft.padding import Padding, as_list
+from maskft.collate.padding import Padding, as_list
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, Random, Strategy
 from maskkernels import table_columns
 
@@ -155,3 +154,46 @@ def offset_rows(column: Any) -> list[Any]:
         row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
         for row in as_list(column)
     ]
+
+
+def check_examples(examples: list[Any]) -> None:
+    if not examples:
+        raise empty_batch()
+    if set(map(type, examples)) <= {dict}:  # the usual case, at once
+        return
+    first = isinstance(examples[0], Mapping)
+    for i, example in enumerate(examples):
+        if isinstance(example, str) or not hasattr(example, "__len__"):
+            raise TypeError(
+                f"example {i} must be a mapping or a sequence of ids, got {type(example).__name__}"
+            )
+        if isinstance(example, Mapping) != first:
+            raise TypeError(
+                "a batch is either all mappings or all sequences of ids; example 0 is a "
+                f"{type(examples[0]).__name__}, example {i} a {type(example).__name__}"
+            )
+
+
+def by_column(examples: list[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
+    """The columns of these names; one that an example lacks is an error."""
+    names = list(names)
+    try:
+        return {name: [example[name] for example in examples] for name in names}
+    except KeyError:
+        for i, example in enumerate(examples):
+            for name in names:
+                if name not in example:
+                    raise missing_column(i, name, example) from None
+        raise
+
+
+def empty_batch() -> ValueError:
+    return ValueError("the batch is empty: a collator needs at least one example")
+
+
+def missing_column(i: int, name: str, example: Mapping[str, Any]) -> ValueError:
+    return ValueError(
+        f"example {i} has no column {name!r}; it has {sorted(example)}. "
+        "(Trainer drops columns the model does not take: maskft.attach(trainer) "
+        "keeps the sample ids, remove_unused_columns=False keeps everything.)"
+    )

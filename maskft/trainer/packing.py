@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import has_length, seed_worker
 
-from maskft.collator import DataCollatorForLanguageModeling
-from maskft.device import PlainCollator
-from maskft.packing import DataCollatorWithPacking, PackedBatchSampler
+from maskft.collate.collator import DataCollatorForLanguageModeling
+from maskft.collate.unmasked import PlainCollator
+from maskft.packing.collator import DataCollatorWithPacking
+from maskft.packing.sampler import PackedBatchSampler
 from maskkernels import flatten_rows
 
 PACKED = ("_get_dataloader", "_track_num_input_tokens")  # of a trainer

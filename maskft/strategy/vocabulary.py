@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskft.words import word_table
+from maskft.strategy.words import word_table
 
 
 class Vocabulary:
@@ -14,7 +14,7 @@ class Vocabulary:
 
     Attributes:
         maskable: bool [V], false for the special tokens.
-        words: uint8 [V], ``maskft.words.word_table``.
+        words: uint8 [V], ``maskft.strategy.words.word_table``.
     """
 
     def __init__(self, tokenizer: Any, device: torch.device) -> None:

@@ -9,18 +9,15 @@ Less to pin and to copy (int32 ids instead of two int64 columns), and no masking
 
 import copy
 from collections.abc import Mapping
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer
 
+from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.collate.labels import IGNORE_INDEX, label_places
-from maskft.collator import DataCollatorForLanguageModeling
 
 LATER = "masking"  # the entry of a plain batch that holds what masking needs beside the ids
-REPLACED = ("get_train_dataloader", "get_batch_samples")  # of a trainer
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
 
 
@@ -42,7 +39,7 @@ class PlainCollator:
     def __init__(
         self, collator: DataCollatorForLanguageModeling, dtype: torch.dtype = torch.int32
     ) -> None:
-        _check(collator)
+        check_collator(collator)
         if dtype not in (torch.int32, torch.int64):
             raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
         self.collator, self.dtype = collator, dtype
@@ -94,7 +91,7 @@ def mask_batch(
     Raises:
         TypeError, ValueError: a collator or batch that does not fit; label_positions=True on a GPU.
     """
-    _check(collator)
+    check_collator(collator)
     if not isinstance(batch, Mapping):
         raise TypeError(f"batch must be a mapping, got {type(batch).__name__}")
     if "labels" in batch:
@@ -153,7 +150,7 @@ def _is_mask(attention_mask: Any, batch: Mapping[str, Any]) -> bool:
     )
 
 
-def _check(collator: Any) -> None:
+def check_collator(collator: Any) -> None:
     if not isinstance(collator, DataCollatorForLanguageModeling):
         raise TypeError(
             "masking on the device needs a maskft.DataCollatorForLanguageModeling, got "
@@ -164,32 +161,3 @@ def _check(collator: Any) -> None:
         raise ValueError(
             f"masking on the device does not go with {asked}: it takes rng='stream' or 'sample'"
         )
-
-
-def mask_in_trainer(trainer: Trainer) -> None:
-    """Have a Trainer's loader pad only, and mask its batches where they arrive.
-
-    Before Trainer counts an update's labels, so that ``num_items_in_batch`` is right. Evaluation
-    goes on masking in the loader. ``maskft.attach`` calls this and ``maskft.detach`` undoes it.
-    """
-    collator = trainer.data_collator
-    _check(collator)
-    build, fetch = trainer.get_train_dataloader, trainer.get_batch_samples
-
-    @wraps(build)
-    def get_train_dataloader(*args: Any, **kwargs: Any) -> Any:
-        trainer.data_collator = PlainCollator(collator)
-        try:
-            return build(*args, **kwargs)
-        finally:
-            trainer.data_collator = collator
-
-    @wraps(fetch)
-    def get_batch_samples(epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        def mask(batch: Any) -> dict[str, Any]:
-            return mask_batch(trainer._prepare_inputs(batch), collator)
-
-        return fetch(map(mask, epoch_iterator), *args, **kwargs)
-
-    for name, method in zip(REPLACED, (get_train_dataloader, get_batch_samples), strict=True):
-        setattr(trainer, name, method)
