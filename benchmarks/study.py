@@ -26,8 +26,8 @@ from benchmarks.harness import write
 from examples.demo import find_packages
 from maskft import DataCollatorForLanguageModeling, fuse_loss
 from maskft.annotate import Entities, Keywords, SpacyEntities, Together, tfidf_weights
-from maskft.evaluate import masked_scores
-from maskft.models import load
+from maskft.cli.evaluate import masked_scores
+from maskft.cli.models import load
 from maskft.strategy import Entity
 from maskft.strategy.schedule import RateSchedule
 

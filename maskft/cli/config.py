@@ -1,15 +1,12 @@
 """The options of the command line, as dataclasses that HfArgumentParser reads."""
 
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from maskft.cli import UsageError
+from maskft.cli.messages import UsageError
 from maskft.collate.collator import RNGS, STRATEGIES
-from maskft.finders import optional
 from maskft.strategy import Entity, NGram, Span, Strategy
 from maskft.strategy.schedule import parse_schedule
 
@@ -229,7 +226,8 @@ class MaskingArguments:
         Raises:
             UsageError: something is missing: an option, a file, a package.
         """
-        from maskft.annotate import JiebaWords, Together, WordIds
+        from maskft.annotate import Together, WordIds
+        from maskft.cli.annotators import entities, jieba_words, keywords
 
         found: list[Any] = []
         words = None
@@ -237,9 +235,7 @@ class MaskingArguments:
             if self.words == "jieba":
                 if self.strategy == "random":
                     raise UsageError("--words goes with strategies of words, not random")
-                jieba = optional("jieba", "chinese")
-                jieba.setLogLevel("WARNING")  # it reports on its dictionary
-                words = JiebaWords(jieba)
+                words = jieba_words()
                 found.append(WordIds(words))
             elif self.words not in WORDS:
                 raise UsageError(f"--words must be one of {WORDS}, got {self.words!r}")
@@ -247,9 +243,9 @@ class MaskingArguments:
                 if getattr(self, name) and strategy != self.strategy:
                     raise UsageError(_goes_with(name, strategy, self.strategy))
             if self.strategy == "entity":
-                found.append(_entities(self.entities, self.entity_labels))
+                found.append(entities(self.entities, self.entity_labels))
             elif self.strategy == "keyword":
-                found.append(_keywords(self.keywords or "tfidf", train, words))
+                found.append(keywords(self.keywords or "tfidf", train, words))
         except ModuleNotFoundError as error:
             raise UsageError(str(error)) from None
         return Together(tuple(found)) if found else None
@@ -257,70 +253,6 @@ class MaskingArguments:
 
 def _goes_with(name: str, strategy: str, chosen: str) -> str:
     return f"--{name.replace('_', '-')} goes with --strategy {strategy}, not {chosen}"
-
-
-def _entities(source: str | None, labels: list[str]) -> Any:
-    from maskft.annotate import Entities, Gazetteer, SpacyEntities
-
-    if source is None:
-        raise UsageError(
-            "--strategy entity needs --entities: a file with a name a line, or spacy:PIPELINE"
-        )
-    kind, _, name = source.partition(":")
-    if labels and kind != "spacy":
-        raise UsageError("--entity-labels goes with --entities spacy:PIPELINE")
-    try:
-        if kind == "spacy":
-            return Entities(SpacyEntities(name, labels or None))
-        return Entities(Gazetteer(_lines("--entities", source)))
-    except ValueError as error:
-        raise UsageError(f"--entities {source}: {error}") from None
-
-
-def _keywords(source: str, train: Any, words: Any) -> Any:
-    from maskft.annotate import Keywords, WordWeights, YakeWeights, tfidf_weights
-
-    if source == "tfidf":
-
-        def fit(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-            texts = (text for column in batch.values() for text in column)
-            found = tfidf_weights(texts, words=words).weights
-            return {"word": list(found), "weight": list(found.values())}
-
-        # As one batch, so that datasets caches the fit as well
-        try:
-            found = train.map(fit, batched=True, batch_size=-1, remove_columns=train.column_names)
-        except ValueError as error:
-            if "no word in the texts" not in str(error):
-                raise
-            raise UsageError(f"--keywords tfidf: {error}") from None
-        fitted = dict(zip(found["word"], found["weight"], strict=True))
-        return Keywords(WordWeights(fitted, by_count="log", words=words))
-    if source == "yake":
-        extractor = optional("yake", "keywords").KeywordExtractor(n=1, top=1000, dedup_lim=1.0)
-        return Keywords(YakeWeights(extractor))
-    weights = {}
-    for number, line in enumerate(_lines("--keywords", source), 1):
-        if not line.strip():
-            continue
-        word, _, weight = line.rpartition("\t")
-        try:
-            found = float(weight)
-        except ValueError:
-            found = -1.0
-        if not word.strip() or not 0 <= found < float("inf"):
-            raise UsageError(f"--keywords {source}: line {number} is not word, tab, weight")
-        weights[word.strip().lower()] = found
-    if not weights:
-        raise UsageError(f"--keywords {source}: the list of words is empty")
-    return Keywords(WordWeights(weights, words=words))
-
-
-def _lines(option: str, name: str) -> list[str]:
-    try:
-        return Path(name).read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{option} {name}: {error}") from None
 
 
 @dataclass
@@ -380,8 +312,3 @@ def parse(prog: str, description: str, kinds: tuple[type, ...], argv: list[str])
         return parser.parse_args_into_dataclasses(args=argv)
     except (ValueError, ImportError) as error:
         raise UsageError(" ".join(str(error).split())) from None
-
-
-def say(text: str) -> None:
-    """A line for the person who waits, on standard error; standard output is for results."""
-    print(text, file=sys.stderr, flush=True)

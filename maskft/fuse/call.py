@@ -45,7 +45,7 @@ def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> bool:
     return True
 
 
-class Job:
+class LabelledCall:
     """One call with labels.
 
     Attributes:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from maskft.collate.labels import IGNORE_INDEX
+from maskft.fuse.forward import fused
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,6 @@ def compare(
             of them labelled.
         training: whether in training mode, where dropout must be 0 for a fair comparison.
     """
-    from maskft.fuse import fused
-
     forward = fused(model)
     if forward is None:
         raise ValueError(f"this {type(model).__name__} is not fused")

@@ -6,8 +6,7 @@ from typing import Any
 import transformers
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from maskft.cli import UsageError
-from maskft.config import say
+from maskft.cli.messages import UsageError, say
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:

@@ -1,16 +1,12 @@
-"""One call that has a Transformers model compute its head and loss on the predicted rows alone.
+"""Run a fused model: its ``forward``, a hook on its base model, its decoder and its loss.
 
-    model = maskft.fuse_loss(AutoModelForMaskedLM.from_pretrained(name))
-    loss = model(**batch).loss  # and in a Trainer, num_items_in_batch counts
-
-What acts is on the instance, as attributes that ``unfuse_loss`` takes away again: a ``forward``, a
-hook on the base model, a ``forward`` of the decoder and a ``loss_function``. They hold references
-to one another and no closures, so that a copy or a pickle of the model is fused in its own right.
+All are attributes of the one instance, which ``FusedForward.attach`` sets and ``detach`` takes away
+again. They hold references to one another and no closures, so that a copy or a pickle of the model
+is fused in its own right.
 """
 
 import copy
 import inspect
-import logging
 import threading
 from dataclasses import dataclass
 from operator import attrgetter
@@ -20,116 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from maskft.collate.labels import IGNORE_INDEX
-from maskft.head import Head, decoder_inputs, hooked, read, unwrap
-from maskft.rows import Job, shifted
-from maskkernels.backend import BACKENDS
+from maskft.fuse.call import LabelledCall, shifted
+from maskft.fuse.head import Head, decoder_inputs, hooked
 from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
-
-LOGITS = (False, True, "eval")
-_LOG = logging.getLogger(__name__)
-
-
-def fuse_loss(
-    model: Any,
-    *,
-    logits: bool | str = False,
-    capacity: int | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    linear: bool | None = None,
-    check: Any = False,
-    backend: str = "auto",
-) -> Any:
-    """Have ``model`` compute its head and its loss for the predicted rows only, from now on.
-
-    Acts on this one object, which it returns; ``unfuse_loss`` undoes it. Calls with ``labels``
-    change, all others stay as they are. The rows whose label is not -100 are gathered behind the
-    base model; head and loss see no others, and ``maskkernels.linear_cross_entropy`` runs in place
-    of the decoder, in its own ``__call__`` (so that DDP and FSDP2 find its weights in place). A
-    decoder that is not a plain nn.Linear (LoRA, quantised...) is called on those rows instead, and
-    ``masked_cross_entropy`` follows.
-
-    ``num_items_in_batch`` is what the sum of the losses is divided by, for every model, so losses
-    and gradients do not depend on gradient accumulation or the number of ranks.
-
-    Forward takes two keywords more: ``label_positions``, int64 [R], places of the labelled tokens
-    in the flattened labels, -1 for none, as ``mask_tokens(..., capacity=R)`` returns them (so that
-    nothing is searched for on a GPU, and with R fixed all shapes are); and ``return_logits``, which
-    overrides ``logits`` for a call.
-
-    Args:
-        model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
-            one. Fuse before ``torch.compile``; before or after DDP and FSDP2.
-        logits: whether outputs have ``logits``: False, True, or "eval" for evaluation only (what
-            Trainer's compute_metrics needs). Where they do, all rows are decoded as ever.
-        capacity: at most so many labels per call. On a GPU and in compiled code this many rows are
-            then gathered, whatever the labels: shapes stay the same and the host never waits to
-            count them (without it, and without ``label_positions``, a GPU waits once per call;
-            compiled code gathers in the loss only). More labels: ValueError on the CPU, a NaN loss
-            on a GPU and in compiled code.
-        label_smoothing, z_loss: as in ``masked_cross_entropy``.
-        linear: whether the loss is computed in the decoder. None: where that is possible.
-        check: a batch (or True for one of random tokens) on which loss and gradients are compared
-            with those of the stock model, and the difference logged.
-        backend: "auto", "reference", "numba" or "triton"; see ``maskkernels``.
-
-    Raises:
-        TypeError: a model that is not covered, by its class.
-        ValueError: an argument that does not fit; a model that is fused already; a check that
-            found another loss or other gradients than stock. In a call: ``label_positions`` that
-            are not those of the labels. A GPU and compiled code, where looking would wait, give a
-            NaN loss for labels left out.
-    """
-    if not any(logits is value or logits == value for value in LOGITS):
-        raise ValueError(f"logits must be one of {LOGITS}, got {logits!r}")
-    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int)):
-        raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
-    if capacity is not None and capacity < 1:
-        raise ValueError(f"capacity must be at least 1, got {capacity}")
-    if backend not in ("auto", *BACKENDS):
-        raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
-    inner = unwrap(model)
-    if fused(inner) is not None:
-        raise ValueError(
-            f"this {type(inner).__name__} is fused already; unfuse_loss(model) undoes it"
-        )
-    head = read(inner)
-    if linear and head.rows_because:
-        raise TypeError(f"the loss of {head.name} cannot run in its decoder: {head.rows_because}")
-    if router_losses(head, inner, {}):
-        raise TypeError(
-            f"fuse_loss does not cover {head.name} with output_router_logits: it adds the router's "
-            "losses in code of its own"
-        )
-    in_decoder = head.rows_because is None if linear is None else linear
-    options = Options(logits, capacity, label_smoothing, z_loss, in_decoder, backend)
-    FusedForward(inner, head, options).attach()
-    if check is not False:
-        from maskft.check import compare
-
-        try:
-            difference = compare(inner, None if check is True else check)
-        except BaseException:
-            unfuse_loss(inner)
-            raise
-        _LOG.info("%s", difference)
-        if not difference.agrees:
-            unfuse_loss(inner)
-            raise ValueError(f"fused and stock {head.name} disagree: {difference}")
-    return model
-
-
-def unfuse_loss(model: Any) -> Any:
-    """Undo ``fuse_loss``; a model that is not fused stays as it is.
-
-    Raises:
-        ValueError: something else (accelerate, for one) has since wrapped ``model.forward``.
-    """
-    inner = unwrap(model)
-    forward = fused(inner)
-    if forward is not None:
-        forward.detach()
-    return model
 
 
 def fused(model: Any) -> "FusedForward | None":
@@ -159,7 +48,7 @@ class Options:
 class Now(threading.local):
     """The call with labels that a thread is in: several may run one model."""
 
-    job: Job | None = None
+    call: LabelledCall | None = None
 
     def __reduce__(self) -> tuple[type["Now"], tuple[()]]:
         """A copy is in no call."""
@@ -249,50 +138,50 @@ class FusedForward:
         if self.head.shift:
             targets = kwargs.get("shift_labels")
             targets = shifted(labels) if targets is None else targets
-        job = Job(targets, num_items, labels, kwargs.get("shift_labels"))
+        call = LabelledCall(targets, num_items, labels, kwargs.get("shift_labels"))
         if not wanted:
             shift = self.head.shift and kwargs.get("shift_labels") is None
-            job.choose(positions, shift, self.options.capacity)
+            call.choose(positions, shift, self.options.capacity)
             decoder = self.decoder
-            job.in_decoder = (
+            call.in_decoder = (
                 decoder is not None
                 and self.model.get_output_embeddings() is decoder
                 and not hooked(decoder)  # a hook expects logits
             )
-        return self._run(job, kwargs, bool(wanted))
+        return self._run(call, kwargs, bool(wanted))
 
     def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
         """The base model's hook: its hidden states, of the predicted rows only."""
-        job = self.now.job
-        if job is None or job.rows is None or job.gathered:
+        call = self.now.call
+        if call is None or call.rows is None or call.gathered:
             return None
         hidden = output[0]
-        if not isinstance(hidden, Tensor) or hidden.shape[:-1] != job.targets.shape:
+        if not isinstance(hidden, Tensor) or hidden.shape[:-1] != call.targets.shape:
             return None
-        job.gathered = True
+        call.gathered = True
         if isinstance(output, tuple):
-            return (job.predicted(hidden), *output[1:])
-        output[next(iter(output.keys()))] = job.predicted(hidden)
+            return (call.predicted(hidden), *output[1:])
+        output[next(iter(output.keys()))] = call.predicted(hidden)
         return output
 
-    def decode(self, job: Job, hidden: Tensor, decoder: nn.Linear) -> Tensor:
+    def decode(self, call: LabelledCall, hidden: Tensor, decoder: nn.Linear) -> Tensor:
         """What the decoder returns in place of logits: [..., V], every element the loss."""
         head = self.head
-        if job.stand_in is not None:
+        if call.stand_in is not None:
             raise RuntimeError(f"{head.name} calls its decoder more than once: use linear=False")
         if hasattr(decoder.weight, "placements"):
             raise RuntimeError(
                 f"the decoder of {head.name} is called outside of FSDP: its weight is sharded"
             )
-        labels = job.labels()
+        labels = call.labels()
         flat = hidden
-        if not job.gathered:
-            if hidden.shape[:-1] != job.targets.shape:
+        if not call.gathered:
+            if hidden.shape[:-1] != call.targets.shape:
                 raise RuntimeError(
                     f"{head.name} hands its decoder {tuple(hidden.shape)} for labels of shape "
-                    f"{tuple(job.targets.shape)}: give each row a label, or use linear=False"
+                    f"{tuple(call.targets.shape)}: give each row a label, or use linear=False"
                 )
-            flat = job.predicted(hidden)
+            flat = call.predicted(hidden)
         elif hidden.shape[:-1].numel() != labels.numel():
             raise RuntimeError(
                 f"{head.name} decodes {hidden.shape[:-1].numel()} of {labels.numel()} predicted "
@@ -305,35 +194,37 @@ class FusedForward:
             _sum(decoder.bias, self._added_bias()),
             softcap=head.softcap,
             logit_scale=head.scale,
-            num_items=job.num_items,
+            num_items=call.num_items,
             **self.options.of_loss(),
         ).loss
-        job.stand_in = job.or_nan(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
-        return job.stand_in
+        call.stand_in = call.or_nan(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
+        return call.stand_in
 
-    def check_labels(self, job: Job, labels: Tensor | None, shift_labels: Tensor | None) -> None:
+    def check_labels(
+        self, call: LabelledCall, labels: Tensor | None, shift_labels: Tensor | None
+    ) -> None:
         """Refuse a model whose loss is not on the labels that it was called with."""
-        if labels is job.labels_given and shift_labels is job.shift_labels_given:
+        if labels is call.labels_given and shift_labels is call.shift_labels_given:
             return
         if torch.compiler.is_compiling() or self.verified:
             return
         own = shift_labels
         if own is None and labels is not None:
             own = shifted(labels) if self.head.shift else labels
-        targets = job.targets.reshape(-1)
+        targets = call.targets.reshape(-1)
         if own is None or not torch.equal(own.reshape(-1).to(targets.device), targets):
             raise TypeError(
                 f"fuse_loss does not cover {self.head.name}: it computes its loss on other labels "
                 "than those it is called with"
             )
 
-    def finish(self, job: Job, logits: Tensor) -> Tensor:
-        """The loss of a job whose ``logits`` (or what stands in for them) the model has made."""
+    def finish(self, call: LabelledCall, logits: Tensor) -> Tensor:
+        """Compute the loss of a call from the ``logits``, or the stand-in, that the model made."""
         name = self.head.name
-        if job.loss is not None:
+        if call.loss is not None:
             raise TypeError(f"{name} computes more than one loss; fuse_loss does not cover that")
-        if not job.in_decoder:
-            labels = job.labels() if job.gathered else job.targets
+        if not call.in_decoder:
+            labels = call.labels() if call.gathered else call.targets
             if logits.shape[:-1].numel() != labels.numel():
                 raise TypeError(
                     f"fuse_loss does not cover {name}: it makes logits {tuple(logits.shape)} for "
@@ -341,36 +232,36 @@ class FusedForward:
                 )
             logits = logits.reshape(*labels.shape, logits.shape[-1])
             loss = masked_cross_entropy(
-                logits, labels.to(logits.device), num_items=job.num_items, **self.options.of_loss()
+                logits, labels.to(logits.device), num_items=call.num_items, **self.options.of_loss()
             ).loss
-            job.loss = job.or_nan(loss)
-            return job.loss
-        if job.stand_in is None:
+            call.loss = call.or_nan(loss)
+            return call.loss
+        if call.stand_in is None:
             raise RuntimeError(f"{name} does not call its decoder: use linear=False")
         if not torch.compiler.is_compiling() and not self.verified:
-            self._verify(job.stand_in.detach(), logits.detach())
-        job.loss = job.stand_in.reshape(-1)[0]
-        return job.loss
+            self._verify(call.stand_in.detach(), logits.detach())
+        call.loss = call.stand_in.reshape(-1)[0]
+        return call.loss
 
-    def _run(self, job: Job, kwargs: dict[str, Any], keep_logits: bool) -> Any:
-        call = dict(kwargs)
+    def _run(self, call: LabelledCall, kwargs: dict[str, Any], keep_logits: bool) -> Any:
+        inputs = dict(kwargs)
         if not self.head.calls_loss_function:
-            self._make_up_for_labels(call, call.pop("labels"))
-        as_tuple = call.get("return_dict")
+            self._make_up_for_labels(inputs, inputs.pop("labels"))
+        as_tuple = inputs.get("return_dict")
         as_tuple = not (self.model.config.return_dict if as_tuple is None else as_tuple)
         if as_tuple:
-            call["return_dict"] = True
-        self.now.job = job
+            inputs["return_dict"] = True
+        self.now.call = call
         try:
-            outputs = self._stock(call)
+            outputs = self._stock(inputs)
         finally:
-            self.now.job = None
+            self.now.call = None
         if self.head.calls_loss_function:
-            if job.loss is None:
+            if call.loss is None:
                 raise RuntimeError(f"{self.head.name} did not call its loss function")
-            loss = outputs.loss  # the job's, and what the model adds to it
+            loss = outputs.loss  # of ``call``, and what the model adds to it
         else:
-            loss = self.finish(job, outputs.logits)
+            loss = self.finish(call, outputs.logits)
         fields = {name: outputs[name] for name in outputs.keys()}  # noqa: SIM118
         fields["loss"] = loss
         if not keep_logits:
@@ -384,16 +275,16 @@ class FusedForward:
             return before(**kwargs)
         return type(self.model).forward(self.model, **kwargs)
 
-    def _make_up_for_labels(self, call: dict[str, Any], labels: Tensor) -> None:
+    def _make_up_for_labels(self, inputs: dict[str, Any], labels: Tensor) -> None:
         """Do what a forward that is given labels does with them besides its loss."""
         if "use_cache" in self.head.parameters:
-            call.setdefault("use_cache", False)
+            inputs.setdefault("use_cache", False)
         if not self.head.decoder_inputs_from_labels:
             return
-        if call.get("decoder_input_ids") is None and call.get("decoder_inputs_embeds") is None:
+        if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
             for name, made in decoder_inputs(self.model, labels).items():
-                if call.get(name) is None:
-                    call[name] = made
+                if inputs.get(name) is None:
+                    inputs[name] = made
 
     def _added_bias(self) -> Tensor | None:
         bias = self.head.bias
@@ -422,37 +313,37 @@ class FusedForward:
 
 
 class DecoderForward:
-    """The ``forward`` of a fused model's decoder: F.linear, or the loss while there is a job."""
+    """The ``forward`` of a fused decoder: F.linear, or the loss in a call with labels."""
 
     def __init__(self, fused: FusedForward, decoder: nn.Linear) -> None:
         self.fused = fused
         self.decoder = decoder
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        job = self.fused.now.job
-        if job is None or not job.in_decoder:
+        call = self.fused.now.call
+        if call is None or not call.in_decoder:
             return type(self.decoder).forward(self.decoder, hidden)
-        return self.fused.decode(job, hidden, self.decoder)
+        return self.fused.decode(call, hidden, self.decoder)
 
 
 class FusedLossFunction:
-    """The ``loss_function`` of a fused model: the model's own, or the job's loss."""
+    """The ``loss_function`` of a fused model: the stock one, or the loss of the current call."""
 
     def __init__(self, fused: FusedForward, stock: Any) -> None:
         self.fused = fused
         self.stock = stock
 
     def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        job = self.fused.now.job
-        if job is None:
+        call = self.fused.now.call
+        if call is None:
             return self.stock(logits, *args, **kwargs)
         if kwargs.get("ignore_index", IGNORE_INDEX) != IGNORE_INDEX:
             raise TypeError(
                 f"a fused model ignores the label {IGNORE_INDEX} and takes no ignore_index"
             )
         labels = args[0] if args else kwargs.get("labels")
-        self.fused.check_labels(job, labels, kwargs.get("shift_labels"))
-        return self.fused.finish(job, logits)
+        self.fused.check_labels(call, labels, kwargs.get("shift_labels"))
+        return self.fused.finish(call, logits)
 
 
 def router_losses(head: Head, model: Any, kwargs: dict[str, Any]) -> bool:

@@ -12,24 +12,33 @@ run in 130. Nothing heavy is imported before a subcommand runs.
 import sys
 from importlib import import_module
 
+from maskft.cli.messages import UsageError
+from maskft.extras import require
+
+# The module of each command, the packages of the extra "train" that it needs, and what it does
 COMMANDS = {
-    "train": ("maskft.train", "masked fine-tuning of a model on text, JSONL, Parquet or a dataset"),
+    "train": (
+        "maskft.cli.train",
+        ("accelerate", "datasets", "rich"),
+        "masked fine-tuning of a model on text, JSONL, Parquet or a dataset",
+    ),
     "preview": (
-        "maskft.preview",
+        "maskft.cli.preview",
+        ("datasets", "rich"),
         "print rows as the model would see them, with the realised rates",
     ),
-    "predict": ("maskft.predict", "the most probable tokens for each mask in a text"),
-    "doctor": ("maskft.doctor", "what fuse_loss does to a model, which backend runs, and why"),
+    "predict": ("maskft.cli.predict", (), "the most probable tokens for each mask in a text"),
+    "doctor": (
+        "maskft.cli.doctor",
+        (),
+        "what fuse_loss does to a model, which backend runs, and why",
+    ),
 }
-
-
-class UsageError(Exception):
-    """A mistake of the user's, in one sentence that says what to do."""
 
 
 def usage() -> str:
     lines = ["usage: maskft COMMAND [options]", ""]
-    lines += [f"  maskft {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
+    lines += [f"  maskft {name:<8} {what}" for name, (_, _, what) in COMMANDS.items()]
     return "\n".join([*lines, "", "maskft COMMAND --help lists the options of a command."])
 
 
@@ -42,8 +51,14 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         print(f"maskft: unknown command {argv[0]!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    module, packages, _ = COMMANDS[argv[0]]
     try:
-        return import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+        require(packages, "train")
+    except ModuleNotFoundError as error:
+        print(f"maskft {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    try:
+        return import_module(module).main(argv[1:])
     except UsageError as error:
         print(f"maskft {argv[0]}: {error}", file=sys.stderr)
         return 2

@@ -17,8 +17,8 @@ import pyarrow
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from maskft.cli import UsageError
-from maskft.config import WITHIN_COLUMN, DataArguments
+from maskft.cli.config import WITHIN_COLUMN, DataArguments
+from maskft.cli.messages import UsageError
 
 SPLITS = ("train", "validation", "test")
 _OTHER_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation"}

@@ -3,13 +3,10 @@
 import errno
 import json
 import platform
-import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,108 +15,26 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from maskft.cli import UsageError
-from maskft.config import (
+from maskft.cli.config import (
     DataArguments,
     MaskingArguments,
     ModelArguments,
     TrainArguments,
     parse,
-    say,
 )
-from maskft.data import load_texts, row_length, tokenize
-from maskft.evaluate import masked_scores
+from maskft.cli.data import load_texts, row_length, tokenize
+from maskft.cli.evaluate import masked_scores
+from maskft.cli.interrupt import Interrupted, SteadyTrainer, StopOnInterrupt
+from maskft.cli.messages import UsageError, say
+from maskft.cli.models import load
+from maskft.cli.progress import Progress
 from maskft.fuse import fuse_loss
-from maskft.models import load
 from maskft.trainer.attach import attach
 
 HELD_OUT = ("validation", "test")
-
-
-class Interrupted(Exception):
-    """Training was interrupted; ``checkpoint`` holds its state."""
-
-    def __init__(self, checkpoint: str) -> None:
-        super().__init__(checkpoint)
-        self.checkpoint = checkpoint
-
-
-class SteadyTrainer(Trainer):
-    """A Trainer whose loader workers live on at Ctrl-C: the step that is under way needs them."""
-
-    def get_train_dataloader(self) -> Any:
-        loader = super().get_train_dataloader()
-        base = getattr(loader, "base_dataloader", loader)  # what accelerate wraps
-        base.worker_init_fn = partial(_ignore_interrupts, base.worker_init_fn)
-        return loader
-
-
-def _ignore_interrupts(then: Any, worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if then is not None:
-        then(worker)
-
-
-class Progress(TrainerCallback):
-    """A line at every log: step, epoch, loss, learning rate, real tokens a second, time left."""
-
-    def __init__(self) -> None:
-        self.tokens_per_second = 0.0
-        self._began = self._last = 0.0
-        self._first_step = self._first_tokens = self._tokens = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = self._last = time.perf_counter()
-        self._first_step, self._first_tokens = state.global_step, state.num_input_tokens_seen
-        self._tokens = self._first_tokens
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or "loss" not in (logs or {}):
-            return
-        now = time.perf_counter()
-        rate = (state.num_input_tokens_seen - self._tokens) / max(now - self._last, 1e-9)
-        whole = (now - self._began) / max(state.global_step - self._first_step, 1)
-        left = (state.max_steps - state.global_step) * whole
-        say(
-            f"step {state.global_step}/{state.max_steps}  epoch {state.epoch:.2f}  "
-            f"loss {float(logs['loss']):.4f}  lr {float(logs['learning_rate']):.2e}  "
-            f"{rate:,.0f} tokens/s  {int(left // 60)}:{int(left % 60):02d} left"
-        )
-        self._tokens, self._last = state.num_input_tokens_seen, now
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        seconds = time.perf_counter() - self._began
-        tokens = state.num_input_tokens_seen - self._first_tokens
-        self.tokens_per_second = tokens / max(seconds, 1e-9)
-
-
-class StopOnInterrupt(TrainerCallback):
-    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        before = signal.getsignal(signal.SIGINT)
-
-        def ask(*_: Any) -> None:
-            self.asked = True
-            signal.signal(signal.SIGINT, before)
-
-        signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.asked:
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
 
 
 def train(

@@ -9,16 +9,16 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from maskft.cli import UsageError
-from maskft.config import (
+from maskft.cli.config import (
     WITHIN_COLUMN,
     DataArguments,
     MaskingArguments,
     ModelArguments,
     parse,
 )
-from maskft.data import load_texts, row_length, tokenize
-from maskft.models import load_tokenizer
+from maskft.cli.data import load_texts, row_length, tokenize
+from maskft.cli.messages import UsageError
+from maskft.cli.models import load_tokenizer
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
 from maskft.strategy.words import word_table
 from maskkernels import word_units

@@ -1,6 +1,6 @@
 """What a Transformers language model does between its last hidden states and its loss.
 
-Read from the instance: its class, its code, its configuration. ``fuse.py`` acts on it.
+Read from the instance: its class, its code, its configuration. ``forward.py`` acts on it.
 """
 
 import inspect
@@ -22,7 +22,7 @@ REFUSED = {
     "GitForCausalLM": "it shifts its labels past the tokens of its image",
     "GraniteSpeechForConditionalGeneration": "it shifts its labels by its attention mask",
     "GraniteSpeechPlusForConditionalGeneration": "it shifts its labels by its attention mask",
-    "Qwen2AudioForConditionalGeneration": "it makes its labels anew as it merges in the audio",
+    "Qwen2AudioForConditionalGeneration": "it rebuilds its labels when it merges the audio",
 }
 # Plain linear decoders that the loss cannot be computed in.
 _NOT_THE_DECODER = {

@@ -8,10 +8,10 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from maskft.check import compare
-from maskft.cli import UsageError
+from maskft.cli.messages import UsageError
 from maskft.fuse import fuse_loss
-from maskft.head import Head, read
+from maskft.fuse.check import compare
+from maskft.fuse.head import Head, read
 from maskkernels.backend import BACKENDS, resolve, why_not
 
 

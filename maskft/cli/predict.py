@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from maskft.cli import UsageError
-from maskft.models import load
+from maskft.cli.messages import UsageError
+from maskft.cli.models import load
 
 
 @torch.no_grad()
