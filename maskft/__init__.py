@@ -9,29 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maskft.collator import DataCollatorForLanguageModeling
-    from maskft.denoising import DataCollatorForSpanCorruption, DataCollatorForTextInfilling
-    from maskft.device import PlainCollator, mask_batch
+    from maskft.collate.collator import DataCollatorForLanguageModeling
+    from maskft.collate.denoising import DataCollatorForSpanCorruption, DataCollatorForTextInfilling
+    from maskft.collate.unmasked import PlainCollator, mask_batch
     from maskft.fuse import fuse_loss, unfuse_loss
-    from maskft.packing import DataCollatorWithPacking, PackedBatchSampler
-    from maskft.schedule import RateSchedule
+    from maskft.packing.collator import DataCollatorWithPacking
+    from maskft.packing.sampler import PackedBatchSampler
     from maskft.strategy import Plan, Strategy
-    from maskft.trainer import MaskingCallback, attach, detach
+    from maskft.strategy.schedule import RateSchedule
+    from maskft.trainer.attach import MaskingCallback, attach, detach
 
 _HOMES = {
-    "DataCollatorForLanguageModeling": "maskft.collator",
-    "DataCollatorForSpanCorruption": "maskft.denoising",
-    "DataCollatorForTextInfilling": "maskft.denoising",
-    "DataCollatorWithPacking": "maskft.packing",
-    "PackedBatchSampler": "maskft.packing",
-    "PlainCollator": "maskft.device",
-    "mask_batch": "maskft.device",
-    "MaskingCallback": "maskft.trainer",
+    "DataCollatorForLanguageModeling": "maskft.collate.collator",
+    "DataCollatorForSpanCorruption": "maskft.collate.denoising",
+    "DataCollatorForTextInfilling": "maskft.collate.denoising",
+    "DataCollatorWithPacking": "maskft.packing.collator",
+    "PackedBatchSampler": "maskft.packing.sampler",
+    "PlainCollator": "maskft.collate.unmasked",
+    "mask_batch": "maskft.collate.unmasked",
+    "MaskingCallback": "maskft.trainer.attach",
     "Plan": "maskft.strategy",
-    "RateSchedule": "maskft.schedule",
+    "RateSchedule": "maskft.strategy.schedule",
     "Strategy": "maskft.strategy",
-    "attach": "maskft.trainer",
-    "detach": "maskft.trainer",
+    "attach": "maskft.trainer.attach",
+    "detach": "maskft.trainer.attach",
     "fuse_loss": "maskft.fuse",
     "unfuse_loss": "maskft.fuse",
 }

@@ -24,23 +24,23 @@ def examine(kind: str, model_type: str) -> dict[str, Any]:
     """Compare a tiny model before and after fusing; return a row of the table."""
     import transformers
 
-    import maskft.fuse
-    from maskft.check import compare
-    from maskft.head import REFUSED
+    from maskft.fuse import forward, fuse_loss, fused
+    from maskft.fuse.check import compare
+    from maskft.fuse.head import REFUSED
     from tests.support.tiny import KINDS, tiny_batch, tiny_model
 
     name = KINDS[kind][model_type]
     row: dict[str, Any] = {"kind": kind, "type": model_type, "class": name}
     if name in REFUSED:
         return row | {"why": REFUSED[name], "stage": "refused"}
-    jobs = []
+    calls = []
 
-    class Watched(maskft.fuse.Job):
+    class Watched(forward.LabelledCall):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            jobs.append(self)
+            calls.append(self)
 
-    stock_job, maskft.fuse.Job = maskft.fuse.Job, Watched
+    stock_call, forward.LabelledCall = forward.LabelledCall, Watched
     transformers.logging.set_verbosity_error()
     try:
         model = tiny_model(kind, model_type)
@@ -54,17 +54,17 @@ def examine(kind: str, model_type: str) -> dict[str, Any]:
         except Exception as error:
             return row | {"why": f"stock does not run: {_brief(error)}", "stage": "stock"}
         model.zero_grad()
-        maskft.fuse.fuse_loss(model)
+        fuse_loss(model)
         difference = compare(model, batch, training=model.training)
-        head = maskft.fuse.fused(model).head
+        head = fused(model).head
         return row | {
             "loss": difference.loss,
             "stock": difference.stock_loss,
             "gradient": difference.gradient,
             "parameter": difference.parameter,
             "agrees": difference.agrees,
-            "in_decoder": jobs[0].in_decoder,
-            "early": jobs[0].gathered,
+            "in_decoder": calls[0].in_decoder,
+            "early": calls[0].gathered,
             "shift": head.shift,
             "rows_because": head.rows_because,
         }
@@ -73,7 +73,7 @@ def examine(kind: str, model_type: str) -> dict[str, Any]:
             traceback.print_exc()
         return row | {"why": _brief(error), "stage": "fused"}
     finally:
-        maskft.fuse.Job = stock_job
+        forward.LabelledCall = stock_call
 
 
 def _brief(error: Exception) -> str:
