@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE_INDEX = -100  # Transformers knows no other
+from maskkernels import IGNORE_INDEX
 
 
 def label_places(labels: Tensor, capacity: bool | int) -> Tensor:

@@ -2,19 +2,18 @@
 
 import operator
 from collections.abc import Mapping
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
+from maskkernels.backend import Op, resolve
 from maskkernels.batch.rows import Rows, to_rows
 
 _CPU = torch.device("cpu")
 _INTEGERS = (torch.int32, torch.int64)
+_pad, _real = Op("batch", "pad"), Op("batch", "real")  # on arrays: never part of a graph
 
 
 def pad_rows(
@@ -134,8 +133,7 @@ class _Room:
         self.left = padding_side == "left"
         self.multiple = pad_to_multiple_of or 1
         self.dtype, self.pin_memory = dtype, pin_memory
-        name = "_numba" if resolve(backend, _CPU) == "numba" else "reference"
-        self.backend: ModuleType = import_module(f"maskkernels.batch.{name}")
+        self.backend = resolve(backend, _CPU)
 
     def length(self, rows: Rows) -> int:
         """T: the longest row, rounded up."""
@@ -154,12 +152,12 @@ class _Room:
         if rows.owned and same and values.size == count * length and not self.pin_memory:
             return torch.from_numpy(values).view(count, length)  # no padding: it is there already
         out = self.empty(count, length)
-        self.backend.pad(values, rows.bounds, self.left, padding_value, out.numpy())
+        _pad.run(self.backend, _CPU, values, rows.bounds, self.left, padding_value, out.numpy())
         return out
 
     def real(self, rows: Rows, length: int) -> Tensor:
         out = self.empty(rows.bounds.size - 1, length)
-        self.backend.real(rows.bounds, self.left, out.numpy())
+        _real.run(self.backend, _CPU, rows.bounds, self.left, out.numpy())
         return out
 
     def empty(self, count: int, length: int) -> Tensor:

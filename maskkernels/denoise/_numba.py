@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from maskkernels.denoise.job import Batch, CorruptedRows, too_few_sentinels
+from maskkernels.denoise.job import Batch, CorruptedRows, DenoiseJob, batch_of, too_few_sentinels
 from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
-from maskkernels.jit import copier, inlined, kernel, lowest_bit
 from maskkernels.rng import threshold
-from maskkernels.rng._numba import counter_word, fill_words, flat, hash_row, word
-from maskkernels.threads import over_rows
+from maskkernels.rng._numba import counter_word, fill_words, flat, hash_row, hash_rows, word
+from maskkernels.rng.streams import DENOISER, GAP, LENGTH, NOISE, PLACE, SENTENCE
+from maskkernels.runtime.jit import copier, inlined, kernel, lowest_bit
+from maskkernels.runtime.threads import over_rows
 
 _LOW, _U32 = np.uint64(0xFFFFFFFF), np.uint64(32)
-_DENOISER, _NOISE, _GAP = np.uint64(3), np.uint64(4), np.uint64(5)  # streams
-_LENGTH, _PLACE, _SENTENCE = np.uint64(6), np.uint64(7), np.uint64(8)
+_DENOISER, _NOISE, _GAP = np.uint64(DENOISER), np.uint64(NOISE), np.uint64(GAP)
+_LENGTH, _PLACE, _SENTENCE = np.uint64(LENGTH), np.uint64(PLACE), np.uint64(SENTENCE)
 _ONE = np.uint64(1)
 _HALF = np.int64(1 << 31)
 _copy_span, _copy_gap = copier(8), copier(32)
@@ -320,7 +321,8 @@ def _write_infilling(rows, infill, plan, lengths, begins, inputs, first_row, las
         _copy_gap(rows.ids, end, rows.bounds[b + 1], inputs, at, limit)
 
 
-def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
+def corrupt_spans(job: DenoiseJob, corruption: SpanCorruption) -> CorruptedRows:
+    batch = batch_of(job, hash_rows)
     eos = -1 if corruption.eos_token_id is None else corruption.eos_token_id
     edges = [*corruption.edge_token_ids, *([eos] if eos >= 0 else [])]
     rows, count = _rows(batch, edges), batch.bounds.numel() - 1
@@ -349,7 +351,8 @@ def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
     return CorruptedRows(*map(torch.from_numpy, (inputs, begins, targets, target_begins)))
 
 
-def infill_text(batch: Batch, infilling: TextInfilling) -> CorruptedRows:
+def infill_text(job: DenoiseJob, infilling: TextInfilling) -> CorruptedRows:
+    batch = batch_of(job, hash_rows)
     rows, count = _rows(batch, infilling.edge_token_ids), batch.bounds.numel() - 1
     plan, begins = np.empty(count, PLAN), _begins(count)
     ends = infilling.sentence_end_ids if infilling.permute_sentences else ()

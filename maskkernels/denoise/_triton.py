@@ -19,16 +19,17 @@ import triton.language as tl
 from torch import Tensor
 
 from maskkernels.backend import numbers_on
-from maskkernels.denoise.op import Rows, check_longest, spans_room
+from maskkernels.denoise.job import DenoiseJob, check_longest, spans_capacity
 from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
 from maskkernels.rng import threshold
 from maskkernels.rng._triton import hash_samples, layout_of, word, words_of_quads
 from maskkernels.rng.layout import safe_bounds
+from maskkernels.rng.streams import DENOISER, GAP, LENGTH, NOISE, PLACE, SENTENCE
 
 BLOCK = 512  # tokens or places of a row looked at together
 STEPS = 128  # steps of a choice or a shuffle done together
-_DENOISER, _NOISE, _GAP = tl.constexpr(3), tl.constexpr(4), tl.constexpr(5)  # streams
-_LENGTH, _PLACE, _SENTENCE = tl.constexpr(6), tl.constexpr(7), tl.constexpr(8)
+_DENOISER, _NOISE, _GAP = map(tl.constexpr, (DENOISER, NOISE, GAP))
+_LENGTH, _PLACE, _SENTENCE = map(tl.constexpr, (LENGTH, PLACE, SENTENCE))
 _FIELDS = tl.constexpr(5)  # of a row's plan: begin and end of what may be corrupted (flat), tokens
 # of noise, spans, then the mode token (or -1) or which length comes first
 _CHOICE = tl.constexpr(4)  # size, count, where its draws are, where its flags are
@@ -413,10 +414,12 @@ class _Scratch(NamedTuple):
     lengths: Tensor  # int64 [B + 1], 0 and the length of each row
 
 
-def corrupt_spans(rows: Rows, corruption: SpanCorruption) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def corrupt_spans(
+    rows: DenoiseJob, corruption: SpanCorruption
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = _batch(rows)
     ids, bounds, sample_ids, samples, seed, epoch_word = batch
-    room, target_room = spans_room(ids.numel(), samples, corruption)
+    room, target_room = spans_capacity(ids.numel(), samples, corruption)
     inputs, targets = ids.new_zeros(room), ids.new_zeros(target_room)
     scratch, target_lengths = _scratch(batch, 2, ids.numel()), bounds.new_zeros(samples + 1)
     if not samples:
@@ -440,7 +443,9 @@ def corrupt_spans(rows: Rows, corruption: SpanCorruption) -> tuple[Tensor, Tenso
     return inputs, begins, targets, target_begins
 
 
-def infill_text(rows: Rows, infilling: TextInfilling) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def infill_text(
+    rows: DenoiseJob, infilling: TextInfilling
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = _batch(rows)
     ids, bounds, sample_ids, samples, seed, epoch_word = batch
     inputs = ids.new_zeros(2 * ids.numel())  # a draw of a length is at most one mask
@@ -465,7 +470,7 @@ def infill_text(rows: Rows, infilling: TextInfilling) -> tuple[Tensor, Tensor, T
     return inputs, begins, ids.clone(), bounds.clone()
 
 
-def _batch(rows: Rows) -> _Batch:
+def _batch(rows: DenoiseJob) -> _Batch:
     input_ids, sample_ids, cu_seqlens, attention_mask, seed, epoch = rows
     ids, samples = input_ids.reshape(-1).contiguous(), rows.samples
     n = ids.numel()

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from maskkernels.loss.job import Job, no_autocast
+from maskkernels.loss.job import LossJob, no_autocast
 from maskkernels.loss.reference import divisor_of
 
 BLOCK = 4096  # classes looked at together
@@ -181,7 +181,7 @@ def scale(gradients: list[Tensor], factor: Tensor) -> None:
             _scale[(triton.cdiv(n, BLOCK),)](gradient, factor, n, BLOCK=BLOCK)
 
 
-def scale_rows(gradient: Tensor, factor: Tensor, job: Job) -> None:
+def scale_rows(gradient: Tensor, factor: Tensor, job: LossJob) -> None:
     """Multiply the gradient of the logits by ``factor``, in place."""
     scale([gradient], factor)
 
@@ -205,7 +205,7 @@ class _Rows:
         compact: whether ``at`` is not simply every row.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, job: LossJob):
         n = job.input.shape[0]
         labels, positions = job.labels, job.positions
         self.slots = None
@@ -236,7 +236,7 @@ def _first(selected: Tensor, capacity: int) -> Tensor:
     return positions.scatter_(0, slot, torch.where(slot < capacity, flat, -1))[:capacity]
 
 
-def cross_entropy(job: Job) -> tuple[Tensor, ...]:
+def cross_entropy(job: LossJob) -> tuple[Tensor, ...]:
     """(loss, count, accuracy, entropy, top_k, and the three gradients or empty tensors)."""
     job, rows = job.detached(), _Rows(job)
     divisor = divisor_of(job, rows.count, _weights(job, rows))
@@ -265,7 +265,7 @@ def cross_entropy(job: Job) -> tuple[Tensor, ...]:
     return loss, rows.count, *statistics, *gradients
 
 
-def cross_entropy_backward(grad: Tensor, job: Job) -> tuple[Tensor, ...]:
+def cross_entropy_backward(grad: Tensor, job: LossJob) -> tuple[Tensor, ...]:
     """The gradients, computed from the inputs once more."""
     job, rows = job.detached(), _Rows(job)
     grad = grad.float()
@@ -278,7 +278,7 @@ def cross_entropy_backward(grad: Tensor, job: Job) -> tuple[Tensor, ...]:
         return tuple(_compute(job, rows, factors, True, job.input.dtype)[1])
 
 
-def _weights(job: Job, rows: _Rows) -> Tensor:
+def _weights(job: LossJob, rows: _Rows) -> Tensor:
     """The class weight of each row's label, 0 where it is ignored."""
     weights = (rows.labels != IGNORED).float()
     if job.class_weights is None:
@@ -293,7 +293,7 @@ def _scatter(values: Tensor, slots: Tensor, size: int) -> Tensor:
 
 
 def _compute(
-    job: Job, rows: _Rows, factors: Tensor, gradient: bool, dtype: torch.dtype
+    job: LossJob, rows: _Rows, factors: Tensor, gradient: bool, dtype: torch.dtype
 ) -> tuple[_Found, list[Tensor]]:
     """What is found in each row, and gradients of ``dtype``, empty where not asked for."""
     n = rows.at.numel()
@@ -317,7 +317,7 @@ def _compute(
 
 
 def _linear(
-    job: Job,
+    job: LossJob,
     weight: Tensor,
     rows: _Rows,
     factors: Tensor,
@@ -365,7 +365,7 @@ def _take(matrix: Tensor, rows: _Rows) -> Tensor:
     return matrix.index_select(0, rows.at.clamp(0))
 
 
-def _chunk_rows(job: Job) -> int:
+def _chunk_rows(job: LossJob) -> int:
     row = job.vocab_size * job.input.dtype.itemsize
     if job.chunk_bytes:
         return max(1, job.chunk_bytes // row)
@@ -373,7 +373,7 @@ def _chunk_rows(job: Job) -> int:
 
 
 def _launch(
-    job: Job,
+    job: LossJob,
     logits: Tensor,
     out: Tensor,
     at: Tensor,

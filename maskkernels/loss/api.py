@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import resolve
-from maskkernels.loss import reference
-from maskkernels.loss.job import Job, check_capacity, check_positions, outside_classes
+from maskkernels.loss.job import LossJob, check_capacity, check_positions, outside_classes
 from maskkernels.loss.op import cross_entropy
+from maskkernels.loss.reference import select
+from maskkernels.tokens import IGNORE_INDEX
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -43,7 +44,7 @@ def masked_cross_entropy(
     *,
     positions: Tensor | None = None,
     class_weights: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
@@ -109,7 +110,7 @@ def linear_cross_entropy(
     *,
     positions: Tensor | None = None,
     class_weights: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
@@ -239,7 +240,7 @@ def _cross_entropy(
     needs = [
         torch.is_grad_enabled() and t is not None and t.requires_grad for t in (rows, weight, bias)
     ]
-    job = Job(
+    job = LossJob(
         rows.reshape(-1, rows.shape[-1]), weight, bias, labels.reshape(-1).long(), positions,
         class_weights, _items(num_items, rows.device, dtype), aligned, int(ignore_index),
         float(label_smoothing), float(z_loss), float(softcap or 0.0), float(logit_scale),
@@ -247,12 +248,9 @@ def _cross_entropy(
         -1 if capacity is None else int(capacity), int(chunk_bytes or 0), *needs,
     )  # fmt: skip
     name = _backend(backend, rows)
-    if name != "reference":
-        loss, count, *statistics = cross_entropy(job)
-    else:
-        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_values(job)  # the kernels look as they go
-        loss, count, *statistics = reference.cross_entropy(job)
+    if name == "reference" and rows.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_values(job)  # the kernels look as they go
+    loss, count, *statistics = cross_entropy.run(name, rows.device, job)[:5]
     if reduction == "none" and positions is None:
         loss = loss.view(labels.shape)
     asked = (accuracy, entropy, top_k)
@@ -349,10 +347,10 @@ def _items(
     return torch.full((), float(num_items), device=device, dtype=dtype)
 
 
-def _check_values(job: Job) -> None:
+def _check_values(job: LossJob) -> None:
     """Look at the values of labels and positions on the CPU, and count for ``capacity``."""
     check_positions(job)
-    _, labels, labelled = reference.select(job)
+    _, labels, labelled = select(job)
     outside = labelled & ((labels < 0) | (labels >= job.vocab_size))
     if outside.any():
         place = int(outside.long().argmax())

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.jit import at_most, inlined, kernel, lowest_bit
-from maskkernels.mask.job import Job
+from maskkernels.mask.actions import MASK, RANDOM
+from maskkernels.mask.job import MaskJob
 from maskkernels.mask.policy import outside_vocabulary, thresholds
 from maskkernels.rng._numba import (
     counter_word,
@@ -25,15 +25,16 @@ from maskkernels.rng._numba import (
     hash_row,
     row_bounds,
 )
-from maskkernels.threads import over_rows
+from maskkernels.rng.streams import REPLACEMENT, UNIT
+from maskkernels.runtime.jit import at_most, inlined, kernel, lowest_bit
+from maskkernels.runtime.threads import over_rows
 
 BLOCK = 1024  # tokens looked at together
-MASK, RANDOM, KEEP = 0, 1, 2  # what happens to a selected token
 _HALF = np.int64(1 << 31)
 _NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)  # above every key
 _ROOM = np.uint64((1 << 33) - 1)
 _thresholds = lru_cache(maxsize=64)(thresholds)
-_REPLACEMENT, _UNIT = np.uint64(1), np.uint64(2)  # streams of the random contract
+_REPLACEMENT, _UNIT = np.uint64(REPLACEMENT), np.uint64(UNIT)
 
 
 class Tokens(NamedTuple):
@@ -181,7 +182,7 @@ def _pick_by_word(tokens, law, at, n, first, sample, index, words, action):
     mask_below, random_below = _threshold(law.mask_share), _threshold(law.both)
     for i in range(n):
         r = np.int64(words[i])
-        action[i] = (r >= mask_below) + (r >= random_below)
+        action[i] = MASK + (r >= mask_below) + (r >= random_below)
 
 
 @inlined
@@ -286,7 +287,7 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
             for i in range(n):
                 r, p = np.int64(words[at[i] - begin]), tokens.rates[at[i]]
                 mask_below = _threshold(p * law.mask_share)
-                action[i] = (r >= mask_below) + (r >= _threshold(p * law.both))
+                action[i] = MASK + (r >= mask_below) + (r >= _threshold(p * law.both))
             count = _write(tokens, law, output, at, action, n, first, sample, count, index, words)
     return count, -1
 
@@ -526,7 +527,7 @@ def _mask_budget(tokens, law, output, first_row, last_row):
             t = at[i]
             key = keys[entry[slot[t - row]] if by_unit else i]
             at[selected] = t
-            action[selected] = (key >= mask_below) + (key >= random_below)
+            action[selected] = MASK + (key >= mask_below) + (key >= random_below)
             selected += key < chosen
         if not ranked:
             _pick_by_word(tokens, law, at, selected, first, sample, index, words, action)
@@ -536,7 +537,7 @@ def _mask_budget(tokens, law, output, first_row, last_row):
     return count, -1
 
 
-def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # NumPy allocates faster than torch, and large arrays in huge pages
     ids = flat(job.input_ids, job.input_ids.dtype)
     masked, labels = (np.empty(tuple(job.input_ids.shape), ids.dtype) for _ in range(2))

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from maskkernels.mask.job import Job
+from maskkernels.mask.job import MaskJob
 from maskkernels.mask.leaders import flat_leaders, leaders, may_mask
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng._triton import (
@@ -33,9 +33,11 @@ from maskkernels.rng._triton import (
     words_of_quads,
 )
 from maskkernels.rng.layout import layout
+from maskkernels.rng.streams import REPLACEMENT, UNIT
 
 BLOCK = 512  # tokens of a program, fewer where rows are shorter
 LIMITS_BLOCK = 1024
+_REPLACEMENT, _UNIT = tl.constexpr(REPLACEMENT), tl.constexpr(UNIT)
 _NO_KEY = tl.constexpr(-1)  # as a number without a sign, the largest
 # Numbers that change from call to call, and must not compile a kernel anew when they do.
 _VARYING = [
@@ -135,7 +137,7 @@ def _keys(
         table_ptr, size, HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
     )  # fmt: skip
     if HAS_UNITS:
-        w = word(tl.maximum(unit, 0), sample, epoch_word | 2, seed)
+        w = word(tl.maximum(unit, 0), sample, epoch_word | _UNIT, seed)
         leader = tl.load(leaders_ptr + offs, mask=ok, other=0)
     else:
         w = words_of_quads(_quads(first, start, BLOCK), sample, epoch_word, seed)
@@ -295,7 +297,7 @@ def _mask_tokens(
             leader = tl.load(leaders_ptr + offs, mask=ok, other=0)
         selected = eligible & _within(key, leader, limits_ptr, b, 0, inside, HAS_RATES)
     elif HAS_UNITS:
-        selected = eligible & (word(unit, sample, epoch_word | 2, seed).to(tl.int64) < select)
+        selected = eligible & (word(unit, sample, epoch_word | _UNIT, seed).to(tl.int64) < select)
     if BUDGET and (PER_UNIT or not HAS_UNITS):
         masked = _within(key, leader, limits_ptr, b, 1, inside, HAS_RATES)
         replaced = _within(key, leader, limits_ptr, b, 2, inside, HAS_RATES)
@@ -310,7 +312,7 @@ def _mask_tokens(
         replaced = r < random_below
     seen = ids
     if RANDOM:  # every quad: at 1.5% of the tokens hardly a warp has none
-        new = words_of_quads(quads, sample, epoch_word | 1, seed).to(tl.int64)
+        new = words_of_quads(quads, sample, epoch_word | _REPLACEMENT, seed).to(tl.int64)
         new = (new * replacements) >> 32
         if HAS_REPLACEMENT:
             drawn = selected & replaced & (masked == 0)
@@ -356,7 +358,7 @@ class _Launch(NamedTuple):
     shape: dict[str, int]
 
 
-def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     masked = torch.empty_like(job.input_ids, memory_format=torch.contiguous_format)
     labels = torch.empty_like(masked)
     launch = _prepare(job)
@@ -386,7 +388,7 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return masked, labels, *_found(job, launch, labels, counts)
 
 
-def _prepare(job: Job) -> _Launch:
+def _prepare(job: MaskJob) -> _Launch:
     ids = job.input_ids.reshape(-1).contiguous()
     batch = layout_of(job.input_ids, job.cu_seqlens, job.attention_mask)
     sample_ids = job.sample_ids
@@ -416,7 +418,7 @@ def _prepare(job: Job) -> _Launch:
     )
 
 
-def _rank(job: Job, launch: _Launch) -> tuple[Tensor, Tensor, Tensor]:
+def _rank(job: MaskJob, launch: _Launch) -> tuple[Tensor, Tensor, Tensor]:
     """What an exact budget ranks by: leading positions of units, keys, and the limits on them."""
     ids, bounds, _, first, *_ = launch.where
     n, length, samples, _ = launch.numbers
@@ -455,7 +457,7 @@ def _rank(job: Job, launch: _Launch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _found(
-    job: Job, launch: _Launch, labels: Tensor, counts: Tensor | None
+    job: MaskJob, launch: _Launch, labels: Tensor, counts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(count, positions) of the labelled tokens; ``counts`` has them by program."""
     new: dict[str, Any] = {"dtype": torch.int64, "device": labels.device}

@@ -5,9 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskkernels.backend import define_op, resolve
-from maskkernels.mask import reference
-from maskkernels.mask.job import SCHEMA, Job
+from maskkernels.backend import Op, resolve
+from maskkernels.mask.job import MaskJob
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
 from maskkernels.rng.api import check_ids, check_indices, check_like, epoch_bits, seed_bits
 
@@ -30,20 +29,7 @@ class MaskedTokens(NamedTuple):
     positions: Tensor | None = None
 
 
-def _on_cpu(*args):
-    from maskkernels.mask import _numba
-
-    return _numba.mask_tokens(Job(*args))
-
-
-def _on_gpu(*args):
-    from maskkernels.mask import _triton
-
-    return _triton.mask_tokens(Job(*args))
-
-
-def _fake(*args):
-    job = Job(*args)
+def _fake(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ids, labels = (
         torch.empty_like(job.input_ids, memory_format=torch.contiguous_format) for _ in range(2)
     )
@@ -53,7 +39,7 @@ def _fake(*args):
     return ids, labels, count, positions
 
 
-_mask_tokens = define_op("mask_tokens", SCHEMA, cpu=_on_cpu, cuda=_on_gpu, fake=_fake)
+_mask_tokens = Op("mask", "mask_tokens", fake=_fake, job=MaskJob, results=4)
 
 
 def mask_tokens(
@@ -155,7 +141,7 @@ def mask_tokens(
         _check_values(replacement_ids, size, rates, unit_rates)
     if unit_rates is not None:
         rates = _rates_of_units(unit_rates, units, cu_seqlens)
-    job = Job(
+    job = MaskJob(
         input_ids, sample_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable,
         replacement_ids, units, rates, seed_bits(seed), epoch_bits(epoch),
         int(policy.mask_token_id), int(policy.vocab_size), float(policy.rate),
@@ -163,12 +149,10 @@ def mask_tokens(
         policy.at_least_one, policy.replacement == "unit", int(policy.ignore_index),
         -1 if capacity is None else capacity,
     )  # fmt: skip
-    if resolve(backend, input_ids.device) == "reference":
-        if look:  # the Numba kernel looks at the ids as it goes
-            _check_vocabulary(input_ids, attention_mask, size)
-        ids, labels, count, positions = reference.mask_tokens(job)
-    else:
-        ids, labels, count, positions = _mask_tokens(*job)
+    name = resolve(backend, input_ids.device)
+    if look and name == "reference":  # the Numba kernel looks at the ids as it goes
+        _check_vocabulary(input_ids, attention_mask, size)
+    ids, labels, count, positions = _mask_tokens.run(name, input_ids.device, job)
     if capacity is None:
         return MaskedTokens(ids, labels)
     return MaskedTokens(ids, labels, count, positions)

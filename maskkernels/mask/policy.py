@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from torch import Tensor
 
 from maskkernels.rng import threshold
+from maskkernels.tokens import IGNORE_INDEX
 
 SELECTIONS = ("bernoulli", "budget")
 
@@ -44,7 +45,7 @@ class MaskingPolicy:
     selection: str = "bernoulli"
     at_least_one: bool = False
     replacement: str = "token"
-    ignore_index: int = -100
+    ignore_index: int = IGNORE_INDEX
 
     def __post_init__(self) -> None:
         for name in ("mask_token_id", "vocab_size", "ignore_index"):

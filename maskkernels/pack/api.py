@@ -2,17 +2,18 @@
 
 import itertools
 import operator
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
+from maskkernels.backend import Op
 
 LARGEST = 1 << 24  # tokens in a block; the kernel keeps a list for each space that can be left
 OVERLONG = ("error", "truncate")
+_CPU = torch.device("cpu")
+_pack = Op("pack", "pack")  # on arrays: never part of a graph
 
 
 class Packing(NamedTuple):
@@ -85,8 +86,7 @@ def pack_rows(
                 'count it as a full block with overlong="truncate"'
             )
         sizes = np.minimum(sizes, capacity)
-    name = "_numba" if resolve(backend, torch.device("cpu")) == "numba" else "reference"
-    rows, bounds = import_module(f"maskkernels.pack.{name}").pack(sizes, capacity, window)
+    rows, bounds = _pack(backend, _CPU, sizes, capacity, window)
     held = (bounds.size - 1) * capacity
     fill = int(sizes.sum()) / held if held else 1.0
     return Packing(torch.from_numpy(rows), torch.from_numpy(bounds), fill)

@@ -2,13 +2,11 @@
 
 import math
 from numbers import Integral, Real
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from maskkernels.backend import define_op, resolve
-from maskkernels.rng import reference
+from maskkernels.backend import Op
 
 _INTEGERS = (torch.int32, torch.int64)
 
@@ -101,18 +99,6 @@ def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
         raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
 
 
-def _numba_room() -> ModuleType:
-    from maskkernels.rng import _numba
-
-    return _numba
-
-
-def _triton_room() -> ModuleType:
-    from maskkernels.rng import _triton
-
-    return _triton
-
-
 def _fake_hash_rows(
     input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
 ) -> Tensor:
@@ -120,21 +106,23 @@ def _fake_hash_rows(
     return input_ids.new_empty(samples, dtype=torch.int64)
 
 
-_hash_rows = define_op(
+def _fake_random_words(
+    sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int
+) -> Tensor:
+    return torch.empty_like(index, memory_format=torch.contiguous_format)
+
+
+_hash_rows = Op(
+    "rng",
     "hash_rows",
-    "(Tensor input_ids, Tensor? cu_seqlens, Tensor? attention_mask) -> Tensor",
-    cpu=lambda *args: _numba_room().hash_rows(*args),
-    cuda=lambda *args: _triton_room().hash_rows(*args),
     fake=_fake_hash_rows,
+    arguments={"input_ids": Tensor, "cu_seqlens": Tensor | None, "attention_mask": Tensor | None},
 )
-_random_words = define_op(
+_random_words = Op(
+    "rng",
     "random_words",
-    "(Tensor sample_ids, Tensor index, SymInt seed, SymInt epoch, SymInt stream) -> Tensor",
-    cpu=lambda *args: _numba_room().random_words(*args),
-    cuda=lambda *args: _triton_room().random_words(*args),
-    fake=lambda sample_ids, index, seed, epoch, stream: torch.empty_like(
-        index, memory_format=torch.contiguous_format
-    ),
+    fake=_fake_random_words,
+    arguments={"sample_ids": Tensor, "index": Tensor, "seed": int, "epoch": int, "stream": int},
 )
 
 
@@ -163,9 +151,7 @@ def hash_rows(
         TypeError, ValueError: a dtype, shape, device or backend that does not fit.
     """
     check_ids(input_ids, cu_seqlens, attention_mask)
-    if resolve(backend, input_ids.device) == "reference":
-        return reference.hash_rows(input_ids, cu_seqlens, attention_mask)
-    return _hash_rows(input_ids, cu_seqlens, attention_mask)
+    return _hash_rows(backend, input_ids.device, input_ids, cu_seqlens, attention_mask)
 
 
 def random_words(
@@ -181,7 +167,7 @@ def random_words(
 
     Philox4x32-10 with the seed as key (low word, high word) and the counter
     (index // 4, sample id low, sample id high, (epoch mod 2^24) << 8 | stream); the draw is output
-    word index % 4. Streams: 0 decision, 1 replacement id, 2 unit decision, 9 span length.
+    word index % 4. ``rng/streams.py`` names the streams in use.
 
     Args:
         sample_ids: int64, the bits of unsigned 64-bit ids; broadcast against ``index``.
@@ -216,8 +202,10 @@ def random_words(
             f"sample_ids {tuple(sample_ids.shape)} and index {tuple(index.shape)} do not broadcast"
         ) from None
     check_indices("index", index, 0)
-    run = reference.random_words if resolve(backend, index.device) == "reference" else _random_words
-    words = run(sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch, int(stream))
+    words = _random_words(
+        backend, index.device, sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch,
+        int(stream),
+    )  # fmt: skip
     return words.view(index.shape)
 
 

@@ -4,6 +4,7 @@ No kernel here waits for the host, and none trusts a value: a token outside ever
 and rate 0, a weight that is none counts as 0.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from maskkernels.backend import numbers_on
 from maskkernels.rng._triton import eligible_at, flat_mask, flat_or, row, word
 from maskkernels.rng.layout import safe_bounds
+from maskkernels.rng.streams import SPAN
 from maskkernels.units.weights import FINEST
 
 BLOCK = 1024  # tokens of a row looked at together, fewer where rows are shorter
-_SPAN = 9  # stream of the random contract
 _FINEST = tl.constexpr(FINEST)
 _FAR = tl.constexpr(1 << 30)  # past every unit of a block
 # Numbers that change from call to call, and must not compile a kernel anew when they do.
@@ -303,8 +305,8 @@ def _numbers(
 
 def span_units(
     units: Tensor,
-    whole: Tensor,
-    cut: Tensor,
+    whole: Sequence[int],
+    cut: Sequence[int],
     sample_ids: Tensor,
     cu_seqlens: Tensor | None,
     seed: int,
@@ -315,8 +317,9 @@ def span_units(
     programs, bounds, length, shape = _launch(units, cu_seqlens)
     if programs:
         _span_units[programs,](
-            flat, flat_or(bounds, flat), sample_ids.contiguous(), whole, cut, spans, length, seed,
-            epoch << 8 | _SPAN, whole.numel(), **shape,
+            flat, flat_or(bounds, flat), sample_ids.contiguous(),
+            *(numbers_on(units.device, tuple(t)) for t in (whole, cut)), spans, length, seed,
+            epoch << 8 | SPAN, len(whole), **shape,
         )  # fmt: skip
     return spans
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
 from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits, threshold
-from maskkernels.units import op, reference
+from maskkernels.units import op
 from maskkernels.units.lengths import length_thresholds
 
 
@@ -265,6 +264,4 @@ def _check_beside(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: 
 
 def _run(name: str, backend: str, *args: Any) -> Tensor:
     """Function ``name`` of the backend for the device of its first argument."""
-    if resolve(backend, args[0].device) == "reference":
-        return getattr(reference, name)(*args)
-    return op.call(name, *args)
+    return op.OPS[name](backend, args[0].device, *args)

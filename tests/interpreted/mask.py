@@ -10,7 +10,7 @@ from maskkernels import MaskingPolicy
 from maskkernels.mask import _triton as mask_triton
 from maskkernels.mask import api
 from maskkernels.mask import reference as mask_reference
-from maskkernels.mask.job import Job
+from maskkernels.mask.job import MaskJob
 from maskkernels.rng import _triton as rng_triton
 from maskkernels.rng import reference as rng_reference
 from tests.support.mask_cases import V, cases, edges, tied_job, weighted
@@ -27,7 +27,7 @@ def unchecked():
         "ignore_index": policy.ignore_index, "capacity": 40, "budget": False,
         "at_least_one": False, "per_unit": False,
     }  # fmt: skip
-    job = Job(**dict.fromkeys(Job._fields) | fields)
+    job = MaskJob(**dict.fromkeys(MaskJob._fields) | fields)
     broken = ([5, 9, 30], [-3, 10, 60], [0, 30, 10, 40], [7], [90, 95], [-9, -5], [0, 0, 40, 0])
     chances = torch.rand(40)
     for bounds, budget, keep in itertools.product(broken, (False, True, chances), (None, True)):
@@ -81,7 +81,7 @@ def main() -> int:
             return 1
         results = []
         for run in (mask_triton.mask_tokens, mask_reference.mask_tokens):
-            api._mask_tokens = lambda *job, run=run: run(Job(*job))
+            api._mask_tokens = lambda *job, run=run: run(MaskJob(*job))
             results.append(api.mask_tokens(ids, policy, **arguments))
         for field, a, b in zip(results[0]._fields, *results, strict=True):
             same = a is b if a is None or b is None else a.dtype == b.dtype and torch.equal(a, b)
