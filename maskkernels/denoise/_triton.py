@@ -23,8 +23,8 @@ from maskkernels.denoise.job import DenoiseJob, check_longest, spans_capacity
 from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
 from maskkernels.rng import threshold
 from maskkernels.rng._triton import hash_samples, layout_of, word, words_of_quads
-from maskkernels.rng.layout import safe_bounds
 from maskkernels.rng.streams import DENOISER, GAP, LENGTH, NOISE, PLACE, SENTENCE
+from maskkernels.tokens.layout import safe_bounds
 
 BLOCK = 512  # tokens or places of a row looked at together
 STEPS = 128  # steps of a choice or a shuffle done together

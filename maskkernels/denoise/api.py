@@ -8,8 +8,9 @@ from torch import Tensor
 from maskkernels.denoise import op
 from maskkernels.denoise.job import CorruptedRows, DenoiseJob, span_counts
 from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, denoiser_table
-from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits
+from maskkernels.rng.api import epoch_bits, seed_bits
 from maskkernels.tokens import IGNORE_INDEX
+from maskkernels.tokens.checks import check_ids, check_int, check_like, check_vector
 
 
 def corrupt_spans(
@@ -139,8 +140,7 @@ def _padded(
     name: str, values: Tensor, bounds: Tensor, length: int, padding: int
 ) -> tuple[Tensor, Tensor]:
     """([B, length] int64, where the tokens are)."""
-    if isinstance(length, bool) or not isinstance(length, int):
-        raise TypeError(f"{name} must be an int, got {type(length).__name__}")
+    check_int(name, length)
     if length < 0:
         raise ValueError(f"{name} must not be negative, got {length}")
     lengths = bounds.diff()
@@ -250,16 +250,5 @@ def _job(
     job = DenoiseJob(
         input_ids, sample_ids, cu_seqlens, attention_mask, seed_bits(seed), epoch_bits(epoch)
     )
-    if sample_ids is not None:
-        if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
-            got = getattr(sample_ids, "dtype", type(sample_ids).__name__)
-            raise TypeError(f"sample_ids must be an int64 tensor, got {got}")
-        if sample_ids.shape != (job.samples,):
-            raise ValueError(
-                f"sample_ids must have shape [{job.samples}], got {tuple(sample_ids.shape)}"
-            )
-        if sample_ids.device != input_ids.device:
-            raise ValueError(
-                f"sample_ids is on {sample_ids.device}, input_ids on {input_ids.device}"
-            )
+    check_vector("sample_ids", sample_ids, input_ids, (torch.int64,), job.samples)
     return job

@@ -11,6 +11,7 @@ from maskkernels.loss.job import LossJob, check_capacity, check_positions, outsi
 from maskkernels.loss.op import cross_entropy
 from maskkernels.loss.reference import select
 from maskkernels.tokens import IGNORE_INDEX
+from maskkernels.tokens.checks import INTEGERS, check_int
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -270,10 +271,9 @@ def _backend(backend: str, rows: Tensor) -> str:
 
 def _check_labels(name: str, rows: Tensor, labels: Tensor, positions: Tensor | None) -> bool:
     """Check labels and positions; returns whether labels belong to positions."""
-    integers = (torch.int32, torch.int64)
     for what, tensor, dtypes in (
-        ("labels", labels, integers),
-        ("positions", positions, integers[1:]),
+        ("labels", labels, INTEGERS),
+        ("positions", positions, (torch.int64,)),
     ):
         if tensor is None and what == "positions":
             continue
@@ -319,8 +319,7 @@ def _check_numbers(
 
 
 def _check_int(name: str, value: Any, least: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    check_int(name, value)
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from maskkernels.mask.job import MaskJob
-from maskkernels.mask.leaders import flat_leaders, leaders, may_mask
+from maskkernels.mask.leaders import flat_leaders, leaders
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng._triton import (
     eligible_at,
@@ -32,8 +32,9 @@ from maskkernels.rng._triton import (
     word,
     words_of_quads,
 )
-from maskkernels.rng.layout import layout
 from maskkernels.rng.streams import REPLACEMENT, UNIT
+from maskkernels.tokens.eligibility import may_mask
+from maskkernels.tokens.layout import layout
 
 BLOCK = 512  # tokens of a program, fewer where rows are shorter
 LIMITS_BLOCK = 1024

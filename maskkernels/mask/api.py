@@ -8,7 +8,8 @@ from torch import Tensor
 from maskkernels.backend import Op, resolve
 from maskkernels.mask.job import MaskJob
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
-from maskkernels.rng.api import check_ids, check_indices, check_like, epoch_bits, seed_bits
+from maskkernels.rng.api import check_indices, epoch_bits, seed_bits
+from maskkernels.tokens.checks import INTEGERS, check_ids, check_int, check_like, check_vector
 
 
 class MaskedTokens(NamedTuple):
@@ -117,10 +118,9 @@ def mask_tokens(
         raise TypeError(f"policy must be a MaskingPolicy, got {type(policy).__name__}")
     samples = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
     check_like("special_tokens_mask", special_tokens_mask, input_ids)
-    _check_vector("sample_ids", sample_ids, input_ids, (torch.int64,), samples)
-    _check_vector("maskable", maskable, input_ids, (torch.bool,), None)
-    integers = (torch.int32, torch.int64)
-    _check_vector("replacement_ids", replacement_ids, input_ids, integers, None)
+    check_vector("sample_ids", sample_ids, input_ids, (torch.int64,), samples)
+    check_vector("maskable", maskable, input_ids, (torch.bool,), None)
+    check_vector("replacement_ids", replacement_ids, input_ids, INTEGERS, None)
     _check_units(units, rates, unit_rates, input_ids, samples, policy)
     if maskable is not None and maskable.numel() < policy.vocab_size:
         raise ValueError(
@@ -131,10 +131,10 @@ def mask_tokens(
         raise ValueError(
             f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}"
         )
-    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int)):
-        raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
-    if capacity is not None and capacity < 0:
-        raise ValueError(f"capacity must not be negative, got {capacity}")
+    if capacity is not None:
+        check_int("capacity", capacity, "an int or None")
+        if capacity < 0:
+            raise ValueError(f"capacity must not be negative, got {capacity}")
     look = input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
     if look:
         size = policy.vocab_size if maskable is None else maskable.numel()
@@ -158,27 +158,6 @@ def mask_tokens(
     return MaskedTokens(ids, labels, count, positions)
 
 
-def _check_vector(
-    name: str,
-    tensor: Tensor | None,
-    input_ids: Tensor,
-    dtypes: tuple[torch.dtype, ...],
-    length: int | None,
-) -> None:
-    if tensor is None:
-        return
-    if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
-        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise TypeError(f"{name} must be a tensor of {' or '.join(map(str, dtypes))}, got {got}")
-    if tensor.dim() != 1 or length not in (None, tensor.numel()):
-        raise ValueError(
-            f"{name} must have shape [{'n' if length is None else length}], "
-            f"got {tuple(tensor.shape)}"
-        )
-    if tensor.device != input_ids.device:
-        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
-
-
 def _check_units(
     units: Tensor | None,
     rates: Tensor | None,
@@ -190,7 +169,7 @@ def _check_units(
     check_like("units", units, input_ids)
     if units is None and policy.replacement == "unit":
         raise ValueError("a policy with replacement='unit' needs units")
-    if units is not None and units.dtype not in (torch.int32, torch.int64):
+    if units is not None and units.dtype not in INTEGERS:
         raise TypeError(f"units must be int32 or int64, got {units.dtype}")
     if units is not None:
         check_indices("units", units, -(1 << 63))

@@ -5,11 +5,12 @@ from torch import Tensor
 
 from maskkernels.mask.actions import KEEP, MASK, NONE, RANDOM
 from maskkernels.mask.job import MaskJob
-from maskkernels.mask.leaders import flat_leaders, leaders, may_mask
+from maskkernels.mask.leaders import flat_leaders, leaders
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng import reference as rng
-from maskkernels.rng.layout import layout
 from maskkernels.rng.streams import DECISION, REPLACEMENT, UNIT
+from maskkernels.tokens.eligibility import may_mask
+from maskkernels.tokens.layout import layout
 
 NEVER = (1 << 63) - 1  # above every key
 

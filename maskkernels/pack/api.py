@@ -1,7 +1,6 @@
 """Rows into blocks of a fixed capacity: check, choose a backend, pack."""
 
 import itertools
-import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
+from maskkernels.tokens.checks import as_int
 
 LARGEST = 1 << 24  # tokens in a block; the kernel keeps a list for each space that can be left
 OVERLONG = ("error", "truncate")
@@ -112,10 +112,7 @@ def _lengths(lengths: Any) -> np.ndarray:
 def _integer(name: str, value: Any, most: int | None) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got bool")
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+    value = as_int(name, value)
     if value < 1 or (most is not None and value > most):
         limits = "positive" if most is None else f"in [1, {most}]"
         raise ValueError(f"{name} must be {limits}, got {value}")

@@ -1,14 +1,13 @@
 """Random words and content hashes: check the inputs, choose a backend, compute."""
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-
-_INTEGERS = (torch.int32, torch.int64)
+from maskkernels.tokens.checks import check_ids, check_int
 
 
 def threshold(p: float) -> int:
@@ -35,68 +34,11 @@ def seed_bits(seed: int) -> int:
         TypeError: seed is not an integer.
         ValueError: seed is negative or needs more than 64 bits.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
+    check_int("seed", seed)
     seed = int(seed)
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     return seed - (1 << 64) if seed >> 63 else seed
-
-
-def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> None:
-    """The checks that every op on rows of tokens shares; none of them waits for a GPU."""
-    if not isinstance(input_ids, Tensor):
-        raise TypeError(f"input_ids must be a torch.Tensor, got {type(input_ids).__name__}")
-    if input_ids.dtype not in _INTEGERS:
-        raise TypeError(f"input_ids must be int32 or int64, got {input_ids.dtype}")
-    if cu_seqlens is None and input_ids.dim() != 2:
-        raise ValueError(
-            f"input_ids must be [B, T], got shape {tuple(input_ids.shape)}; "
-            "flat packed tokens [N] need cu_seqlens"
-        )
-    if cu_seqlens is not None:
-        if input_ids.dim() != 1:
-            raise ValueError(
-                f"with cu_seqlens, input_ids must be flat [N], got shape {tuple(input_ids.shape)}"
-            )
-        if not isinstance(cu_seqlens, Tensor):
-            raise TypeError(f"cu_seqlens must be a torch.Tensor, got {type(cu_seqlens).__name__}")
-        if cu_seqlens.dtype not in _INTEGERS or cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
-            raise ValueError(
-                "cu_seqlens must be int32 or int64 [B + 1], got "
-                f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
-            )
-        if cu_seqlens.device != input_ids.device:
-            raise ValueError(
-                f"cu_seqlens is on {cu_seqlens.device}, input_ids on {input_ids.device}"
-            )
-        if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_cu_seqlens(cu_seqlens, input_ids.numel())
-    check_like("attention_mask", attention_mask, input_ids)
-
-
-def check_cu_seqlens(cu_seqlens: Tensor, n: int) -> None:
-    """The values of ``cu_seqlens``: from 0 up to n, never falling. Reads them, so CPU only."""
-    bounds = cu_seqlens.numpy()  # four calls of torch would take longer than a small batch
-    if bounds[0] != 0 or bounds[-1] != n or (bounds[1:] < bounds[:-1]).any():
-        raise ValueError(
-            f"cu_seqlens must rise from 0 to {n} (input_ids.numel()), got {cu_seqlens.tolist()}"
-        )
-
-
-def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
-    """``tensor`` must have the shape and the device of ``input_ids``."""
-    if tensor is None:
-        return
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.shape != input_ids.shape:
-        raise ValueError(
-            f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
-            f"got {tuple(tensor.shape)}"
-        )
-    if tensor.device != input_ids.device:
-        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
 
 
 def _fake_hash_rows(
@@ -190,8 +132,7 @@ def random_words(
             )
     if sample_ids.device != index.device:
         raise ValueError(f"sample_ids is on {sample_ids.device}, index on {index.device}")
-    if isinstance(stream, bool) or not isinstance(stream, Integral):
-        raise TypeError(f"stream must be an int, got {type(stream).__name__}")
+    check_int("stream", stream)
     if not 0 <= stream < 256:
         raise ValueError(f"stream must be in [0, 256), got {stream}")
     epoch = epoch_bits(epoch)
@@ -228,8 +169,7 @@ def epoch_bits(epoch: int) -> int:
         TypeError: epoch is not an integer.
         ValueError: epoch is negative.
     """
-    if isinstance(epoch, bool) or not isinstance(epoch, Integral):
-        raise TypeError(f"epoch must be an int, got {type(epoch).__name__}")
+    check_int("epoch", epoch)
     if epoch < 0:
         raise ValueError(f"epoch must not be negative, got {epoch}")
     return int(epoch) % (1 << 24)

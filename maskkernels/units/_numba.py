@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import numbers_on
-from maskkernels.rng._numba import counter_word, fill_words, flat, flat_masks, row_bounds
+from maskkernels.rng._numba import counter_word, fill_words
 from maskkernels.rng.streams import SPAN
 from maskkernels.runtime.jit import inlined, kernel, lowest_bit
 from maskkernels.runtime.threads import over_rows
+from maskkernels.tokens._numba import flat, flat_masks, row_bounds
 from maskkernels.units.flags import ENDS, STARTS
 from maskkernels.units.lengths import too_high
 from maskkernels.units.weights import FINEST, not_a_weight, unreachable

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from maskkernels.backend import numbers_on
 from maskkernels.rng._triton import eligible_at, flat_mask, flat_or, row, word
-from maskkernels.rng.layout import safe_bounds
 from maskkernels.rng.streams import SPAN
+from maskkernels.tokens.layout import safe_bounds
 from maskkernels.units.weights import FINEST
 
 BLOCK = 1024  # tokens of a row looked at together, fewer where rows are shorter

@@ -25,7 +25,7 @@ from maskkernels.denoise import _triton as denoise_triton
 from maskkernels.denoise import reference
 from maskkernels.denoise.job import DenoiseJob, spans_capacity
 from maskkernels.rng.api import epoch_bits, seed_bits
-from maskkernels.rng.layout import safe_bounds
+from maskkernels.tokens.layout import safe_bounds
 from tests.support.denoise_cases import CORRUPTIONS, EOS, INFILLINGS, MASK, SENTINELS, problem
 from tests.support.denoising import restore
 
