@@ -40,7 +40,8 @@ POINTERS = {  # what a pointer argument points to; the names are the same in eve
     "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
-    "out": "i64", "labels": "i64", "counts": "i32", "ends": "i64", "positions": "i64",
+    "out": "i64", "labels": "i64", "counts": "i32", "count": "i64", "ends": "i64",
+    "positions": "i64",
     "maskable": "u8", "offsets": "i64", "word_ids": "i64", "groups": "i64", "whole": "i64",
     "cut": "i64", "weights": "fp64", "parts": "fp64", "asked": "fp64", "total": "i64",
 }  # fmt: skip
@@ -67,7 +68,8 @@ DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
 TOGETHER = {"_mask_tokens": [{"BUDGET", "HAS_RATES"}]}  # flags that change each other's code
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
     "_choose": (128, 4), "_order": (128, 4),
-    "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
+    "limit_keys": (512, 1), "rank_tokens": (256, 1), "_mask_tokens": (256, 1),
+    "_positions": (256, 1), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
     "_number": (1024, 4), "_span_units": (1024, 4), "_weigh": (1024, 4), "_share_out": (1024, 4),
     "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
 }  # fmt: skip
@@ -76,7 +78,7 @@ LAUNCH = {  # block and warps, 512 and 4 elsewhere
 def kernels() -> Iterator[JITFunction]:
     """Every kernel: a jitted function with pointer arguments that stores something."""
     for module in pkgutil.walk_packages(maskkernels.__path__, "maskkernels."):
-        if module.name.endswith("._triton"):
+        if "._triton" in module.name:
             for value in vars(importlib.import_module(module.name)).values():
                 is_own = isinstance(value, JITFunction) and value.module == module.name
                 if is_own and "tl.store" in value.src:
