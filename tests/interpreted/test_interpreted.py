@@ -29,8 +29,8 @@ KERNELS = {
     "mask._triton": ("rank_tokens", "limit_keys", "_mask_tokens", "_positions"),
     "units._triton": ("_number", "_span_units", "_weigh"),
     "denoise._triton": (
-        "_plan_spans", "_write_spans", "_plan_infilling", "_write_infilling", "_sentences",
-        "_permute",
+        "plan_spans", "write_spans", "plan_infilling", "write_infilling", "find_sentences",
+        "permute_sentences",
     ),
 }  # fmt: skip
 
