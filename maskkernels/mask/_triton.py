@@ -173,16 +173,14 @@ def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if job.units is not None:
         mask_below, random_below = thresholds(1.0, job.mask_share, job.random_share)[1:]
     replacement = job.replacement_ids
-    counts = None
-    if job.capacity >= 0:
-        counts = torch.empty(launch.programs, dtype=torch.int32, device=ids.device)
+    counts = torch.empty(launch.programs, dtype=torch.int32, device=ids.device)
     _mask_tokens[launch.programs,](
         *launch.where, flat_or(replacement, ids), flat_or(job.rates, ids), leader, keys, limits,
-        masked, labels, flat_or(counts, ids), *launch.numbers,
+        masked, labels, counts, *launch.numbers,
         job.vocab_size if replacement is None else replacement.numel(),
         job.seed, job.epoch << 8, job.mask_token_id, job.ignore_index, select, mask_below,
         random_below, job.mask_share, min(job.mask_share + job.random_share, 1.0),
-        int(job.random_share > 0), int(replacement is not None), int(counts is not None),
+        int(job.random_share > 0), int(replacement is not None), int(job.capacity >= 0),
         **launch.layout, **launch.given, HAS_RATES=job.rates is not None, BUDGET=job.budget,
         PER_UNIT=job.per_unit and job.units is not None, **launch.shape,
     )  # fmt: skip
