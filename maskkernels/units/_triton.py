@@ -18,11 +18,11 @@ from maskkernels.rng.streams import SPAN
 from maskkernels.tokens.layout import safe_bounds
 from maskkernels.units.weights import FINEST
 
-BLOCK = 1024  # tokens of a row looked at together, fewer where rows are shorter
+BLOCK = 1024  # tokens of a row looked at together, a quarter where rows are shorter than that
 _FINEST = tl.constexpr(FINEST)
 _FAR = tl.constexpr(1 << 30)  # past every unit of a block
-# Numbers that change from call to call, and must not compile a kernel anew when they do.
-_VARYING = ["size", "entries", "seed", "c3", "thresholds", "rate"]
+# Numbers that change from call to call, and must not compile a kernel again when they do.
+_VARYING = ["length", "size", "entries", "seed", "c3", "thresholds", "rate"]
 
 
 @triton.jit
@@ -223,7 +223,7 @@ def _weigh(
     tl.store(total_ptr + b, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _share_out(
     rates_ptr, asked_ptr, total_ptr, bounds_ptr, length: tl.int64,
     PACKED: tl.constexpr, BLOCK: tl.constexpr,
@@ -294,7 +294,7 @@ def _numbers(
             0 if table is None else table.numel(),
             HAS_REAL=attention_mask is not None,
             HAS_SPECIAL=special_tokens_mask is not None,
-            HAS_MASKABLE=maskable is not None,
+            HAS_MASKABLE=maskable is not None and special_tokens_mask is None,
             HAS_GROUPS=groups is not None,
             OFFSETS=offsets is not None,
             WORD_IDS=word_ids is not None,
@@ -367,6 +367,6 @@ def _launch(
         bounds = safe_bounds(cu_seqlens, tokens.numel())
         programs, length = cu_seqlens.numel() - 1, 1
         typical = tokens.numel() // max(programs, 1)
-    block = min(max(triton.next_power_of_2(typical), 128), BLOCK)
-    shape = {"PACKED": bounds is not None, "BLOCK": block, "num_warps": min(block // 128, 4)}
+    block = BLOCK if typical > BLOCK // 4 else BLOCK // 4
+    shape = {"PACKED": bounds is not None, "BLOCK": block, "num_warps": 4 if block == BLOCK else 1}
     return programs if tokens.numel() else 0, bounds, length, shape

@@ -128,11 +128,14 @@ def check_choices():
         draws += [(w * (size - count + i + 1)) >> 32 for i, w in enumerate(words)]
         expected += [int(t in reference._chosen(size, count, words)) for t in range(size)]
         flags += size
-    found = torch.zeros(flags, dtype=torch.int8)
-    denoise_triton._choose[len(choices),](
+    found = torch.zeros(flags, dtype=torch.int32)
+    for _, count, draw, flag in choices:
+        for i, place in enumerate(draws[draw : draw + count]):  # as ``mark`` does
+            found[flag + place] = max(int(found[flag + place]), (1 << 31) - 1 - i)
+    denoise_triton.choose[len(choices),](
         torch.tensor(choices), torch.tensor(draws, dtype=torch.int32), found, 4
     )
-    equal("choices", [found], [torch.tensor(expected, dtype=torch.int8)])
+    equal("choices", [(found != 0).int()], [torch.tensor(expected, dtype=torch.int32)])
 
 
 def check_too_few_sentinels():
