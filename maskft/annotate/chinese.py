@@ -9,7 +9,7 @@ from maskft.annotate.spans import Span
 
 @dataclass(frozen=True)
 class JiebaWords:
-    """Chinese words, for ``WordIds``.
+    """Find Chinese words, for ``WordIds``.
 
     Args:
         segment: the ``jieba`` module, or whatever has ``tokenize(text)`` that yields (word, begin,

@@ -10,7 +10,7 @@ Weighted = tuple[int, int, float]  # and a weight
 
 
 def entity_ids(offset_mapping: Sequence[Span], spans: Iterable[Span], text: str) -> list[int]:
-    """Which entity each token of a row is in, from spans of characters.
+    """Number the entity of each token of a row, from spans of characters.
 
     Every token that shares a character with a span, space at its ends aside, is in the entity: one
     that the span cuts through belongs to it whole. Where spans overlap, cross or share a token, the
@@ -46,7 +46,7 @@ def entity_ids(offset_mapping: Sequence[Span], spans: Iterable[Span], text: str)
 
 
 def entity_ids_from_tokens(length: int, spans: Iterable[Span]) -> list[int]:
-    """``entity_ids`` for a row of ``length`` tokens, from spans [begin, end) of tokens.
+    """Do what ``entity_ids`` does, for a row of ``length`` tokens and spans [begin, end) of tokens.
 
     Raises:
         ValueError: a span that is empty, reversed or not within the row.
@@ -63,7 +63,7 @@ def token_weights(
     weighted: Iterable[Weighted],
     default: float | None = None,
 ) -> list[float]:
-    """The weight of each token of a row, from weighted spans of characters.
+    """Weigh each token of a row, from weighted spans of characters.
 
     Args:
         weighted: (begin, end, weight), not negative. A token in several has the largest.
@@ -91,7 +91,7 @@ def token_weights(
 
 
 def _tokens(offset_mapping: Sequence[Span]) -> tuple[list[int], list[int], list[int]]:
-    """(index, begin, end) of the tokens that stand for text."""
+    """List (index, begin, end) of the tokens that are not special."""
     index = [i for i, (begin, end) in enumerate(offset_mapping) if begin < end]
     begins, ends = ([offset_mapping[i][side] for i in index] for side in (0, 1))
     if any(b < a for a, b in pairwise(begins)):
@@ -103,7 +103,7 @@ def _tokens(offset_mapping: Sequence[Span]) -> tuple[list[int], list[int], list[
 
 
 def _number(found: list[tuple[int, int, int]], length: int) -> list[int]:
-    """Ids of the longest of (first token, last + 1, size), none over another."""
+    """Number the longest spans of (first token, last + 1, size) that do not overlap."""
     row = [-1] * length
     kept: list[Span] = []
     for begin, end, _ in sorted(found, key=lambda span: (-span[2], span[0])):

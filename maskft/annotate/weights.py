@@ -17,11 +17,11 @@ _WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+")
 
 @dataclass(frozen=True)
 class WordWeights:
-    """Weights from a mapping, for ``Keywords``; a word that is not in it has none of its own.
+    """Weigh words by a mapping, for ``Keywords``; a word that is not in it has no weight.
 
     Args:
         weights: from words, in lower case, to their weights.
-        by_count: True: times n, how often the word stands in the text; "log": times 1 + log(n).
+        by_count: True: times n, how often the word occurs in the text; "log": times 1 + log(n).
             Where the weights are IDF that makes TF-IDF.
         words: from texts to the spans of their words, such as ``JiebaWords``. None: letters and
             digits in a row, and single characters of Chinese and Japanese.
@@ -56,7 +56,7 @@ def tfidf_weights(
     vectorizer: Any = None,
     words: Callable[[Sequence[str]], Iterable[Iterable[Span]]] | None = None,
 ) -> WordWeights:
-    """TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
+    """Compute TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
 
     Args:
         texts: the corpus.
@@ -88,7 +88,7 @@ def tfidf_weights(
 
 @dataclass(frozen=True)
 class YakeWeights:
-    """Weights of the words that YAKE takes for keywords: -log of their score, for ``Keywords``.
+    """Weigh the words that YAKE extracts by -log of their score, for ``Keywords``.
 
     Args:
         extractor: ``yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0)`` (less drops words that
