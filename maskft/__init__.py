@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskft.collate.collator import DataCollatorForLanguageModeling
     from maskft.collate.denoising import DataCollatorForSpanCorruption, DataCollatorForTextInfilling
-    from maskft.collate.unmasked import PlainCollator, mask_batch
+    from maskft.collate.unmasked import UnmaskedCollator, mask_batch
     from maskft.fuse import fuse_loss, unfuse_loss
     from maskft.packing.collator import DataCollatorWithPacking
     from maskft.packing.sampler import PackedBatchSampler
@@ -25,7 +25,7 @@ _HOMES = {
     "DataCollatorForTextInfilling": "maskft.collate.denoising",
     "DataCollatorWithPacking": "maskft.packing.collator",
     "PackedBatchSampler": "maskft.packing.sampler",
-    "PlainCollator": "maskft.collate.unmasked",
+    "UnmaskedCollator": "maskft.collate.unmasked",
     "mask_batch": "maskft.collate.unmasked",
     "MaskingCallback": "maskft.trainer.attach",
     "Plan": "maskft.strategy",
@@ -43,10 +43,10 @@ __all__ = [
     "DataCollatorWithPacking",
     "MaskingCallback",
     "PackedBatchSampler",
-    "PlainCollator",
     "Plan",
     "RateSchedule",
     "Strategy",
+    "UnmaskedCollator",
     "attach",
     "detach",
     "fuse_loss",

@@ -53,7 +53,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         at_least_one: with selection="budget", one where that would be none.
         replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
             of a unit. None: "unit" for spans, else "token".
-        within: masks nothing but tokens of these token types (an int or several), or those where
+        mask_only: masks nothing but tokens of these token types (an int or several), or those where
             the column of this name is not 0: the question of a pair, the source of a translation.
         schedule: the rate in the course of training: a function from the share of training that is
             done to a rate, as ``maskft.RateSchedule``. ``maskft.attach`` tells the collator where
@@ -78,7 +78,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     selection: str = field(default="bernoulli", kw_only=True)
     at_least_one: bool = field(default=False, kw_only=True)
     replacement: str | None = field(default=None, kw_only=True)
-    within: str | int | Sequence[int] | None = field(default=None, kw_only=True)
+    mask_only: str | int | Sequence[int] | None = field(default=None, kw_only=True)
     schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
     sample_id_column: str | None = field(default=None, kw_only=True)
     label_positions: bool | int = field(default=False, kw_only=True)
@@ -111,23 +111,23 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     def _check_options(self) -> None:
         """Options that do not go together."""
         own = isinstance(self._strategy, (Random, WholeWord))
-        plain = (self.selection, self.replacement, self.within, self.schedule)
+        plain = (self.selection, self.replacement, self.mask_only, self.schedule)
         if self.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
             raise ValueError(
                 "rng='hf' draws what Transformers' collator does: strategy='random' or "
-                "'whole_word', without selection, replacement, within or schedule; use "
+                "'whole_word', without selection, replacement, mask_only or schedule; use "
                 "rng='stream' or rng='sample'"
             )
         if self.at_least_one and self.selection != "budget":
             raise ValueError("at_least_one goes with selection='budget'")
         if self.replacement == "unit" and isinstance(self._strategy, Random):
             raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
-        if self.within is not None and not isinstance(self.within, str):
-            types = [self.within] if isinstance(self.within, int) else list(self.within)
+        if self.mask_only is not None and not isinstance(self.mask_only, str):
+            types = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
             if not types or not all(isinstance(kind, int) for kind in types):
                 raise ValueError(
-                    "within must be the name of a column, a token type or several, got "
-                    f"{self.within!r}"
+                    "mask_only must be the name of a column, a token type or several, got "
+                    f"{self.mask_only!r}"
                 )
         room = self.label_positions
         if not isinstance(room, int) or (not isinstance(room, bool) and room < 1):
@@ -156,13 +156,19 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         """
         self._progress.begin(step, steps, epoch, epochs, batches_a_step)
 
-    def columns_read(self) -> list[str]:
+    def required_columns(self) -> list[str]:
         """The columns that masking reads and the model does not know."""
         return self._reads().needed()
 
-    def columns_welcome(self) -> list[str]:
+    def optional_columns(self) -> list[str]:
         """The columns that masking reads where the examples have them."""
         return self._reads().welcome()
+
+    def follow(self, other: SampleDraws) -> None:
+        """Share the epoch of another collator, and its progress in a schedule."""
+        super().follow(other)
+        if isinstance(other, DataCollatorForLanguageModeling):
+            self._progress = other._progress
 
     def for_evaluation(self) -> "DataCollatorForLanguageModeling":
         """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
@@ -356,7 +362,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return labels.numpy() if unmasked.is_numpy else labels
 
     def _reads(self) -> MaskingColumns:
-        return MaskingColumns(self._strategy, self.within, self.sample_id_column)
+        return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column)
 
     def _seed_generator(self) -> None:
         """As the parent does: the stream of a seed begins at the first batch, in each worker."""

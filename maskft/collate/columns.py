@@ -85,13 +85,13 @@ class MaskingColumns:
     """
 
     strategy: Strategy
-    within: str | int | Sequence[int] | None
+    mask_only: str | int | Sequence[int] | None
     sample_id_column: str | None
 
     def needed(self) -> list[str]:
         """The columns that the examples must have."""
         names = [*self.strategy.columns]
-        names += [name for name in (self.sample_id_column, self.within) if isinstance(name, str)]
+        names += [name for name in (self.sample_id_column, self.mask_only) if isinstance(name, str)]
         return names
 
     def welcome(self) -> list[str]:
@@ -131,7 +131,7 @@ class MaskingColumns:
         """Take out of ``columns`` what is not for the model; checks it."""
         taken = [name for name in (*_UNUSED, *self.welcome()) if name in columns]
         asked = [*self.strategy.columns]
-        asked += [self.within] if isinstance(self.within, str) else []
+        asked += [self.mask_only] if isinstance(self.mask_only, str) else []
         for name in asked:
             if name not in columns:
                 raise missing_column(0, name, columns)
@@ -168,21 +168,22 @@ class MaskingColumns:
                 else padding.rows(as_list(taken[name]), value)
                 for name, value in self.strategy.columns.items()
             }
-        if isinstance(self.within, str):
-            unmasked.allowed = padding.rows(as_list(taken[self.within])) != 0
-        elif self.within is not None:
+        if isinstance(self.mask_only, str):
+            unmasked.allowed = padding.rows(as_list(taken[self.mask_only])) != 0
+        elif self.mask_only is not None:
             unmasked.allowed = self.of_types(batch.get("token_type_ids"))
 
     def of_types(self, token_type_ids: Any) -> Tensor | None:
-        """Bool, like the token types: the tokens of those that ``within`` names; None for all."""
-        if self.within is None:
+        """Bool, like the token types: the tokens of the types in ``mask_only``; None for all."""
+        if self.mask_only is None:
             return None
         if token_type_ids is None:
             raise ValueError(
-                f"within={self.within!r} needs a token_type_ids column, and the examples have none"
+                f"mask_only={self.mask_only!r} needs a token_type_ids column, and the examples "
+                "have none"
             )
         types = torch.as_tensor(token_type_ids)
-        allowed = [self.within] if isinstance(self.within, int) else list(self.within)
+        allowed = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
         return torch.isin(types, torch.tensor(allowed))
 
 

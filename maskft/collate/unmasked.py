@@ -1,7 +1,7 @@
 """Masking on the model's device: the loader only pads, and the batch is masked where it arrives.
 
     collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
-    for batch in DataLoader(rows, collate_fn=PlainCollator(collator)):
+    for batch in DataLoader(rows, collate_fn=UnmaskedCollator(collator)):
         batch = mask_batch(batch.to("cuda"), collator)
 
 Less to pin and to copy (int32 ids instead of two int64 columns), and no masking in the workers.
@@ -20,7 +20,7 @@ LATER = "masking"  # the entry of a plain batch that holds what masking needs be
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
 
 
-class PlainCollator:
+class UnmaskedCollator:
     """A collator that stops before masking: what ``mask_batch`` takes.
 
     A batch holds what the collator's would, without labels, its integer tensors in ``dtype``, and
@@ -67,7 +67,7 @@ def mask_batch(
     and Triton on a GPU, without waiting for the device.
 
     Args:
-        batch: what a ``PlainCollator`` gave, on any device; or a mapping with plain padded
+        batch: what a ``UnmaskedCollator`` gave, on any device; or a mapping with plain padded
             input_ids [B, T] (int32 or int64) and, where there is padding, attention_mask. A batch
             that has labels is masked already and comes back as it is.
         collator: rate, shares, strategy, rng, seed and epoch (``set_epoch``) of the masks.

@@ -1,6 +1,6 @@
 """Examples to packed batches: rows end to end without padding, with the masks of the padded batch.
 
-sampler = PackedBatchSampler(lengths, block=4096, seed=1)
+sampler = PackedBatchSampler(lengths, block_size=4096, seed=1)
 collator = DataCollatorWithPacking.for_model(model, tokenizer, rng="sample", seed=1)
 loader = DataLoader(rows, batch_sampler=sampler, collate_fn=collator)
 """
@@ -166,13 +166,13 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             flat["offset_mapping"] = pairs.long().view(-1, 2)
         for name, value in self._strategy.columns.items():
             flat[_OWN + name] = _flat_column(beside[name], isinstance(value, float))
-        if isinstance(self.within, str):
-            flat[_OWN] = _flat_column(beside[self.within], False)
+        if isinstance(self.mask_only, str):
+            flat[_OWN] = _flat_column(beside[self.mask_only], False)
         return _leave_out(flat, cu_seqlens, self.max_length)
 
     def _allowed(self, flat: dict[str, Tensor]) -> Tensor | None:
-        """Bool [N]: the tokens that ``within`` names; None for all."""
-        if isinstance(self.within, str):
+        """Bool [N]: the tokens that ``mask_only`` names; None for all."""
+        if isinstance(self.mask_only, str):
             return flat[_OWN] != 0
         return self._reads().of_types(flat.get("token_type_ids"))
 
