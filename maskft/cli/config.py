@@ -187,7 +187,7 @@ class MaskingArguments:
                 rng=self.rng,
                 strategy=self._chosen(),
                 selection=self.selection,
-                within=None if self.within is None else WITHIN_COLUMN,
+                mask_only=None if self.within is None else WITHIN_COLUMN,
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
         except ValueError as error:

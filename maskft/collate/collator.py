@@ -3,21 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import transformers
 from torch import Tensor
 
-from maskft.collate.columns import MaskingColumns
-from maskft.collate.labels import label_places
+from maskft.collate.columns import MaskingColumns, UnmaskedBatch
+from maskft.collate.labels import IGNORE_INDEX, label_places
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
 from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
 from maskft.strategy.schedule import Progress
 from maskft.strategy.vocabulary import Vocabulary
-from maskkernels import MaskingPolicy, mask_tokens
+from maskkernels import MaskingPolicy, hash_rows, mask_tokens
 from maskkernels.mask.policy import SELECTIONS
 
 __all__ = ["RNGS", "STRATEGIES", "DataCollatorForLanguageModeling"]
@@ -53,7 +53,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         at_least_one: with selection="budget", one where that would be none.
         replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
             of a unit. None: "unit" for spans, else "token".
-        within: masks nothing but tokens of these token types (an int or several), or those where
+        mask_only: masks nothing but tokens of these token types (an int or several), or those where
             the column of this name is not 0: the question of a pair, the source of a translation.
         schedule: the rate in the course of training: a function from the share of training that is
             done to a rate, as ``maskft.RateSchedule``. ``maskft.attach`` tells the collator where
@@ -78,10 +78,11 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     selection: str = field(default="bernoulli", kw_only=True)
     at_least_one: bool = field(default=False, kw_only=True)
     replacement: str | None = field(default=None, kw_only=True)
-    within: str | int | Sequence[int] | None = field(default=None, kw_only=True)
+    mask_only: str | int | Sequence[int] | None = field(default=None, kw_only=True)
     schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
     sample_id_column: str | None = field(default=None, kw_only=True)
     label_positions: bool | int = field(default=False, kw_only=True)
+    _own_masking: ClassVar[frozenset[str]] = frozenset()  # methods that a subclass defines
 
     def __post_init__(self) -> None:
         known = {"rng": RNGS, "selection": SELECTIONS, "replacement": (None, "token", "unit")}
@@ -110,23 +111,23 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     def _check_options(self) -> None:
         """Options that do not go together."""
         own = isinstance(self._strategy, (Random, WholeWord))
-        plain = (self.selection, self.replacement, self.within, self.schedule)
+        plain = (self.selection, self.replacement, self.mask_only, self.schedule)
         if self.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
             raise ValueError(
                 "rng='hf' draws what Transformers' collator does: strategy='random' or "
-                "'whole_word', without selection, replacement, within or schedule; use "
+                "'whole_word', without selection, replacement, mask_only or schedule; use "
                 "rng='stream' or rng='sample'"
             )
         if self.at_least_one and self.selection != "budget":
             raise ValueError("at_least_one goes with selection='budget'")
         if self.replacement == "unit" and isinstance(self._strategy, Random):
             raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
-        if self.within is not None and not isinstance(self.within, str):
-            types = [self.within] if isinstance(self.within, int) else list(self.within)
+        if self.mask_only is not None and not isinstance(self.mask_only, str):
+            types = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
             if not types or not all(isinstance(kind, int) for kind in types):
                 raise ValueError(
-                    "within must be the name of a column, a token type or several, got "
-                    f"{self.within!r}"
+                    "mask_only must be the name of a column, a token type or several, got "
+                    f"{self.mask_only!r}"
                 )
         room = self.label_positions
         if not isinstance(room, int) or (not isinstance(room, bool) and room < 1):
@@ -155,13 +156,19 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         """
         self._progress.begin(step, steps, epoch, epochs, batches_a_step)
 
-    def columns_read(self) -> list[str]:
+    def required_columns(self) -> list[str]:
         """The columns that masking reads and the model does not know."""
         return self._reads().needed()
 
-    def columns_welcome(self) -> list[str]:
+    def optional_columns(self) -> list[str]:
         """The columns that masking reads where the examples have them."""
         return self._reads().welcome()
+
+    def follow(self, other: SampleDraws) -> None:
+        """Share the epoch of another collator, and its progress in a schedule."""
+        super().follow(other)
+        if isinstance(other, DataCollatorForLanguageModeling):
+            self._progress = other._progress
 
     def for_evaluation(self) -> "DataCollatorForLanguageModeling":
         """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
@@ -176,144 +183,186 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return torch.Generator().manual_seed(seed)
 
     def torch_call(self, examples: Sequence[Any]) -> dict[str, Any]:
-        return self._collate(examples, "pt")
+        return self.mask(self.prepare(examples))
 
     def numpy_call(self, examples: Sequence[Any]) -> dict[str, Any]:
-        return self._collate(examples, "np")
+        return self.mask(self.prepare(examples, "np"))
 
-    def torch_mask_tokens(
-        self,
-        inputs: Tensor,
-        special_tokens_mask: Any | None = None,
-        offset_mapping: Any | None = None,
-        *,
-        attention_mask: Tensor | None = None,
-        word_ids: Tensor | None = None,
-        sample_ids: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        columns: Mapping[str, Tensor] | None = None,
-        within: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Mask a padded or packed batch on its device; returns (input_ids, labels), both new.
+    def prepare(self, examples: Any, framework: str = "pt") -> UnmaskedBatch:
+        """Pad the examples, and gather all that their masks depend on.
 
         Args:
-            inputs: int32 or int64 [B, T]; flat [N] with ``cu_seqlens``, and so are the others.
-            special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
-                tokenizer's special tokens must not.
-            offset_mapping: [B, T, 2], where each token begins and ends in its text.
-            attention_mask: [B, T], non-zero where a token is real. None: all are.
-            word_ids: int64 [B, T], the word each token belongs to, -1 for none.
-            sample_ids: int64 [B], for rng="sample". None: a hash of each row.
-            cu_seqlens: [B + 1]: row b is inputs[cu_seqlens[b]:cu_seqlens[b + 1]].
-            columns: the columns that the strategy reads, each [B, T].
-            within: bool [B, T]; tokens where it is false are not masked. None: all may be.
+            examples: what Transformers' collator takes, or a whole table.
+            framework: "pt", or "np" for a batch of arrays.
         """
-        self._seed_generator()
-        if self.rng == "hf":
-            return super().torch_mask_tokens(inputs.clone(), special_tokens_mask, offset_mapping)
-        vocabulary = self._vocabulary_on(inputs.device)
-        maskable = vocabulary.maskable
-        special = None if special_tokens_mask is None else torch.as_tensor(special_tokens_mask)
-        if within is not None:
-            if special is None:
-                special = ~maskable[inputs.clamp(0, maskable.numel() - 1)]
-            special = (special != 0) | ~within
-        beside: dict[str, Any] = {
-            "attention_mask": attention_mask,
-            "special_tokens_mask": special,
-            "maskable": maskable,
-            "cu_seqlens": cu_seqlens,
-        }
-        rows = inputs.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        draws = self._draws(rows, sample_ids, inputs.device)
-        rate = self._rate()
-        tokens = Tokens(
-            inputs,
-            rate,
-            draws["seed"],
-            draws["epoch"],
-            columns or {},
-            offset_mapping=None if offset_mapping is None else torch.as_tensor(offset_mapping),
-            word_ids=word_ids,
-            word_table=lambda: vocabulary.words,
-            given_sample_ids=draws["sample_ids"],
-            **beside,
-        )
-        plan = self._strategy.plan(tokens)
-        draws["sample_ids"] = tokens.given_sample_ids
-        masked = mask_tokens(
-            inputs,
-            self._masking_policy(rate),
-            units=plan.units,
-            rates=plan.rates,
-            unit_rates=plan.unit_rates,
-            **draws,
-            **beside,
-        )
-        return masked.input_ids, masked.labels
-
-    def numpy_mask_tokens(
-        self,
-        inputs: np.ndarray,
-        special_tokens_mask: Any | None = None,
-        offset_mapping: Any | None = None,
-        **beside: Any,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """``torch_mask_tokens`` for numpy arrays."""
-        self._seed_generator()
-        if self.rng == "hf":
-            return super().numpy_mask_tokens(inputs.copy(), special_tokens_mask, offset_mapping)
-        input_ids, labels = DataCollatorForLanguageModeling.torch_mask_tokens(
-            self, torch.from_numpy(inputs), special_tokens_mask, offset_mapping, **beside
-        )
-        return input_ids.numpy(), labels.numpy()
-
-    def _collate(self, examples: Any, framework: str) -> dict[str, Any]:
-        as_torch, reads = framework == "pt", self._reads()
+        reads = self._reads()
         taken, columns = reads.take_apart(examples)
         if isinstance(columns, Mapping):
             batch = pad_columns(columns, self.tokenizer, self.pad_to_multiple_of, framework)
         else:
             ids = pad_sequences(columns, self.tokenizer, self.pad_to_multiple_of, framework)
             batch = {"input_ids": ids}
-        special_tokens_mask = batch.pop("special_tokens_mask", None)
-        inputs = batch["input_ids"]
+        unmasked = UnmaskedBatch(batch, batch.pop("special_tokens_mask", None))
         if not self.mlm:
-            labels = inputs.clone() if as_torch else np.copy(inputs)
-            if self.tokenizer.pad_token_id is not None:
-                labels[labels == self.tokenizer.pad_token_id] = -100
-            batch["labels"] = labels
-            return batch
+            return unmasked
+        shape = batch["input_ids"].shape
         padding = Padding(self.tokenizer.padding_side, self.pad_to_multiple_of)
-        offsets: Any = reads.offsets(taken, inputs.shape, padding)
-        offsets = offsets if as_torch or offsets is None else offsets.numpy()
-        given = {"special_tokens_mask": special_tokens_mask, "offset_mapping": offsets}
-        name = "torch_mask_tokens" if as_torch else "numpy_mask_tokens"
+        unmasked.offset_mapping = reads.offsets(taken, shape, padding)
         if self.rng == "hf":
-            if self.whole_word_mask and offsets is None:
+            if self.whole_word_mask and unmasked.offset_mapping is None:
                 raise ValueError(
                     "rng='hf' finds whole words from an offset_mapping column, as Transformers "
                     "does, and the examples have none. Tokenize with return_offsets_mapping=True "
                     "(and give Trainer remove_unused_columns=False), or use rng='stream' or "
                     "rng='sample', which need no such column."
                 )
-        elif getattr(type(self), name) is getattr(DataCollatorForLanguageModeling, name):
-            # A subclass that masks in its own way is called as Transformers would call it.
-            real = batch.get("attention_mask")
-            if real is None or real.ndim != 2:  # none, or a matrix for each row
-                rows = columns["input_ids"] if isinstance(columns, Mapping) else columns
-                real = padding.real(rows, inputs.shape[1])
-            given |= reads.beside(taken, batch, padding)
-            given["attention_mask"] = torch.as_tensor(real)
-            given["sample_ids"] = self._sample_ids(taken)
-        batch["input_ids"], batch["labels"] = getattr(self, name)(inputs, **given)
+            return unmasked
+        real = batch.get("attention_mask")
+        if real is None or real.ndim != 2:  # none, or a matrix for each row
+            rows = columns["input_ids"] if isinstance(columns, Mapping) else columns
+            real = padding.real(rows, shape[1])
+        unmasked.attention_mask = torch.as_tensor(real)
+        unmasked.sample_ids = self._sample_ids(taken)
+        reads.lay_beside(unmasked, taken, padding)
+        return unmasked
+
+    def mask(self, unmasked: UnmaskedBatch) -> dict[str, Any]:
+        """Plan the masks of a batch, mask it, and say where its labels are.
+
+        Args:
+            unmasked: what ``prepare`` made, on any device; its ``batch`` becomes the result.
+
+        Returns:
+            the model's batch: input_ids with masks, labels (int64 as the ids), and label_positions
+            where ``label_positions`` is set.
+        """
+        batch = unmasked.batch
+        if not self.mlm:
+            batch["labels"] = self._labels_unmasked(unmasked)
+            return batch
+        self._seed_generator()
+        batch["input_ids"], batch["labels"] = self._mask(unmasked)
         if self.label_positions:
             places = label_places(torch.as_tensor(batch["labels"]), self.label_positions)
-            batch["label_positions"] = places if as_torch else places.numpy()
+            batch["label_positions"] = places.numpy() if unmasked.is_numpy else places
         return batch
 
+    def torch_mask_tokens(
+        self,
+        inputs: Tensor,
+        special_tokens_mask: Any | None = None,
+        offset_mapping: Any | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mask padded ids on their device, as Transformers' method of this name; both results new.
+
+        Here a subclass may mask in its own way. Otherwise ``mask`` does not call it, because masks
+        depend on more than these arguments (unless rng="hf").
+
+        Args:
+            inputs: int32 or int64 [B, T].
+            special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
+                tokenizer's special tokens must not.
+            offset_mapping: [B, T, 2], where each token begins and ends in its text.
+        """
+        self._seed_generator()
+        if self.rng == "hf":
+            return super().torch_mask_tokens(inputs.clone(), special_tokens_mask, offset_mapping)
+        return self._draw_masks(inputs, UnmaskedBatch({}, special_tokens_mask, offset_mapping))
+
+    def numpy_mask_tokens(
+        self,
+        inputs: np.ndarray,
+        special_tokens_mask: Any | None = None,
+        offset_mapping: Any | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``torch_mask_tokens`` for numpy arrays."""
+        self._seed_generator()
+        if self.rng == "hf":
+            return super().numpy_mask_tokens(inputs.copy(), special_tokens_mask, offset_mapping)
+        unmasked = UnmaskedBatch({}, special_tokens_mask, offset_mapping)
+        input_ids, labels = self._draw_masks(torch.from_numpy(inputs), unmasked)
+        return input_ids.numpy(), labels.numpy()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Note which of Transformers' masking methods a subclass defines: ``mask`` calls those."""
+        super().__init_subclass__(**kwargs)
+        below = cls.__mro__[: cls.__mro__.index(DataCollatorForLanguageModeling)]
+        defined = {name for base in below for name in vars(base)}
+        cls._own_masking = frozenset({"torch_mask_tokens", "numpy_mask_tokens"} & defined)
+
+    def _mask(self, unmasked: UnmaskedBatch) -> tuple[Any, Any]:
+        """(input_ids, labels) of a batch, tensors or arrays as its ids are."""
+        ids = unmasked.tokens
+        method = "numpy_mask_tokens" if unmasked.is_numpy else "torch_mask_tokens"
+        if self.rng == "hf" or method in self._own_masking:
+            offsets: Any = unmasked.offset_mapping
+            offsets = offsets.numpy() if unmasked.is_numpy and offsets is not None else offsets
+            found = getattr(self, method)(ids, unmasked.special_tokens_mask, offsets)
+        else:
+            found = self._draw_masks(torch.as_tensor(ids), unmasked)
+            found = tuple(each.numpy() for each in found) if unmasked.is_numpy else found
+        return found if unmasked.cu_seqlens is None else unmasked.packed(*found)
+
+    def _draw_masks(self, ids: Tensor, unmasked: UnmaskedBatch) -> tuple[Tensor, Tensor]:
+        """(input_ids, labels), like ``ids`` and new: the strategy plans, and maskkernels masks."""
+        vocabulary = self._vocabulary_on(ids.device)
+        maskable, special = vocabulary.maskable, unmasked.special_tokens_mask
+        if special is not None:
+            special = torch.as_tensor(special)
+        if unmasked.allowed is not None:
+            if special is None:
+                special = ~maskable[ids.clamp(0, maskable.numel() - 1)]
+            special = (special != 0) | ~unmasked.allowed
+        limits: dict[str, Any] = {
+            "attention_mask": unmasked.attention_mask,
+            "special_tokens_mask": special,
+            "maskable": maskable,
+            "cu_seqlens": unmasked.cu_seqlens,
+        }
+        rows = (ids if unmasked.cu_seqlens is None else unmasked.cu_seqlens[1:]).shape[0]
+        draws = self._draws(rows, unmasked.sample_ids, ids.device)
+        if draws["sample_ids"] is None and self._strategy.reads_sample_ids:
+            draws["sample_ids"] = hash_rows(
+                ids, cu_seqlens=unmasked.cu_seqlens, attention_mask=unmasked.attention_mask
+            )
+        rate, offsets = self._rate(), unmasked.offset_mapping
+        tokens = Tokens(
+            ids,
+            rate,
+            draws["seed"],
+            draws["epoch"],
+            unmasked.columns or {},
+            offset_mapping=None if offsets is None else torch.as_tensor(offsets),
+            word_ids=unmasked.word_ids,
+            word_table=lambda: vocabulary.words,
+            given_sample_ids=draws["sample_ids"],
+            **limits,
+        )
+        plan = self._strategy.plan(tokens)
+        masked = mask_tokens(
+            ids,
+            self._masking_policy(rate),
+            units=plan.units,
+            rates=plan.rates,
+            unit_rates=plan.unit_rates,
+            **draws,
+            **limits,
+        )
+        return masked.input_ids, masked.labels
+
+    def _labels_unmasked(self, unmasked: UnmaskedBatch) -> Any:
+        """Labels of a causal model, which predicts every token from those before it."""
+        labels = torch.as_tensor(unmasked.batch["input_ids"]).clone()
+        bounds, pad_token_id = unmasked.cu_seqlens, self.tokenizer.pad_token_id
+        if bounds is not None:  # the first token of a row is nobody's next
+            labels[0, bounds[:-1][bounds.diff() > 0]] = IGNORE_INDEX
+            labels[0, unmasked.count :] = IGNORE_INDEX
+        elif pad_token_id is not None:
+            labels[labels == pad_token_id] = IGNORE_INDEX
+        return labels.numpy() if unmasked.is_numpy else labels
+
     def _reads(self) -> MaskingColumns:
-        return MaskingColumns(self._strategy, self.within, self.sample_id_column)
+        return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column)
 
     def _seed_generator(self) -> None:
         """As the parent does: the stream of a seed begins at the first batch, in each worker."""

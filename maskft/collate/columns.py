@@ -5,15 +5,76 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from maskft.collate.labels import IGNORE_INDEX
 from maskft.collate.padding import Padding, as_list
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, Random, Strategy
 from maskkernels.batch import table_columns
 
 # Columns that neither masking nor the model needs, unless a strategy asks for them
 _UNUSED = ("offset_mapping", ENTITY_COLUMN, WEIGHT_COLUMN)
+
+
+@dataclass
+class UnmaskedBatch:
+    """A padded or packed batch before masking, and all that its masks depend on besides the ids.
+
+    Attributes:
+        batch: what the model gets, without labels: input_ids [B, T]; packed [1, N + P], the N
+            tokens of the rows and P of padding.
+        special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
+            tokenizer's special tokens must not.
+        offset_mapping: [B, T, 2], where each token begins and ends in its text.
+        attention_mask: [B, T], non-zero where a token is real. None: all are.
+        word_ids: int64 [B, T], the word each token belongs to, -1 for none.
+        allowed: bool [B, T]; tokens where it is false are not masked. None: all may be.
+        columns: the columns that the strategy reads, each [B, T].
+        sample_ids: int64 [B], for rng="sample". None: a hash of each row.
+        cu_seqlens: of a packed batch, int64 [B + 1]: where its rows begin and end. What is [B, T]
+            above is flat [N] then.
+        count: of a packed batch, N.
+    """
+
+    batch: Any
+    special_tokens_mask: Any = None
+    offset_mapping: Tensor | None = None
+    attention_mask: Tensor | None = None
+    word_ids: Tensor | None = None
+    allowed: Tensor | None = None
+    columns: Mapping[str, Tensor] | None = None
+    sample_ids: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    count: int | None = None
+
+    @property
+    def is_numpy(self) -> bool:
+        return isinstance(self.batch["input_ids"], np.ndarray)
+
+    @property
+    def tokens(self) -> Any:
+        """The ids that may be masked: [B, T], or flat [N] without the padding behind them."""
+        ids = self.batch["input_ids"]
+        return ids if self.cu_seqlens is None else ids[0, : self.count]
+
+    def packed(self, input_ids: Any, labels: Any) -> tuple[Any, Any]:
+        """Flat [N] ids and labels as [1, N + P], with the padding behind them."""
+        ids = self.batch["input_ids"]
+        if ids.shape[1] > len(input_ids):
+            whole, ignored = (
+                (ids.copy(), np.full_like(ids, IGNORE_INDEX))
+                if self.is_numpy
+                else (ids.clone(), torch.full_like(ids, IGNORE_INDEX))
+            )
+            whole[0, : self.count], ignored[0, : self.count] = input_ids, labels
+            return whole, ignored
+        return input_ids[None], labels[None]
+
+    def to(self, device: torch.device | str) -> "UnmaskedBatch":
+        """The same with every tensor on ``device``."""
+        return UnmaskedBatch(**moved(vars(self), device))
 
 
 @dataclass(frozen=True)
@@ -24,13 +85,13 @@ class MaskingColumns:
     """
 
     strategy: Strategy
-    within: str | int | Sequence[int] | None
+    mask_only: str | int | Sequence[int] | None
     sample_id_column: str | None
 
     def needed(self) -> list[str]:
         """The columns that the examples must have."""
         names = [*self.strategy.columns]
-        names += [name for name in (self.sample_id_column, self.within) if isinstance(name, str)]
+        names += [name for name in (self.sample_id_column, self.mask_only) if isinstance(name, str)]
         return names
 
     def welcome(self) -> list[str]:
@@ -70,7 +131,7 @@ class MaskingColumns:
         """Take out of ``columns`` what is not for the model; checks it."""
         taken = [name for name in (*_UNUSED, *self.welcome()) if name in columns]
         asked = [*self.strategy.columns]
-        asked += [self.within] if isinstance(self.within, str) else []
+        asked += [self.mask_only] if isinstance(self.mask_only, str) else []
         for name in asked:
             if name not in columns:
                 raise missing_column(0, name, columns)
@@ -93,40 +154,36 @@ class MaskingColumns:
             return None
         return padding.rows(offset_rows(taken["offset_mapping"]), width=2).view(*shape, 2)
 
-    def beside(
-        self, taken: Mapping[str, Any], batch: Mapping[str, Any], padding: Padding
-    ) -> dict[str, Any]:
-        """``word_ids``, ``columns`` and ``within`` of ``torch_mask_tokens``, those there are.
-
-        Args:
-            batch: the padded batch, [B, T].
-        """
-        given: dict[str, Any] = {}
+    def lay_beside(
+        self, unmasked: "UnmaskedBatch", taken: Mapping[str, Any], padding: Padding
+    ) -> None:
+        """Pad ``word_ids``, ``columns`` and ``allowed`` of a padded batch, those there are."""
+        batch = unmasked.batch
         if "word_ids" in taken:
-            given["word_ids"] = padding.rows(word_rows(taken["word_ids"]), -1)
+            unmasked.word_ids = padding.rows(word_rows(taken["word_ids"]), -1)
         if self.strategy.columns:
-            given["columns"] = {
+            unmasked.columns = {
                 name: padding.floats(as_list(taken[name]), value, batch["input_ids"].shape)
                 if isinstance(value, float)
                 else padding.rows(as_list(taken[name]), value)
                 for name, value in self.strategy.columns.items()
             }
-        if isinstance(self.within, str):
-            given["within"] = padding.rows(as_list(taken[self.within])) != 0
-        elif self.within is not None:
-            given["within"] = self.of_types(batch.get("token_type_ids"))
-        return given
+        if isinstance(self.mask_only, str):
+            unmasked.allowed = padding.rows(as_list(taken[self.mask_only])) != 0
+        elif self.mask_only is not None:
+            unmasked.allowed = self.of_types(batch.get("token_type_ids"))
 
     def of_types(self, token_type_ids: Any) -> Tensor | None:
-        """Bool, like the token types: the tokens of those that ``within`` names; None for all."""
-        if self.within is None:
+        """Bool, like the token types: the tokens of the types in ``mask_only``; None for all."""
+        if self.mask_only is None:
             return None
         if token_type_ids is None:
             raise ValueError(
-                f"within={self.within!r} needs a token_type_ids column, and the examples have none"
+                f"mask_only={self.mask_only!r} needs a token_type_ids column, and the examples "
+                "have none"
             )
         types = torch.as_tensor(token_type_ids)
-        allowed = [self.within] if isinstance(self.within, int) else list(self.within)
+        allowed = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
         return torch.isin(types, torch.tensor(allowed))
 
 
@@ -197,3 +254,10 @@ def missing_column(i: int, name: str, example: Mapping[str, Any]) -> ValueError:
         "(Trainer drops columns the model does not take: maskft.attach(trainer) "
         "keeps the sample ids, remove_unused_columns=False keeps everything.)"
     )
+
+
+def moved(value: Any, device: torch.device | str) -> Any:
+    """A tensor, or mappings of tensors, on ``device``; whatever else as it is."""
+    if isinstance(value, Mapping):
+        return {name: moved(inner, device) for name, inner in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value

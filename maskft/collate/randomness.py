@@ -52,6 +52,10 @@ class SampleDraws:
             raise ValueError(f"epoch must not be negative, got {epoch}")
         self._epoch.fill_(epoch % (1 << 24))
 
+    def follow(self, other: "SampleDraws") -> None:
+        """Share the epoch of another collator: what ``set_epoch`` tells one, both know."""
+        self._epoch = other._epoch
+
     def for_evaluation(self: Collator) -> Collator:
         """A copy whose batches never change: rng="sample" at an epoch training never reaches."""
         fixed = copy.copy(self)
@@ -60,11 +64,11 @@ class SampleDraws:
         fixed._epoch = torch.tensor(EVALUATION_EPOCH)
         return fixed
 
-    def columns_read(self) -> list[str]:
+    def required_columns(self) -> list[str]:
         """The columns that are read and that the model does not know."""
         return [] if self.sample_id_column is None else [self.sample_id_column]
 
-    def columns_welcome(self) -> list[str]:
+    def optional_columns(self) -> list[str]:
         """The columns that are read where the examples have them."""
         return []
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskft.collate.columns import moved
+
 ATTENTIONS = ("varlen", "block_diagonal", "padded")
 _CLOSE = {torch.float32: 0.05, torch.float64: 0.05}  # of the effect that seeing each other has
 _CLOSE_ROUNDED = 0.5  # in lower precision, where rounding is a good part of that effect
@@ -146,7 +148,7 @@ def _problem(model: Any, vocab_size: int, arguments: dict[str, Any]) -> str | No
     """What goes wrong with packed rows; None where they give what each gives alone."""
     rows = _rows(model.config, vocab_size, arguments.get("sliding_window"))
     ends = torch.tensor([0, *(row.numel() for row in rows)]).cumsum(0)
-    told = _to(lay_out(ends, **arguments), model.device)
+    told = moved(lay_out(ends, **arguments), model.device)
     was_training = model.training
     model.eval()
     try:
@@ -176,9 +178,3 @@ def _rows(config: Any, vocab_size: int, sliding_window: int | None) -> list[Tens
         ids = vocab_size - 1 - torch.arange(length) * 7919 % half
         rows.append(torch.where(ids == (config.pad_token_id or -1), vocab_size - half, ids))
     return rows
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, dict):
-        return {name: _to(inner, device) for name, inner in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value

@@ -1,6 +1,6 @@
 """Examples to packed batches: rows end to end without padding, with the masks of the padded batch.
 
-sampler = PackedBatchSampler(lengths, block=4096, seed=1)
+sampler = PackedBatchSampler(lengths, block_size=4096, seed=1)
 collator = DataCollatorWithPacking.for_model(model, tokenizer, rng="sample", seed=1)
 loader = DataLoader(rows, batch_sampler=sampler, collate_fn=collator)
 """
@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.collate.columns import offset_rows, word_rows
-from maskft.collate.labels import IGNORE_INDEX, label_places
+from maskft.collate.columns import UnmaskedBatch, offset_rows, word_rows
 from maskft.packing.attention import ATTENTIONS, lay_out, packed_attention
 from maskft.strategy import Random
 from maskkernels.batch import flatten_rows
@@ -114,31 +113,29 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
                 f"mask_dtype must be torch.bool or a float dtype, got {self.mask_dtype}"
             )
 
-    def _collate(self, examples: Any, framework: str) -> dict[str, Any]:
+    def prepare(self, examples: Any, framework: str = "pt") -> UnmaskedBatch:
+        """Lay the rows end to end, and gather all that their masks depend on."""
         if self.attention == "padded":
-            return super()._collate(examples, framework)
-        beside, columns = self._reads().take_apart(examples)
+            return super().prepare(examples, framework)
+        taken, columns = self._reads().take_apart(examples)
         rows = columns if isinstance(columns, Mapping) else {"input_ids": columns}
-        flat, cu_seqlens = self._flatten(rows, beside)
-        special_tokens_mask = flat.pop("special_tokens_mask", None)
-        if self.mlm:
-            flat["input_ids"], flat["labels"] = self.torch_mask_tokens(
-                flat["input_ids"],
-                special_tokens_mask,
-                flat.pop("offset_mapping", None),
-                word_ids=flat.pop("word_ids", None),
-                sample_ids=self._sample_ids(beside),
-                cu_seqlens=cu_seqlens,
-                columns={name: flat.pop(_OWN + name) for name in self._strategy.columns},
-                within=self._flat_within(flat),
-            )
-        else:  # the first token of a row is nobody's next
-            flat["labels"] = flat["input_ids"].clone()
-            flat["labels"][cu_seqlens[:-1][cu_seqlens.diff() > 0]] = IGNORE_INDEX
+        flat, cu_seqlens = self._flatten(rows, taken)
         batch = self._finish(flat, cu_seqlens)
-        if self.mlm and self.label_positions:
-            batch["label_positions"] = label_places(batch["labels"], self.label_positions)
-        return batch if framework == "pt" else _as_numpy(batch)
+        batch = batch if framework == "pt" else _as_numpy(batch)
+        count = int(cu_seqlens[-1])
+        if not self.mlm:
+            return UnmaskedBatch(batch, cu_seqlens=cu_seqlens, count=count)
+        return UnmaskedBatch(
+            batch,
+            flat.get("special_tokens_mask"),
+            flat.get("offset_mapping"),
+            word_ids=flat.get("word_ids"),
+            allowed=self._allowed(flat),
+            columns={name: flat[_OWN + name] for name in self._strategy.columns},
+            sample_ids=self._sample_ids(taken),
+            cu_seqlens=cu_seqlens,
+            count=count,
+        )
 
     def _flatten(
         self, rows: Mapping[str, Any], beside: dict[str, Any]
@@ -169,31 +166,29 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             flat["offset_mapping"] = pairs.long().view(-1, 2)
         for name, value in self._strategy.columns.items():
             flat[_OWN + name] = _flat_column(beside[name], isinstance(value, float))
-        if isinstance(self.within, str):
-            flat[_OWN] = _flat_column(beside[self.within], False)
+        if isinstance(self.mask_only, str):
+            flat[_OWN] = _flat_column(beside[self.mask_only], False)
         return _leave_out(flat, cu_seqlens, self.max_length)
 
-    def _flat_within(self, flat: dict[str, Tensor]) -> Tensor | None:
-        """Bool [N]: the tokens that ``within`` names; None for all."""
-        if isinstance(self.within, str):
-            return flat.pop(_OWN) != 0
+    def _allowed(self, flat: dict[str, Tensor]) -> Tensor | None:
+        """Bool [N]: the tokens that ``mask_only`` names; None for all."""
+        if isinstance(self.mask_only, str):
+            return flat[_OWN] != 0
         return self._reads().of_types(flat.get("token_type_ids"))
 
     def _finish(self, flat: dict[str, Tensor], cu_seqlens: Tensor) -> dict[str, Any]:
-        """The model's batch: positions, what keeps rows apart, and padding at the end."""
+        """The model's batch without labels: ids, positions, what keeps rows apart, padding."""
         padding = self._padding(int(cu_seqlens[-1]))
         beside = {
             "input_ids": self.tokenizer.pad_token_id,
             "token_type_ids": self.tokenizer.pad_token_type_id,
-            "labels": IGNORE_INDEX,
         }
         batch: dict[str, Any] = {
             name: functional.pad(flat[name], (0, padding), value=value if padding else 0)[None]
             for name, value in beside.items()
             if name in flat
         }
-        labels = batch.pop("labels")
-        told = lay_out(
+        return batch | lay_out(
             cu_seqlens,
             attention=self.attention,
             position_ids_start=self.position_ids_start,
@@ -202,7 +197,6 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             padding=padding,
             max_samples=self.max_samples,
         )
-        return {**batch, **told, "labels": labels}
 
     def _padding(self, count: int) -> int:
         """Pad tokens behind ``count`` tokens."""

@@ -22,7 +22,7 @@ class PackedBatchSampler(Sampler[list[int]]):
 
     Args:
         lengths: the tokens of each row, as ``pack_rows`` takes them.
-        block: tokens in a batch, at most.
+        block_size: tokens in a batch, at most.
         shuffle: False keeps the order of the rows, and packs the same blocks every time.
         seed: of the shuffling; seed + epoch seeds an epoch, as in DistributedSampler.
         window: rows that are packed together by decreasing length: the larger the fuller the
@@ -40,7 +40,7 @@ class PackedBatchSampler(Sampler[list[int]]):
     def __init__(
         self,
         lengths: Any,
-        block: int,
+        block_size: int,
         *,
         shuffle: bool = True,
         seed: int = 0,
@@ -53,7 +53,7 @@ class PackedBatchSampler(Sampler[list[int]]):
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank must be in [0, num_replicas={num_replicas}), got {rank}")
         self.lengths = torch.as_tensor(lengths)
-        self.block, self.shuffle, self.seed = block, shuffle, operator.index(seed)
+        self.block_size, self.shuffle, self.seed = block_size, shuffle, operator.index(seed)
         self.window, self.overlong = window, overlong
         self.num_replicas, self.rank, self.drop_last = num_replicas, rank, drop_last
         self.epoch = 0
@@ -93,13 +93,13 @@ class PackedBatchSampler(Sampler[list[int]]):
         if self.shuffle:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self.seed))
         packed = pack_rows(
-            self.lengths[order], self.block, window=self.window, overlong=self.overlong
+            self.lengths[order], self.block_size, window=self.window, overlong=self.overlong
         )
         return packed._replace(rows=order[packed.rows])
 
     def _exchanged(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """``rows`` with the places of rows of one length dealt out anew."""
-        sizes = self.lengths.clamp(max=self.block)
+        sizes = self.lengths.clamp(max=self.block_size)
         others = torch.randperm(rows.numel(), generator=generator)
         others = others[sizes[others].argsort(stable=True)]
         return torch.empty_like(rows).index_copy_(0, sizes[rows].argsort(stable=True), others)

@@ -20,10 +20,13 @@ class Strategy:
         columns: the columns of one number a token that it reads, each with its value beside the
             rows: an int where the column holds integers, a float where it holds floats.
         replacement: "unit" where one action (mask, random or keep) goes for a whole unit.
+        reads_sample_ids: the plan is random itself and depends on ``tokens.sample_ids()``. They are
+            then hashed once for plan and masks; without it once for each.
     """
 
     columns: Mapping[str, int | float] = {}
     replacement: str = "token"
+    reads_sample_ids: bool = False
 
     def plan(self, tokens: Tokens) -> Plan:
         raise NotImplementedError
@@ -60,6 +63,7 @@ class Span(Strategy):
     longest: int = 10
     words: bool = True
     replacement = "unit"
+    reads_sample_ids = True
     lengths: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +85,7 @@ class NGram(Strategy):
 
     n: int | tuple[float, ...] = 3
     words: bool = True
+    reads_sample_ids = True
 
     def __post_init__(self) -> None:
         if isinstance(self.n, int) and not 1 <= self.n <= LONGEST:
@@ -195,12 +200,13 @@ class FromFunction(Strategy):
 
     Args:
         function: spawned workers need one that can be pickled: no lambda.
-        columns, replacement: as for ``Strategy``.
+        columns, replacement, reads_sample_ids: as for ``Strategy``.
     """
 
     function: Callable[[Tokens], Plan | Tensor]
     columns: Mapping[str, int | float] = field(default_factory=dict)
     replacement: str = "token"
+    reads_sample_ids: bool = False
 
     def plan(self, tokens: Tokens) -> Plan:
         found = self.function(tokens)

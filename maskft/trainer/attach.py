@@ -124,8 +124,8 @@ def attach(
     trainer.get_batch_samples = _from_their_places(trainer.get_batch_samples, callback.passes)
     for name in _LOADERS:
         setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
-    names = collator.columns_read()
-    names += [name for name in collator.columns_welcome() if name not in names]
+    names = collator.required_columns()
+    names += [name for name in collator.optional_columns() if name not in names]
     if names:
         trainer._set_signature_columns_if_needed()
         trainer._signature_columns += [n for n in names if n not in trainer._signature_columns]

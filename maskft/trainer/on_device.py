@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from maskft.collate.unmasked import PlainCollator, check_collator, mask_batch
+from maskft.collate.unmasked import UnmaskedCollator, check_collator, mask_batch
 
 REPLACED = ("get_train_dataloader", "get_batch_samples")  # of a trainer
 
@@ -22,7 +22,7 @@ def mask_in_trainer(trainer: Trainer) -> None:
 
     @wraps(build)
     def get_train_dataloader(*args: Any, **kwargs: Any) -> Any:
-        trainer.data_collator = PlainCollator(collator)
+        trainer.data_collator = UnmaskedCollator(collator)
         try:
             return build(*args, **kwargs)
         finally:
