@@ -10,7 +10,7 @@ from maskft.collate.collator import RNGS, STRATEGIES
 from maskft.strategy import Entity, NGram, Span, Strategy
 from maskft.strategy.schedule import parse_schedule
 
-WITHIN_COLUMN = "within"  # not 0 where --within lets tokens be masked
+MASK_ONLY_COLUMN = "mask_only"  # not 0 where a token may be masked
 WORDS = ("vocabulary", "jieba")
 # Options of one strategy: the option, the strategy, what it gives it
 _OWN = {
@@ -146,7 +146,7 @@ class MaskingArguments:
             "marks), or jieba for Chinese"
         },
     )
-    within: str | None = field(
+    mask_only: str | None = field(
         default=None,
         metadata={
             "help": "with --pair-column: mask nothing but this text of the pair: the name of its "
@@ -187,7 +187,7 @@ class MaskingArguments:
                 rng=self.rng,
                 strategy=self._chosen(),
                 selection=self.selection,
-                mask_only=None if self.within is None else WITHIN_COLUMN,
+                mask_only=None if self.mask_only is None else MASK_ONLY_COLUMN,
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
         except ValueError as error:
@@ -205,20 +205,20 @@ class MaskingArguments:
         return self.strategy if made is None else made(**options)
 
     def sides(self, data: DataArguments) -> tuple[int, ...] | None:
-        """List the texts of a pair that ``within`` names, 0 for the first; None: it is not given.
+        """List the texts of a pair that ``mask_only`` names, 0 for the first; None if not given.
 
         Raises:
             UsageError: it names none, or there are no pairs.
         """
-        if self.within is None:
+        if self.mask_only is None:
             return None
         columns = data.columns()
         if len(columns) < 2:
-            raise UsageError("--within needs a second text: --pair-column names its column")
+            raise UsageError("--mask-only needs a second text: --pair-column names its column")
         named = {"0": (0,), "1": (1,), "0,1": (0, 1), columns[0]: (0,), columns[1]: (1,)}
-        if self.within not in named:
-            raise UsageError(f"--within must be one of {tuple(named)}, got {self.within!r}")
-        return named[self.within]
+        if self.mask_only not in named:
+            raise UsageError(f"--mask-only must be one of {tuple(named)}, got {self.mask_only!r}")
+        return named[self.mask_only]
 
     def annotator(self, train: Any) -> Any:
         """Make what adds the strategy's columns to tokenized texts; None where it needs none.

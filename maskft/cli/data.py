@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from maskft.cli.config import WITHIN_COLUMN, DataArguments
+from maskft.cli.config import MASK_ONLY_COLUMN, DataArguments
 from maskft.cli.messages import UsageError
 
 SPLITS = ("train", "validation", "test")
@@ -88,7 +88,7 @@ def tokenize(
     tokenizer: Any,
     max_length: int,
     annotator: Any = None,
-    within: tuple[int, ...] | None = None,
+    mask_only: tuple[int, ...] | None = None,
 ) -> Dataset:
     """Make rows of at most ``max_length`` token ids; a longer text continues in further rows.
 
@@ -98,8 +98,8 @@ def tokenize(
 
     Args:
         annotator: adds columns to the rows (``maskft.annotate``); None adds none.
-        within: adds the column "within": 1 for tokens of the first text (0), the second (1) or
-            both, else 0. Unlike token types, every fast tokenizer can tell. None adds none.
+        mask_only: adds the column "mask_only": 1 for tokens of the first text (0), the second (1)
+            or both, else 0. Unlike token types, every fast tokenizer can tell. None adds none.
 
     Raises:
         UsageError: an annotator or a pair, and a tokenizer that does not locate its tokens
@@ -129,10 +129,10 @@ def tokenize(
         if annotator is not None:
             made |= annotator.columns(batch["text"], encoded, pairs)
         sides: list[list[int | None]] = []
-        if within is not None or paired:
+        if mask_only is not None or paired:
             sides = [encoded.sequence_ids(row) for row in range(len(encoded["input_ids"]))]
-        if within is not None:
-            made[WITHIN_COLUMN] = [[int(side in within) for side in row] for row in sides]
+        if mask_only is not None:
+            made[MASK_ONLY_COLUMN] = [[int(side in mask_only) for side in row] for row in sides]
         if not paired:
             return made
         parts = [(row, part) for row, of_token in enumerate(sides)

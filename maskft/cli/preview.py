@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from maskft.cli.config import (
-    WITHIN_COLUMN,
+    MASK_ONLY_COLUMN,
     DataArguments,
     MaskingArguments,
     ModelArguments,
@@ -67,8 +67,8 @@ def pieces(
     """
     special, made = tokenizer.all_special_ids, []
     entities, words = (row.get(name, [-1] * len(seen)) for name in (ENTITY_COLUMN, WORD_COLUMN))
-    within = row.get(WITHIN_COLUMN, [1] * len(seen))
-    for new, old, entity, word, allowed in zip(seen, labels, entities, words, within, strict=True):
+    may = row.get(MASK_ONLY_COLUMN, [1] * len(seen))
+    for new, old, entity, word, allowed in zip(seen, labels, entities, words, may, strict=True):
         token = tokenizer.convert_ids_to_tokens(new)
         if old == -100:
             eligible = bool(allowed) and new not in special and (rest or entity >= 0)

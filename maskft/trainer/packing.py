@@ -11,7 +11,6 @@ from functools import partial, wraps
 from typing import Any
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
@@ -138,6 +137,8 @@ def _loader(
         ),
         **options,
     )
+    from accelerate.data_loader import prepare_data_loader  # whoever has a Trainer has it
+
     # Every rank has its own batches already: nothing is left for Accelerate to deal out.
     return prepare_data_loader(
         loader,

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from accelerate.data_loader import DataLoaderDispatcher
 from torch.utils.data import IterableDataset
 from transformers import TrainerState
 from transformers.trainer_utils import has_length
@@ -87,6 +86,8 @@ def batches_a_turn(loader: Any) -> int:
 
     One, or those of all ranks where the first rank makes them (Accelerate's ``dispatch_batches``).
     """
+    from accelerate.data_loader import DataLoaderDispatcher  # whoever has a Trainer has it
+
     if not isinstance(loader, DataLoaderDispatcher) or loader.split_batches or loader.submesh_tp:
         return 1
     return loader.state.num_processes
