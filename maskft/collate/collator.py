@@ -389,6 +389,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         )
 
     def _vocabulary_on(self, device: torch.device) -> Vocabulary:
-        if self._vocabulary is None or not self._vocabulary.fits(self.tokenizer, device):
-            self._vocabulary = Vocabulary(self.tokenizer, device)
+        """The tokenizer's tables, made again when it has got other tokens."""
+        tokenizer, special_ids = self.tokenizer, tuple(self.tokenizer.all_special_ids)
+        made_of = (tokenizer, device, len(tokenizer), special_ids)
+        if self._vocabulary is None or self._vocabulary.made_of != made_of:
+            self._vocabulary = Vocabulary(*made_of)
         return self._vocabulary

@@ -163,7 +163,8 @@ def test_span_is_span_units_of_words_with_one_action_each(tokenizer, annotated):
     ids = restored(batch)
     real = batch["attention_mask"]
     samples = hash_rows(ids, attention_mask=real)
-    vocabulary = Vocabulary(tokenizer, ids.device)
+    special_ids = tuple(tokenizer.all_special_ids)
+    vocabulary = Vocabulary(tokenizer, ids.device, len(tokenizer), special_ids)
     maskable = vocabulary.maskable
     words = word_units(ids, vocabulary.words, attention_mask=real, maskable=maskable)
     spans = span_units(words, geometric_lengths(), sample_ids=samples, seed=5, epoch=3)
