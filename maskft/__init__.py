@@ -2,7 +2,8 @@
 
     from maskft import DataCollatorForLanguageModeling  # in place of transformers'
 
-Names load on first use, so that ``maskft --help`` does not wait for torch.
+Names load on first use, so that ``maskft --help`` does not wait for torch. Examples in docstrings
+use a ``tokenizer``, tokenized ``rows``, a ``model`` and a ``trainer`` of yours.
 """
 
 from importlib import import_module

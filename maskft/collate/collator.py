@@ -55,20 +55,23 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             of a unit. None: "unit" for spans, else "token".
         mask_only: masks nothing but tokens of these token types (an int or several), or those where
             the column of this name is not 0: the question of a pair, the source of a translation.
-        schedule: the rate in the course of training: a function from the share of training that is
-            done to a rate, as ``maskft.RateSchedule``. ``maskft.attach`` tells the collator where
-            training stands; without, and in evaluation, the rate is ``mlm_probability``.
+        schedule: maps progress in [0, 1] to a rate, as ``maskft.RateSchedule`` does. ``attach``
+            reports progress; without it, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
         label_positions: batches have ``label_positions`` too, int64 [R]: where the labels are in
-            the flattened batch. A model with ``fuse_loss`` takes it, and a GPU then need not search
-            for them; other models know no such argument. True: as many as there are labels. A
-            number: always so many, -1 after the last, for static shapes (evaluation excepted).
-            With selection="budget" a row of n maskable tokens has round(rate * n) labels, halves
-            rounded up. More labels than that: ValueError.
+            the flattened batch. Only a model with ``fuse_loss`` takes it; a GPU then need not
+            search for them. True: as many as there are labels. A number: always so many, -1 after
+            the last, for static shapes (not in evaluation); more labels than that: ValueError. A
+            row of n maskable tokens has round(rate * n) labels, halves up, if selection="budget".
 
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which.
+
+    Example:
+        >>> from maskft import DataCollatorForLanguageModeling
+        >>> sorted(DataCollatorForLanguageModeling(tokenizer, strategy="span", seed=1)(rows))
+        ['attention_mask', 'input_ids', 'labels', 'token_type_ids']
     """
 
     whole_word_mask: bool = False  # these two again for the type checker, which skips Transformers

@@ -146,6 +146,12 @@ class DataCollatorForSpanCorruption(_Denoising):
             that does not fit, more spans than sentinels; saying which and what to do.
 
     Source: Raffel et al. (2020) for T5, Tay et al. (2022) for UL2.
+
+    Example:
+        >>> from maskft import DataCollatorForSpanCorruption
+        >>> batch = DataCollatorForSpanCorruption(t5_tokenizer, seed=1)(rows)
+        >>> sorted(batch)
+        ['attention_mask', 'input_ids', 'labels']
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -198,6 +204,12 @@ class DataCollatorForTextInfilling(_Denoising):
             does not fit; saying which and what to do.
 
     Source: Lewis et al. (2020).
+
+    Example:
+        >>> from maskft import DataCollatorForTextInfilling
+        >>> batch = DataCollatorForTextInfilling(bart_tokenizer, seed=1)(rows)
+        >>> sorted(batch)
+        ['attention_mask', 'input_ids', 'labels']
     """
 
     tokenizer: PreTrainedTokenizerBase

@@ -33,6 +33,12 @@ class UnmaskedCollator:
 
     Raises:
         TypeError, ValueError: a collator or dtype that does not fit.
+
+    Example:
+        >>> from maskft import DataCollatorForLanguageModeling, UnmaskedCollator
+        >>> unmasked = UnmaskedCollator(DataCollatorForLanguageModeling(tokenizer, seed=1))
+        >>> sorted(unmasked(rows))
+        ['attention_mask', 'input_ids', 'masking', 'token_type_ids']
     """
 
     def __init__(
@@ -78,6 +84,13 @@ def mask_batch(
 
     Raises:
         TypeError, ValueError: a collator or batch that does not fit; label_positions=True on a GPU.
+
+    Example:
+        >>> from maskft import DataCollatorForLanguageModeling, UnmaskedCollator, mask_batch
+        >>> collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
+        >>> batch = mask_batch(UnmaskedCollator(collator)(rows), collator)
+        >>> bool((batch["labels"] == collator(rows)["labels"]).all())
+        True
     """
     check_collator(collator)
     if not isinstance(batch, Mapping):

@@ -65,6 +65,12 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which; a column
             that is neither a token's nor used in masking.
+
+    Example:
+        >>> from maskft import DataCollatorWithPacking
+        >>> batch = DataCollatorWithPacking(tokenizer, attention="block_diagonal", seed=1)(rows)
+        >>> batch["input_ids"].numel() == sum(len(row["input_ids"]) for row in rows)
+        True
     """
 
     attention: str = field(kw_only=True)

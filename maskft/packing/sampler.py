@@ -35,6 +35,12 @@ class PackedBatchSampler(Sampler[list[int]]):
 
     Raises:
         TypeError, ValueError: as ``pack_rows``; a rank outside [0, num_replicas).
+
+    Example:
+        >>> from maskft import PackedBatchSampler
+        >>> sampler = PackedBatchSampler([5, 3, 4, 4], block_size=8, shuffle=False)
+        >>> list(sampler)
+        [[0, 1], [2, 3]]
     """
 
     def __init__(

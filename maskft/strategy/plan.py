@@ -20,6 +20,15 @@ class Plan:
         rates: float [B, T], the rate of each token or of its unit; under an exact budget that at a
             unit's first token that may be masked. None: the collator's rate.
         unit_rates: float [B, U], the rate of each unit, in place of ``rates``.
+
+    Example:
+        >>> from maskft import DataCollatorForLanguageModeling, Plan
+        >>> def rare_words(tokens):
+        ...     rates = 0.05 + 0.2 * (tokens.input_ids > 30)  # if ids are by frequency
+        ...     return Plan(units=tokens.words(), rates=rates)
+        >>> collator = DataCollatorForLanguageModeling(tokenizer, strategy=rare_words, seed=1)
+        >>> bool((collator(rows)["labels"] != -100).any())
+        True
     """
 
     units: Tensor | None = None
@@ -38,6 +47,17 @@ class Tokens:
         columns: the columns the strategy asked for, padded to [B, T].
         attention_mask, special_tokens_mask: [B, T] or None; ``maskable``: bool [V].
         offset_mapping [B, T, 2], word_ids [B, T]: as the examples brought them, or None.
+
+    Example:
+        >>> import torch
+        >>> from maskft import DataCollatorForLanguageModeling
+        >>> def split_words(tokens):
+        ...     words = tokens.words()
+        ...     several = (words == words.roll(1, 1)) | (words == words.roll(-1, 1))
+        ...     return torch.where(several, words, -1)  # words of one piece are never masked
+        >>> batch = DataCollatorForLanguageModeling(tokenizer, strategy=split_words, seed=1)(rows)
+        >>> sorted(batch)
+        ['attention_mask', 'input_ids', 'labels', 'token_type_ids']
     """
 
     input_ids: Tensor

@@ -31,6 +31,12 @@ class RateSchedule:
 
     Raises:
         ValueError: a field that does not fit.
+
+    Example:
+        >>> from maskft import RateSchedule
+        >>> schedule = RateSchedule("linear", begin=0.3, end=0.1)
+        >>> round(schedule(0.0), 2), round(schedule(0.5), 2), round(schedule(1.0), 2)
+        (0.3, 0.2, 0.1)
     """
 
     kind: str

@@ -22,6 +22,19 @@ class Strategy:
         replacement: "unit" where one action (mask, random or keep) goes for a whole unit.
         reads_sample_ids: the plan is random itself and depends on ``tokens.sample_ids()``. They are
             then hashed once for plan and masks; without it once for each.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> from maskft import DataCollatorForLanguageModeling, Plan, Strategy
+        >>> @dataclass(frozen=True)
+        ... class LaterWords(Strategy):
+        ...     def plan(self, tokens):
+        ...         words = tokens.words()
+        ...         return Plan(units=torch.where(words < 2, -1, words))  # never the first two
+        >>> collator = DataCollatorForLanguageModeling(tokenizer, strategy=LaterWords(), seed=1)
+        >>> sorted(collator(rows))
+        ['attention_mask', 'input_ids', 'labels', 'token_type_ids']
     """
 
     columns: Mapping[str, int | float] = {}

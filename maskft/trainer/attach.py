@@ -25,6 +25,11 @@ class MaskingCallback(TrainerCallback):
         collator: whatever has ``set_epoch``, and ``set_progress`` if its rate follows a schedule.
             Workers see the change, persistent ones too.
         mask_on_device: batches are masked as they reach the model, not when they are made.
+
+    Example:
+        >>> from maskft import DataCollatorForLanguageModeling, MaskingCallback
+        >>> collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
+        >>> trainer.add_callback(MaskingCallback(collator))
     """
 
     def __init__(self, collator: SampleDraws, *, mask_on_device: bool = False) -> None:
@@ -102,6 +107,11 @@ def attach(
         TypeError: the trainer's collator is not maskft's; packing with a dataset without length.
         ValueError: the trainer is attached already; mask_on_device with rng="hf" or mlm=False;
             packing below 1, or with rng="hf".
+
+    Example:
+        >>> from maskft import attach
+        >>> attach(trainer) is trainer
+        True
     """
     collator = trainer.data_collator
     if not isinstance(collator, SampleDraws):
@@ -133,7 +143,13 @@ def attach(
 
 
 def detach(trainer: Trainer) -> Trainer:
-    """Undo ``attach``; a trainer that is not attached stays as it is."""
+    """Undo ``attach``; a trainer that is not attached stays as it is.
+
+    Example:
+        >>> from maskft import attach, detach
+        >>> detach(attach(trainer)) is trainer
+        True
+    """
     trainer.remove_callback(MaskingCallback)
     for name in (*_LOADERS, *REPLACED, *PACKED):
         vars(trainer).pop(name, None)
