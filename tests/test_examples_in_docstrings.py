@@ -13,12 +13,13 @@ import pytest
 from transformers import Trainer, TrainingArguments
 
 import maskft
+import maskft.annotate
 import maskkernels
 from tests.support.small import CORPUS, build_bert, build_wordpiece
 
 OBJECTS = [
     (f"{package.__name__}.{name}", getattr(package, name))
-    for package in (maskkernels, maskft)
+    for package in (maskkernels, maskft, maskft.annotate)
     for name in sorted(package.__all__)
 ]
 EXPLAINED = [(name, made) for name, made in OBJECTS if not isinstance(made, int)]  # STARTS, ENDS

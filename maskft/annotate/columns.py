@@ -14,6 +14,14 @@ class Entities:
 
     Args:
         find: from texts to the spans (begin, end) of characters in each.
+
+    Example:
+        >>> from maskft.annotate import Entities
+        >>> foxes = Entities(lambda texts: [[(4, 13)] for text in texts])  # of characters
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> foxes.columns(texts, encoded)
+        {'entity_ids': [[-1, -1, 0, 0, -1]]}
     """
 
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
@@ -38,6 +46,13 @@ class Keywords:
     Args:
         weigh: from texts to weighted spans (begin, end, weight) of characters in each.
         default: as for ``token_weights``.
+
+    Example:
+        >>> from maskft.annotate import Keywords, WordWeights
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> Keywords(WordWeights({"fox": 5.0, "quick": 2.0}), default=1.0).columns(texts, encoded)
+        {'keyword_weights': [[1.0, 1.0, 2.0, 5.0, 1.0]]}
     """
 
     weigh: Callable[[Sequence[str]], Iterable[Iterable[Weighted]]]
@@ -72,6 +87,13 @@ class WordIds:
 
     Args:
         find: from texts to the spans (begin, end) of the words in each.
+
+    Example:
+        >>> from maskft.annotate import WordIds
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> WordIds(lambda texts: [[(0, 9)] for text in texts]).columns(texts, encoded)
+        {'word_ids': [[-1, 0, 0, 8, -1]]}
     """
 
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
@@ -95,7 +117,16 @@ class WordIds:
 
 @dataclass(frozen=True)
 class Together:
-    """Make the columns of several annotators."""
+    """Make the columns of several annotators.
+
+    Example:
+        >>> from maskft.annotate import Entities, Keywords, Together, WordWeights
+        >>> entities = Entities(lambda texts: [[(4, 13)] for text in texts])
+        >>> annotator = Together((entities, Keywords(WordWeights({"fox": 5.0}))))
+        >>> texts = ["the quick fox"]
+        >>> sorted(annotator.columns(texts, tokenizer(texts, return_offsets_mapping=True)))
+        ['entity_ids', 'keyword_weights']
+    """
 
     annotators: tuple[Any, ...]
 

@@ -27,6 +27,11 @@ class Gazetteer:
     Raises:
         ValueError: no names. TypeError: names that are not strings, or one string in place of
         them. ModuleNotFoundError: ahocorasick_rs is not installed.
+
+    Example:
+        >>> from maskft.annotate import Gazetteer
+        >>> Gazetteer(["New York", "York"])(["from New York to York"])
+        [[(5, 13), (17, 21)]]
     """
 
     def __init__(self, names: Iterable[str], *, ignore_case: bool = False) -> None:

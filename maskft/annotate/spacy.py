@@ -31,6 +31,15 @@ class SpacyEntities:
     Raises:
         ValueError: there is no pipeline of this name; a batch_size below 1. TypeError: labels in
             one string. ModuleNotFoundError: spaCy is not installed.
+
+    Example:
+        >>> import spacy
+        >>> from maskft.annotate import SpacyEntities
+        >>> pipeline = spacy.blank("en")
+        >>> ruler = pipeline.add_pipe("entity_ruler")
+        >>> ruler.add_patterns([{"label": "GPE", "pattern": "Norway"}])
+        >>> SpacyEntities(pipeline)(["born in Norway"])
+        [[(8, 14)]]
     """
 
     def __init__(

@@ -25,6 +25,11 @@ class WordWeights:
             Where the weights are IDF that makes TF-IDF.
         words: from texts to the spans of their words, such as ``JiebaWords``. None: letters and
             digits in a row, and single characters of Chinese and Japanese.
+
+    Example:
+        >>> from maskft.annotate import WordWeights
+        >>> WordWeights({"fox": 2.0}, by_count=True)(["the fox and the fox"])
+        [[(4, 7, 4.0), (16, 19, 4.0)]]
     """
 
     weights: Mapping[str, float]
@@ -66,6 +71,12 @@ def tfidf_weights(
 
     Raises:
         ValueError: texts without a word. ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> from maskft.annotate import tfidf_weights
+        >>> weigh = tfidf_weights(["the fox", "the dog"])
+        >>> weigh.weights["fox"] > weigh.weights["the"]
+        True
     """
     if vectorizer is None:
         text = optional("sklearn.feature_extraction.text", "keywords")
@@ -94,6 +105,13 @@ class YakeWeights:
         extractor: ``yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0)`` (less drops words that
             look like others), or whatever has ``extract_keywords(text)`` that gives (word, score),
             the best with the lowest score.
+
+    Example:
+        >>> import yake
+        >>> from maskft.annotate import YakeWeights
+        >>> weigh = YakeWeights(yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0))
+        >>> [(begin, end) for begin, end, _ in weigh(["insulin lowers glucose"])[0]]
+        [(0, 7), (8, 14), (15, 22)]
     """
 
     extractor: Any
