@@ -12,7 +12,7 @@ from torch import Tensor
 from maskft.collate.labels import IGNORE_INDEX
 from maskft.collate.padding import Padding, as_list
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, Random, Strategy
-from maskkernels import table_columns
+from maskkernels.batch import table_columns
 
 # Columns that neither masking nor the model needs, unless a strategy asks for them
 _UNUSED = ("offset_mapping", ENTITY_COLUMN, WEIGHT_COLUMN)

@@ -19,12 +19,11 @@ from maskkernels import (
     SpanCorruption,
     TextInfilling,
     corrupt_spans,
-    flatten_rows,
     infill_text,
     pad_batch,
     pad_rows,
-    table_columns,
 )
+from maskkernels.batch import flatten_rows, table_columns
 
 RNGS = ("stream", "sample")
 _SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")

@@ -19,7 +19,7 @@ from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.collate.columns import UnmaskedBatch, offset_rows, word_rows
 from maskft.packing.attention import ATTENTIONS, lay_out, packed_attention
 from maskft.strategy import Random
-from maskkernels import flatten_rows
+from maskkernels.batch import flatten_rows
 
 _TOKEN_COLUMNS = ("token_type_ids", "special_tokens_mask", "attention_mask")
 _OWN = "strategy's "  # in front of the columns that the strategy reads

@@ -21,7 +21,7 @@ from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.collate.unmasked import UnmaskedCollator
 from maskft.packing.collator import DataCollatorWithPacking
 from maskft.packing.sampler import PackedBatchSampler
-from maskkernels import flatten_rows
+from maskkernels.batch import flatten_rows
 
 PACKED = ("_get_dataloader", "_track_num_input_tokens")  # of a trainer
 # What Trainer hands on to a DataLoader; a Transformers that does not know one has no such argument.
