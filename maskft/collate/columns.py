@@ -57,7 +57,9 @@ class UnmaskedBatch:
     def tokens(self) -> Any:
         """The ids that may be masked: [B, T], or flat [N] without the padding behind them."""
         ids = self.batch["input_ids"]
-        return ids if self.cu_seqlens is None else ids[0, : self.count]
+        if self.cu_seqlens is None:
+            return ids
+        return ids[0] if ids.shape[1] == self.count else ids[0, : self.count]
 
     def packed(self, input_ids: Any, labels: Any) -> tuple[Any, Any]:
         """Flat [N] ids and labels as [1, N + P], with the padding behind them."""

@@ -128,7 +128,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
         flat, cu_seqlens = self._flatten(rows, taken)
         batch = self._finish(flat, cu_seqlens)
         batch = batch if framework == "pt" else _as_numpy(batch)
-        count = int(cu_seqlens[-1])
+        count = flat["input_ids"].numel()
         if not self.mlm:
             return UnmaskedBatch(batch, cu_seqlens=cu_seqlens, count=count)
         return UnmaskedBatch(
@@ -184,7 +184,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
 
     def _finish(self, flat: dict[str, Tensor], cu_seqlens: Tensor) -> dict[str, Any]:
         """The model's batch without labels: ids, positions, what keeps rows apart, padding."""
-        padding = self._padding(int(cu_seqlens[-1]))
+        padding = self._padding(flat["input_ids"].numel())
         beside = {
             "input_ids": self.tokenizer.pad_token_id,
             "token_type_ids": self.tokenizer.pad_token_type_id,
