@@ -1,4 +1,4 @@
-"""What masking asks of a tokenizer: which ids may be masked, and which begin a word."""
+"""What masking needs of a tokenizer: which ids may be masked, and which begin a word."""
 
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from maskft.strategy.words import word_table
 
 
 class Vocabulary:
-    """A tokenizer's tables on a device.
+    """Hold a tokenizer's tables on a device.
 
     Args:
         tokenizer, device: whose tables, and where.

@@ -1,4 +1,4 @@
-"""Trainer glue: the collator learns the epoch, and evaluation sees the same masks every time."""
+"""The collator in a Trainer: it learns the epoch, and evaluation is deterministic."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -18,8 +18,8 @@ _LOADERS = ("get_eval_dataloader", "get_test_dataloader")
 class MaskingCallback(TrainerCallback):
     """Tell a collator the epoch and the step at the beginning of each epoch, a resumed one too.
 
-    Over a dataset without length an epoch is a pass over it. ``attach`` has Trainer resume where it
-    stood in a pass, which this callback alone does not (``maskft.trainer.resume``).
+    Over a dataset without length an epoch is a pass over it. ``attach`` has Trainer resume within a
+    pass, which this callback alone does not (``maskft.trainer.resume``).
 
     Args:
         collator: whatever has ``set_epoch``, and ``set_progress`` if its rate follows a schedule.
@@ -84,8 +84,8 @@ def attach(
 ) -> Trainer:
     """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
 
-    Acts on this one object, which it returns; ``detach`` undoes it. Two evaluations of one model
-    then agree to the last digit. The columns that the collator reads (sample ids, entities, weights
+    Acts on this one object, which it returns; ``detach`` undoes it. Evaluation is then
+    deterministic. The columns that the collator reads (sample ids, entities, weights
     of words...) are kept where Trainer would drop them (``remove_unused_columns``).
 
     A run resumed from a checkpoint goes on with the batches, masks and rates of the whole run; over
@@ -97,11 +97,11 @@ def attach(
         trainer: one whose data_collator is maskft's.
         mask_on_device: the loader only pads, to int32, and training batches are masked on the
             model's device, before Trainer counts their labels: the same masks with rng="sample",
-            by Triton on a GPU and Numba on the CPU. Evaluation is masked in the loader as ever.
-        packing: training batches are rows end to end instead of padded, so many tokens at most,
-            with the same masks (docs/packing.md); True: as many as the padded batch may have,
+            by Triton on a GPU and Numba on the CPU. Evaluation is still masked in the loader.
+        packing: training batches are packed instead of padded, with at most this many tokens and
+            the same masks (docs/packing.md); True: as many as the padded batch may have,
             ``per_device_train_batch_size`` times the longest row. A model that cannot keep packed
-            rows apart gets the same rows padded, with a warning. Evaluation is padded as ever.
+            rows apart gets the same rows padded, with a warning. Evaluation is still padded.
 
     Raises:
         TypeError: the trainer's collator is not maskft's; packing with a dataset without length.
@@ -143,7 +143,7 @@ def attach(
 
 
 def detach(trainer: Trainer) -> Trainer:
-    """Undo ``attach``; a trainer that is not attached stays as it is.
+    """Undo ``attach``; a trainer that is not attached is left as it is.
 
     Example:
         >>> from maskft import attach, detach
@@ -153,12 +153,12 @@ def detach(trainer: Trainer) -> Trainer:
     trainer.remove_callback(MaskingCallback)
     for name in (*_LOADERS, *REPLACED, *PACKED):
         vars(trainer).pop(name, None)
-    trainer._signature_columns = None  # Trainer works them out anew
+    trainer._signature_columns = None  # Trainer finds them again
     return trainer
 
 
 def _from_their_places(fetch: Callable[..., Any], passes: Passes) -> Callable[..., Any]:
-    """``fetch`` the batches of an update from where a resumed pass should go on."""
+    """Have ``fetch`` take the batches of an update from where a resumed pass continues."""
 
     @wraps(fetch)
     def get_batch_samples(epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
@@ -168,7 +168,7 @@ def _from_their_places(fetch: Callable[..., Any], passes: Passes) -> Callable[..
 
 
 def _with_fixed_masks(trainer: Trainer, build: Callable[..., Any]) -> Callable[..., Any]:
-    """``build`` a loader while the trainer's collator is its evaluation copy."""
+    """Have ``build`` make a loader with the evaluation copy of the trainer's collator."""
 
     @wraps(build)
     def get_dataloader(*args: Any, **kwargs: Any) -> Any:
