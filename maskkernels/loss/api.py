@@ -8,7 +8,13 @@ from torch import Tensor
 
 from maskkernels.backend import resolve
 from maskkernels.loss import reference
-from maskkernels.loss.job import Job, check_capacity, check_positions, outside_classes
+from maskkernels.loss.job import (
+    Job,
+    check_capacity,
+    check_positions,
+    is_autocast_on,
+    outside_classes,
+)
 from maskkernels.loss.op import cross_entropy
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -171,7 +177,7 @@ def linear_cross_entropy(
     if chunk_bytes is not None:
         _check_int("chunk_bytes", chunk_bytes, 1)
     kind = hidden.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if is_autocast_on(kind):
         hidden, weight, bias = _autocast(torch.get_autocast_dtype(kind), hidden, weight, bias)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype != hidden.dtype:
