@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import resolve
-from maskkernels.loss.job import LossJob, check_capacity, check_positions, outside_classes
+from maskkernels.loss.job import (
+    LossJob,
+    check_capacity,
+    check_positions,
+    is_autocast_on,
+    outside_classes,
+)
 from maskkernels.loss.op import cross_entropy
 from maskkernels.loss.reference import select
 from maskkernels.tokens import IGNORE_INDEX
@@ -197,7 +203,7 @@ def linear_cross_entropy(
     if chunk_bytes is not None:
         _check_int("chunk_bytes", chunk_bytes, 1)
     kind = hidden.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if is_autocast_on(kind):
         hidden, weight, bias = _autocast(torch.get_autocast_dtype(kind), hidden, weight, bias)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype != hidden.dtype:

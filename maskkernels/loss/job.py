@@ -63,9 +63,22 @@ class LossJob(NamedTuple):
         return self.input.shape[0] if self.positions is None else self.positions.shape[0]
 
 
+# Found at import: torch 2.11 cannot trace the question.
+_AUTOCAST_KINDS = tuple(
+    kind
+    for kind in ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu")
+    if torch.amp.is_autocast_available(kind)
+)
+
+
+def is_autocast_on(kind: str) -> bool:
+    """Whether autocast is enabled on a kind of device that may know none ("meta")."""
+    return kind in _AUTOCAST_KINDS and torch.is_autocast_enabled(kind)
+
+
 def no_autocast(kind: str) -> contextlib.AbstractContextManager[Any]:
-    """Without autocast, on a kind of device that may know none ("meta")."""
-    if torch.amp.is_autocast_available(kind):
+    """Disable autocast, on a kind of device that may know none ("meta")."""
+    if kind in _AUTOCAST_KINDS:
         return torch.autocast(kind, enabled=False)
     return contextlib.nullcontext()
 
