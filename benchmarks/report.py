@@ -1,8 +1,7 @@
 """Draw the committed results: ``python -m benchmarks.report``.
 
-Reads benchmarks/results/*.json and writes docs/benchmarks.md, the figures beside it, and the parts
-of README.md and docs/strategies.md between their two markers. No number in them comes from anywhere
-else.
+Reads benchmarks/results/*.json. Writes docs/benchmarks.md, its figures, and the parts of README.md
+and docs/strategies.md between their two markers. Every number in them comes from the results.
 """
 
 import json
@@ -21,11 +20,12 @@ from benchmarks.harness import RESULTS, ROOT
 DOCS = ROOT / "docs"
 OURS, THEIRS, OTHER = "#1b7f5c", "#b5b5b5", "#5b7db1"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+EVALUATED = {"tokens": "random tokens", "words": "whole words"}  # as the results name them
 Row = dict[str, Any]
 
 
 def load(name: str) -> tuple[str, list[Row]]:
-    """(where and with what the numbers were measured, rows)."""
+    """Return (provenance of the numbers, rows)."""
     found = json.loads((RESULTS / f"{name}.json").read_text())
     origin = found["provenance"]
     versions = ", ".join(
@@ -45,7 +45,7 @@ def part(rows: Iterable[Row], name: str) -> list[Row]:
 
 
 def table(headings: list[str], lines: Iterable[list[Any]]) -> str:
-    """A Markdown table; numbers with three digits."""
+    """Format a Markdown table; floats get three significant digits."""
     text = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for line in lines:
         cells = [digits(cell) if isinstance(cell, float) else str(cell) for cell in line]
@@ -54,14 +54,14 @@ def table(headings: list[str], lines: Iterable[list[Any]]) -> str:
 
 
 def digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format a number with three significant digits and no exponent."""
     if value >= 1000:
         return f"{round(value, 3 - len(str(int(value)))):,.0f}"
     return f"{value:.3g}"
 
 
 def bars(path: str, title: str, named: list[tuple[str, float, str]], unit: str) -> None:
-    """Horizontal bars on a logarithmic axis, each with its number."""
+    """Draw horizontal bars on a logarithmic axis, each labelled with its value."""
     figure, axes = plt.subplots(figsize=(8, 0.42 * len(named) + 1.1))
     names, values, colours = zip(*reversed(named), strict=True)
     drawn = axes.barh(names, values, color=colours)
@@ -75,8 +75,8 @@ def bars(path: str, title: str, named: list[tuple[str, float, str]], unit: str) 
     save(figure, path)
 
 
-def beside(axes: Any) -> None:
-    """A legend to the right of the lines."""
+def legend_right(axes: Any) -> None:
+    """Place the legend to the right of the plot."""
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -87,7 +87,7 @@ def save(figure: Any, path: str) -> None:
 
 
 def collate() -> tuple[str, str]:
-    """(section of the document, table for the README)."""
+    """Return (section of docs/benchmarks.md, table for the README)."""
     origin, rows = load("collate_cpu")
     parts = list(dict.fromkeys(row["part"] for row in rows))
     pairs = {}
@@ -102,18 +102,19 @@ def collate() -> tuple[str, str]:
             ("Transformers", "maskft"), reversed(both), (THEIRS, OURS), strict=True
         )
     ]
-    title = "Rows to masked batch, 32,768 tokens, one core"
-    bars("collate.png", title, drawn, "million tokens a second (log scale)")
+    title = "From rows to a masked batch, 32,768 tokens, one core"
+    bars("collate.png", title, drawn, "million tokens per second (log scale)")
     lines = [
         [name, theirs["p50"], ours["p50"], theirs["p50"] / ours["p50"]]
         for name, (ours, theirs) in pairs.items()
     ]
-    headings = ["batch", "Transformers, ms", "maskft, ms", "times faster"]
+    headings = ["batch", "Transformers, ms", "maskft, ms", "speedup"]
     short = table(headings, [line for line in lines if not line[0].startswith("ragged")])
     section = (
-        "## The collator\n\nRows to a padded and masked batch, at the collators' defaults; ragged "
-        "rows have an eighth of 512 tokens to all of it. Transformers' whole-word masking is given "
-        "the offsets and special tokens it needs.\n\n![throughput of the collators](collate.png)"
+        "## The collator\n\nTime to turn rows into a padded, masked batch, with each collator's "
+        "defaults. Even rows have 512 tokens; ragged rows have between an eighth of 512 tokens and "
+        "512. Transformers' whole-word masking is given the offsets and special tokens it needs."
+        "\n\n![throughput of the collators](collate.png)"
         f"\n\n{table(headings, lines)}\n\n{origin}\n"
     )
     return section, short
@@ -128,7 +129,7 @@ def mask() -> str:
          colours.get(row["what"], THEIRS))
         for row in sorted(peers, key=lambda row: row["p50"])
     ]  # fmt: skip
-    bars("mask.png", "Masking 64x512 ids, one core", drawn, "million tokens a second (log scale)")
+    bars("mask.png", "Masking 64x512 ids, one core", drawn, "million tokens per second (log scale)")
     sizes = part(rows, "sizes")
     figure, axes = plt.subplots(figsize=(8, 3.4))
     for name in dict.fromkeys(row["what"] for row in sizes):
@@ -140,18 +141,25 @@ def mask() -> str:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("tokens in the batch")
-    axes.set_ylabel("nanoseconds a token")
-    beside(axes)
+    axes.set_ylabel("nanoseconds per token")
+    legend_right(axes)
     save(figure, "mask_sizes.png")
     by_peer = table(
-        ["masker", "ms (20%)", "ms (50%)", "ms (80%)", "million tokens/s", "times mask_tokens"],
+        [
+            "masker",
+            "ms (20%)",
+            "ms (50%)",
+            "ms (80%)",
+            "million tokens/s",
+            "relative to mask_tokens",
+        ],
         [
             [r["what"], r["p20"], r["p50"], r["p80"], r["Mtokens_per_s"], r["times_ours"]]
             for r in sorted(peers, key=lambda row: row["p50"])
         ],
     )
     kinds = table(
-        ["selection", "ms", "times single tokens"],
+        ["selection", "ms", "relative to single tokens"],
         [[r["what"], r["p50"], r["times_single"]] for r in part(rows, "kinds")],
     )
     threads = table(
@@ -159,18 +167,20 @@ def mask() -> str:
         [[r["threads"], r["p50"], r["Mtokens_per_s"]] for r in part(rows, "threads")],
     )
     memory = table(
-        ["masker", "peak MiB above its input, 8192x512 (32 MiB of ids)"],
+        ["masker", "peak memory above the input, MiB"],
         [[r["what"], r["peak_MiB"]] for r in part(rows, "memory")],
     )
     return (
-        "## The op\n\n`mask_tokens` against the mask functions of others on [64, 512] int64 ids. "
-        '"Plain torch" draws once for each token with whole-tensor operations; "sparse NumPy" '
-        'draws 32 bits a token and then touches the selected ones; "by gaps" draws the distances '
-        "between selected tokens, so it never looks at the others. None of the three can give the "
-        "same masks in another batch, on another device or after a resume. A copy of the same "
-        "bytes is the limit of memory.\n\n![throughput of maskers](mask.png)\n\n"
+        "## The masking op\n\n`mask_tokens` compared with other mask functions on [64, 512] int64 "
+        'ids. "Plain torch" draws once per token, with whole-tensor operations. "Sparse NumPy" '
+        'draws 32 bits per token and then processes only the selected tokens. "NumPy by gaps" '
+        "draws the distances between selected tokens, so it never reads the others. None of these "
+        "three can reproduce its masks in another batch, on another device or after a resume. A "
+        "copy of the same bytes shows the limit set by memory.\n\n"
+        "![throughput of maskers](mask.png)\n\n"
         f"{by_peer}\n\n![cost over sizes](mask_sizes.png)\n\n{kinds}\n\n"
-        f"1024x512 tokens over threads:\n\n{threads}\n\n{memory}\n\n{origin}\n"
+        f"Scaling with threads, 1024x512 tokens:\n\n{threads}\n\n"
+        f"Memory, 8192x512 tokens (32 MiB of ids):\n\n{memory}\n\n{origin}\n"
     )
 
 
@@ -190,25 +200,25 @@ def loader() -> str:
         )  # fmt: skip
     axes.set_yscale("log")
     axes.set_xlabel("DataLoader workers (two cores)")
-    axes.set_ylabel("million tokens a second")
-    beside(axes)
+    axes.set_ylabel("million tokens per second")
+    legend_right(axes)
     save(figure, "loader.png")
     passes = table(
         ["million tokens/s", *(f"{n} workers" for n in counts)],
         [[name, *(speed[name, n] for n in counts)] for name in names],
     )
     step = table(
-        ["no worker, step of 1 M tokens/s", "wait a step, ms", "speed left"],
+        ["no worker, training at 1 M tokens/s", "wait per step, ms", "speed kept"],
         [[r["what"], r["wait_ms"], f"{r['speed_left']:.0%}"] for r in part(rows, "step")],
     )
     first = table(
-        ["first batch", "", "seconds"],
+        ["first batch", "collator", "seconds"],
         [[r["part"], r["what"], r["seconds"]] for r in rows if "seconds" in r],
     )
     return (
-        "## The DataLoader\n\n4096 rows of 512 tokens in a `datasets.Dataset`, 64 to a batch, "
-        "shuffled; a pass starts its workers anew. Handing batches from a worker to the parent "
-        "costs more than making them: with maskft the fastest loader has no workers.\n\n"
+        "## The DataLoader\n\n4096 rows of 512 tokens in a `datasets.Dataset`, shuffled, 64 per "
+        "batch. Every pass starts new workers. Transferring a batch from a worker to the parent "
+        "costs more than making it: with maskft the fastest loader has no workers.\n\n"
         f"![loader throughput](loader.png)\n\n{passes}\n\n{step}\n\n{first}\n\n{origin}\n"
     )
 
@@ -216,23 +226,24 @@ def loader() -> str:
 def denoise() -> str:
     origin, rows = load("denoise_cpu")
     lines = [[r["part"], r["what"], r["p50"], r["Mtokens_per_s"], r["times_ours"]] for r in rows]
-    scripts = table(["part", "", "ms", "million tokens/s", "times ours"], lines)
+    scripts = table(["part", "implementation", "ms", "million tokens/s", "relative to ours"], lines)
     return (
-        "## Denoising\n\n64 rows of 512 tokens to inputs and targets, with fresh spans at every "
-        "call. The NumPy script follows Transformers' T5 example, which needs rows of one length; "
-        "tightened is the same in the fewest NumPy operations. The Python script goes token by "
-        f"token, the other puts rows together from slices.\n\n{scripts}\n\n{origin}\n"
+        "## Denoising\n\nTime to turn 64 rows of 512 tokens into inputs and targets, with new "
+        "spans at every call. The NumPy script follows Transformers' T5 example, which needs rows "
+        'of one length; "tightened" is the same algorithm in the fewest NumPy operations. "Python '
+        'script" goes token by token; "Python, by slices" joins slices of the rows.\n\n'
+        f"{scripts}\n\n{origin}\n"
     )
 
 
 def loss() -> str:
     origin, rows = load("loss_cpu")
     titles = {
-        "kernel": "Loss and gradient of 307x30522 logits, in memory that is already there",
+        "kernel": "Loss and gradient of 307x30522 logits, in preallocated memory",
         "given_logits": "Loss and gradient of given logits, 2048x30522, 15% labelled",
-        "bert_small": "Head and loss of 4096 rows, 384 wide, vocabulary 30522, 15% labelled",
-        "modernbert": "Head and loss of 4096 rows, 768 wide, vocabulary 50368, 15% labelled",
-        "large_vocabulary": "A vocabulary of 256,000, 128 wide: time grows with the rows",
+        "bert_small": "Head and loss, 4096 rows, hidden size 384, vocabulary 30522, 15% labelled",
+        "modernbert": "Head and loss, 4096 rows, hidden size 768, vocabulary 50368, 15% labelled",
+        "large_vocabulary": "Head and loss, hidden size 128, vocabulary 256,000, by rows",
     }
     sections = []
     for case, title in titles.items():
@@ -242,24 +253,24 @@ def loss() -> str:
             [r["what"], r["p50"], r["times_ours"], *([r["added_MiB"]] if memory else [])]
             for r in here
         ]
-        headings = ["", "ms", "times the first", *(["MiB it adds"] if memory else [])]
+        added = ["added memory, MiB"] if memory else []
+        headings = ["implementation", "ms", "relative to the first", *added]
         sections.append(f"{title}:\n\n{table(headings, lines)}")
     return (
-        "## The losses\n\nForward and backward, float32, against torch's own on the same rows.\n\n"
-        + "\n\n".join(sections)
-        + f"\n\n{origin}\n"
+        "## The losses\n\nForward and backward passes in float32, compared with torch's own "
+        "functions on the same rows.\n\n" + "\n\n".join(sections) + f"\n\n{origin}\n"
     )
 
 
 def step() -> tuple[str, str]:
-    """(section of the document, table for the README)."""
+    """Return (section of docs/benchmarks.md, table for the README)."""
     origin, rows = load("step_cpu")
     lines = [[r["what"], r["p50"], r["times_fused"], r["added_MiB"]] for r in rows]
-    shown = table(["step, 16x128", "ms", "times fused", "MiB it adds"], lines)
+    shown = table(["step, 16x128", "ms", "relative to fused", "added memory, MiB"], lines)
     section = (
-        "## A training step\n\nBERT with 6 layers, 384 wide, vocabulary 30522; 16 rows of 128 "
-        "tokens, 15% labelled; forward and backward in float32. The encoder alone is what no head "
-        f"can be faster than.\n\n{shown}\n\n{origin}\n"
+        "## A training step\n\nForward and backward pass in float32 of BERT with 6 layers, hidden "
+        "size 384 and vocabulary 30522, on 16 rows of 128 tokens, 15% labelled. The encoder alone "
+        f"is the lower bound for any head.\n\n{shown}\n\n{origin}\n"
     )
     return section, shown
 
@@ -269,19 +280,19 @@ def strategies() -> str:
     lines = [
         [r["what"], f'"{r["rng"]}"', r["p50"], r["Mtokens_per_s"], r["times_random"]] for r in rows
     ]
-    headings = ["strategy", "rng", "ms", "million tokens/s", "times random"]
+    headings = ["strategy", "rng", "ms", "million tokens/s", "relative to random"]
     return (
-        "## Strategies\n\nThe collator, 64 rows of 512 tokens of NumPy to a masked batch, whole. "
-        "Entities and weights of words are columns that the rows bring along.\n\n"
+        "## Strategies\n\nTime of the whole collator for 64 NumPy rows of 512 tokens, by strategy. "
+        "Entities and word weights are columns of the rows, computed beforehand.\n\n"
         f"{table(headings, lines)}\n\n{origin}\n"
     )
 
 
 def study() -> str:
-    """Strategies trained and asked: the part of docs/strategies.md."""
+    """Return the comparison of strategies for docs/strategies.md."""
     origin, rows = load("strategy_study")
     names = list(dict.fromkeys(row["trained"] for row in rows if "train_loss" in row))
-    asked = [key.removesuffix(" loss") for key in rows[-1] if key.endswith(" loss")]
+    kinds = [key.removesuffix(" loss") for key in rows[-1] if key.endswith(" loss")]
     by = {(row["trained"], row["seed"]): row for row in rows}
     seeds = [row["seed"] for row in rows if row["trained"] == names[0]]
 
@@ -290,8 +301,8 @@ def study() -> str:
         return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
     losses = table(
-        ["trained with", *(f"asked for {kind}" for kind in asked)],
-        [[name, *(over_seeds(name, f"{kind} loss") for kind in asked)] for name in names],
+        ["trained with", *(f"evaluated on {EVALUATED.get(kind, kind)}" for kind in kinds)],
+        [[name, *(over_seeds(name, f"{kind} loss") for kind in kinds)] for name in names],
     )
     topics = [["untrained", f"{by['untrained', 0]['topic_accuracy']:.1%}", "", ""]]
     for name in names:
@@ -305,12 +316,12 @@ def study() -> str:
                 "" if name == "random" else ", ".join(f"{100 * b:+.1f}" for b in better),
             ]
         )
-    scores = table(["trained with", "topics right", "points over random", "seed by seed"], topics)
+    scores = table(["trained with", "topic accuracy", "points above random", "per seed"], topics)
     return f"{losses}\n\n{scores}\n\n{len(seeds)} seeds, mean ± standard deviation. {origin}"
 
 
 def put(path: Path, text: str) -> None:
-    """Write ``text`` between the two markers of a document."""
+    """Replace the text between the two markers of a document."""
     before, rest = path.read_text().split(BEGIN)
     path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
 
@@ -318,7 +329,7 @@ def put(path: Path, text: str) -> None:
 def annotate() -> str:
     origin, rows = load("annotate_cpu")
     speeds = table(
-        ["", "words", "seconds", "words/s"],
+        ["step", "words", "seconds", "words/s"],
         [
             [r["what"], f"{r['words']:,}", r["seconds"], r["words_per_s"]]
             for r in part(rows, "speed")
@@ -330,11 +341,12 @@ def annotate() -> str:
         [[r["what"], r["first_s"], r["second_s"]] for r in runs],
     )
     return (
-        "## Annotation\n\nEntities, keywords and words are worked out when texts become tokens. "
-        "The text is Wikipedia leads and, of jieba, six Chinese sentences many times over.\n\n"
-        f"{speeds}\n\nFrom a file of leads ({runs[0]['words']:,} words) to the rows of three "
-        "splits, as `maskft train` makes them, in one process after another: the second finds them "
-        "in the cache of `datasets`, and so do epochs.\n\n"
+        "## Annotation\n\nEntities, keywords and words are annotated once, when texts are "
+        "tokenized. The text is Wikipedia leads; for jieba, six Chinese sentences repeated many "
+        "times.\n\n"
+        f"{speeds}\n\nTime from a file of leads ({runs[0]['words']:,} words) to the rows of three "
+        "splits, as in `maskft train`, in two successive processes. The second run finds the rows "
+        "in the `datasets` cache, as does every epoch.\n\n"
         f"{twice}\n\n{part(rows, 'speed')[0]['libraries']}; {origin}\n"
     )
 
@@ -344,10 +356,10 @@ def main() -> None:
     section, short = collate()
     steps, short_steps = step()
     head = (
-        "# Benchmarks\n\nWritten by `python -m benchmarks.report` from benchmarks/results. Medians "
-        "of interleaved calls; every contender's result is checked before it is timed. `make "
-        "bench` measures again. What was tried on the way is in "
-        "[benchmarks/NOTES.md](../benchmarks/NOTES.md).\n\n"
+        "# Benchmarks\n\nThis page is written by `python -m benchmarks.report` from "
+        "benchmarks/results. Times are medians of interleaved calls, and every contender's "
+        "result is checked before it is timed. `make bench` measures again. "
+        "[benchmarks/NOTES.md](../benchmarks/NOTES.md) records what was tried.\n\n"
     )
     parts = [section, strategies(), mask(), loader(), annotate(), denoise(), loss(), steps]
     text = head + "\n".join(parts)

@@ -26,10 +26,10 @@ from benchmarks.harness import write
 from examples.demo import find_packages
 from maskft import DataCollatorForLanguageModeling, fuse_loss
 from maskft.annotate import Entities, Keywords, SpacyEntities, Together, tfidf_weights
-from maskft.evaluate import masked_scores
-from maskft.models import load
-from maskft.schedule import RateSchedule
+from maskft.cli.evaluate import masked_scores
+from maskft.cli.models import load
 from maskft.strategy import Entity
+from maskft.strategy.schedule import RateSchedule
 
 ROW, BATCH, STEPS, WARMUP, RATE = 48, 16, 240, 20, 5e-4
 HELD_OUT, PROBE_TRAIN, PROBE_TEST, PROBE_LABELS, PROBE_DRAWS = 400, 1100, 700, 500, 5

@@ -90,7 +90,7 @@ def measure(how: str, model_folder: Path, batch_file: Path) -> int:
     import torch
 
     from maskft import fuse_loss
-    from maskft.models import load
+    from maskft.cli.models import load
 
     model = load(str(model_folder))[0].train()
     if how == "fused":
@@ -146,11 +146,11 @@ def main() -> int:
     from rich.table import Table
 
     from maskft.cli import UsageError
-    from maskft.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
-    from maskft.data import load_texts, tokenize
-    from maskft.models import load
-    from maskft.predict import fill
-    from maskft.train import Interrupted, score_table, train
+    from maskft.cli.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
+    from maskft.cli.data import load_texts, tokenize
+    from maskft.cli.models import load
+    from maskft.cli.predict import fill
+    from maskft.cli.train import Interrupted, score_table, train
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

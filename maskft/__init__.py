@@ -8,50 +8,53 @@ Names load on first use, so that ``maskft --help`` does not wait for torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from maskft.collator import DataCollatorForLanguageModeling
-    from maskft.denoising import DataCollatorForSpanCorruption, DataCollatorForTextInfilling
-    from maskft.device import PlainCollator, mask_batch
-    from maskft.fuse import fuse_loss, unfuse_loss
-    from maskft.packing import DataCollatorWithPacking, PackedBatchSampler
-    from maskft.schedule import RateSchedule
-    from maskft.strategy import Plan, Strategy
-    from maskft.trainer import MaskingCallback, attach, detach
+if TYPE_CHECKING:  # the names of _HOMES, for tools that read code
+    from maskft.collate.collator import (
+        DataCollatorForLanguageModeling as DataCollatorForLanguageModeling,
+    )
+    from maskft.collate.denoising import (
+        DataCollatorForSpanCorruption as DataCollatorForSpanCorruption,
+    )
+    from maskft.collate.denoising import (
+        DataCollatorForTextInfilling as DataCollatorForTextInfilling,
+    )
+    from maskft.collate.unmasked import PlainCollator as PlainCollator
+    from maskft.collate.unmasked import mask_batch as mask_batch
+    from maskft.fuse import fuse_loss as fuse_loss
+    from maskft.fuse import unfuse_loss as unfuse_loss
+    from maskft.packing.collator import DataCollatorWithPacking as DataCollatorWithPacking
+    from maskft.packing.sampler import PackedBatchSampler as PackedBatchSampler
+    from maskft.strategy import Plan as Plan
+    from maskft.strategy import Strategy as Strategy
+    from maskft.strategy import Tokens as Tokens
+    from maskft.strategy.schedule import RateSchedule as RateSchedule
+    from maskft.trainer.attach import MaskingCallback as MaskingCallback
+    from maskft.trainer.attach import attach as attach
+    from maskft.trainer.attach import detach as detach
 
 _HOMES = {
-    "DataCollatorForLanguageModeling": "maskft.collator",
-    "DataCollatorForSpanCorruption": "maskft.denoising",
-    "DataCollatorForTextInfilling": "maskft.denoising",
-    "DataCollatorWithPacking": "maskft.packing",
-    "PackedBatchSampler": "maskft.packing",
-    "PlainCollator": "maskft.device",
-    "mask_batch": "maskft.device",
-    "MaskingCallback": "maskft.trainer",
+    "DataCollatorForLanguageModeling": "maskft.collate.collator",
+    "DataCollatorForSpanCorruption": "maskft.collate.denoising",
+    "DataCollatorForTextInfilling": "maskft.collate.denoising",
+    "DataCollatorWithPacking": "maskft.packing.collator",
+    "MaskingCallback": "maskft.trainer.attach",
+    "PackedBatchSampler": "maskft.packing.sampler",
+    "PlainCollator": "maskft.collate.unmasked",
     "Plan": "maskft.strategy",
-    "RateSchedule": "maskft.schedule",
+    "RateSchedule": "maskft.strategy.schedule",
     "Strategy": "maskft.strategy",
-    "attach": "maskft.trainer",
-    "detach": "maskft.trainer",
+    "Tokens": "maskft.strategy",
+    "attach": "maskft.trainer.attach",
+    "detach": "maskft.trainer.attach",
     "fuse_loss": "maskft.fuse",
+    "mask_batch": "maskft.collate.unmasked",
     "unfuse_loss": "maskft.fuse",
 }
-__all__ = [
-    "DataCollatorForLanguageModeling",
-    "DataCollatorForSpanCorruption",
-    "DataCollatorForTextInfilling",
-    "DataCollatorWithPacking",
-    "MaskingCallback",
-    "PackedBatchSampler",
-    "PlainCollator",
-    "Plan",
-    "RateSchedule",
-    "Strategy",
-    "attach",
-    "detach",
-    "fuse_loss",
-    "mask_batch",
-    "unfuse_loss",
-]
+__all__ = sorted(_HOMES)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
 
 
 def __getattr__(name: str) -> Any:

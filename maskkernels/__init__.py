@@ -4,7 +4,7 @@ Importing this package imports torch and nothing heavier; Numba and Triton load 
 that needs them.
 """
 
-from maskkernels.batch import PackedRows, flatten_rows, pad_batch, pad_rows, table_columns
+from maskkernels.batch import PackedRows, pad_batch, pad_rows
 from maskkernels.denoise import (
     CorruptedRows,
     Denoiser,
@@ -23,6 +23,8 @@ from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.pack import Packing, pack_rows
 from maskkernels.rng import hash_rows, random_words, threshold
 from maskkernels.units import (
+    ENDS,
+    STARTS,
     geometric_lengths,
     rates_from_weights,
     span_units,
@@ -32,6 +34,8 @@ from maskkernels.units import (
 )
 
 __all__ = [
+    "ENDS",
+    "STARTS",
     "CorruptedRows",
     "Denoiser",
     "LossOutput",
@@ -44,7 +48,6 @@ __all__ = [
     "TextInfilling",
     "corrupt_spans",
     "corrupted_lengths",
-    "flatten_rows",
     "geometric_lengths",
     "hash_rows",
     "infill_text",
@@ -59,7 +62,6 @@ __all__ = [
     "rates_from_weights",
     "replace_tokens",
     "span_units",
-    "table_columns",
     "threshold",
     "ul2_denoisers",
     "units_from_offsets",

@@ -1,7 +1,7 @@
-"""Fused against stock, for every language model class that Transformers maps.
+"""Compare fused with stock, for every language model class that Transformers maps.
 
 python -m tests.parity                  # all, about ten minutes; writes docs/models.md
-python -m tests.parity BertForMaskedLM  # one, to look at
+python -m tests.parity BertForMaskedLM  # one, without writing
 """
 
 import json
@@ -16,31 +16,31 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120  # for a class; a model that takes longer gets a row that says so
+SECONDS = 120  # per class; a slower model gets a row that says so
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 
 
 def examine(kind: str, model_type: str) -> dict[str, Any]:
-    """Compare a tiny model with itself fused: a row of the table."""
+    """Compare a tiny model before and after fusing; return a row of the table."""
     import transformers
 
-    import maskft.fuse
-    from maskft.check import compare
-    from maskft.head import REFUSED
+    from maskft.fuse import forward, fuse_loss, fused
+    from maskft.fuse.check import compare
+    from maskft.fuse.head import REFUSED
     from tests.support.tiny import KINDS, tiny_batch, tiny_model
 
     name = KINDS[kind][model_type]
     row: dict[str, Any] = {"kind": kind, "type": model_type, "class": name}
     if name in REFUSED:
         return row | {"why": REFUSED[name], "stage": "refused"}
-    jobs = []
+    calls = []
 
-    class Watched(maskft.fuse.Job):
+    class Watched(forward.LabelledCall):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            jobs.append(self)
+            calls.append(self)
 
-    stock_job, maskft.fuse.Job = maskft.fuse.Job, Watched
+    stock_call, forward.LabelledCall = forward.LabelledCall, Watched
     transformers.logging.set_verbosity_error()
     try:
         model = tiny_model(kind, model_type)
@@ -54,17 +54,17 @@ def examine(kind: str, model_type: str) -> dict[str, Any]:
         except Exception as error:
             return row | {"why": f"stock does not run: {_brief(error)}", "stage": "stock"}
         model.zero_grad()
-        maskft.fuse.fuse_loss(model)
+        fuse_loss(model)
         difference = compare(model, batch, training=model.training)
-        head = maskft.fuse.fused(model).head
+        head = fused(model).head
         return row | {
             "loss": difference.loss,
             "stock": difference.stock_loss,
             "gradient": difference.gradient,
             "parameter": difference.parameter,
             "agrees": difference.agrees,
-            "in_decoder": jobs[0].in_decoder,
-            "early": jobs[0].gathered,
+            "in_decoder": calls[0].in_decoder,
+            "early": calls[0].gathered,
             "shift": head.shift,
             "rows_because": head.rows_because,
         }
@@ -73,7 +73,7 @@ def examine(kind: str, model_type: str) -> dict[str, Any]:
             traceback.print_exc()
         return row | {"why": _brief(error), "stage": "fused"}
     finally:
-        maskft.fuse.Job = stock_job
+        forward.LabelledCall = stock_call
 
 
 def _brief(error: Exception) -> str:
@@ -81,7 +81,7 @@ def _brief(error: Exception) -> str:
 
 
 def classes() -> list[tuple[str, str]]:
-    """(kind, model type) of every mapped class, each class once."""
+    """List the (kind, model type) of every mapped class, each class once."""
     from tests.support.tiny import KINDS
 
     seen, found = set(), []
@@ -94,7 +94,7 @@ def classes() -> list[tuple[str, str]]:
 
 
 def sweep(wanted: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Rows for ``wanted``; a class that hangs or kills its process gets a row that says so."""
+    """Examine ``wanted``; a class that hangs or kills its process gets a row that says so."""
     from tests.support.tiny import KINDS
 
     rows: list[dict[str, Any]] = []
@@ -142,7 +142,7 @@ def main(argv: list[str]) -> int:
     logging.disable(logging.WARNING)
     if argv[:1] == ["--worker"]:
         out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what models print is not a row
+        os.dup2(2, 1)  # models print to stdout too
         for kind, model_type in json.loads(argv[1]):
             print(json.dumps(examine(kind, model_type)), file=out, flush=True)
         return 0
@@ -159,7 +159,7 @@ def main(argv: list[str]) -> int:
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """docs/models.md."""
+    """Format docs/models.md."""
     from importlib.metadata import version
 
     compared = [row for row in rows if "why" not in row]
@@ -167,14 +167,14 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Models that fuse_loss covers",
         "",
-        f"Written by `python -m tests.parity` with transformers {version('transformers')}, "
-        f"torch {version('torch')} (CPU, float32). Every masked, causal and sequence-to-sequence "
-        "language model class that Transformers maps is built with two small random layers, and "
-        "loss and all gradients of the fused model are compared with the stock model's on 2 x 16 "
-        "tokens, a third of them labelled.",
+        "This page is written by `python -m tests.parity` with transformers "
+        f"{version('transformers')} and torch {version('torch')} (CPU, float32). Every masked, "
+        "causal and sequence-to-sequence language model class that Transformers maps is built with "
+        "two small random layers. The loss and all gradients of the fused model are compared with "
+        "those of the stock model on 2 x 16 tokens, a third of them labelled.",
         "",
         f"{agree} of {len(rows)} classes agree with stock to 1e-4 of the loss and of the largest "
-        "gradient. By mapping, a class counted where it comes first:",
+        "gradient. A class in several mappings is counted in the first:",
         "",
         "| mapping | classes | agree | differ | not compared |",
         "|---|---|---|---|---|",
@@ -187,11 +187,15 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {kind} | {counts} |")
     lines += [
         "",
-        "`decoder`: the loss runs in the decoder. `logits`: the model decodes the predicted rows, "
-        "and the loss follows. `base`: the rows are gathered as they leave the base model, before "
-        "anything else of the head; `decoder` under rows: as they enter the decoder.",
+        "- **loss computed in**: `decoder` computes the loss in place of the decoder's logits; "
+        "`logits` computes it from the logits of the labelled rows, which the model decodes.",
+        "- **rows gathered at**: `base` gathers the labelled rows from the output of the base "
+        "model, before any part of the head; `decoder` gathers them at the decoder's input.",
+        "- **predicts**: the label of the token `itself`, or of the `next` token.",
+        "- **errors**: differences from stock, relative to the loss and to the largest gradient.",
         "",
-        "| class | loss in | rows at | predicts | loss | off by | gradients off by | |",
+        "| class | loss computed in | rows gathered at | predicts | loss | loss error "
+        "| gradient error | |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in compared:
@@ -207,8 +211,8 @@ def page(rows: list[dict[str, Any]]) -> str:
             "" if row["agrees"] else "**differs**",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Not compared", "", "| class | why not |", "|---|---|"]
-    stages = {"refused": "fuse_loss refuses it: ", "fused": "fused, it fails: "}
+    lines += ["", "## Not compared", "", "| class | reason |", "|---|---|"]
+    stages = {"refused": "fuse_loss refuses it: ", "fused": "fails once fused: "}
     for row in rows:
         if "why" in row:
             why = stages.get(row["stage"], "") + row["why"].replace("|", "/")

@@ -1,6 +1,7 @@
 """Masking problems that all backends are compared on; imported by tests and by a subprocess."""
 
 import itertools
+from typing import Any, NamedTuple
 
 import torch
 
@@ -44,27 +45,60 @@ def unit_tensor(kind, like):
     return torch.randint(-1, 6, like.shape, generator=g)
 
 
+class MaskCase(NamedTuple):
+    """A masking problem.
+
+    Attributes:
+        name: says what is special about it; unique.
+        input_ids: [B, T], or [N] where the arguments have cu_seqlens.
+        policy: of ``mask_tokens``, as are the keyword ``arguments``.
+    """
+
+    name: str
+    input_ids: torch.Tensor
+    policy: MaskingPolicy
+    arguments: dict[str, Any]
+
+
+SELECTIONS = {
+    "default": {},
+    "mixed": {"rate": 0.4, "mask_share": 0.5, "random_share": 0.3},
+    "all-random": {"rate": 1.0, "mask_share": 0.0, "random_share": 1.0},
+    "rate-0": {"rate": 0.0},
+    "budget": {"selection": "budget", "rate": 0.4, "mask_share": 0.5, "random_share": 0.3},
+    "budget-at-least-one": {"selection": "budget", "rate": 0.02, "at_least_one": True},
+    "budget-all": {"selection": "budget", "rate": 1.0, "mask_share": 0.34, "random_share": 0.33},
+}
+# Options that every third, fourth or fifth case has: they meet each of the others, and a grid of
+# all with all would be sixty times as large.
+DTYPES = ("int32", "int64", "int64")
+RATES = (None, "rates", None)
+REPLACEMENT_IDS = (None, "replacement_ids", None, None)
+SAMPLE_IDS = (None, None, "sample_ids", None, None)
+CAPACITIES = ("no-capacity", "capacity-0", "capacity-5", "ample-capacity")
+
+
+def capacity_of(name, ids):
+    """The number that a name of CAPACITIES means for ``ids``."""
+    return {"capacity-0": 0, "capacity-5": 5, "ample-capacity": ids.numel() + 3}.get(name)
+
+
 def cases(full=True):
-    """(name, input_ids, policy, keyword arguments)."""
+    """Every selection of single tokens and units, in every layout: MaskCases."""
     g = torch.Generator().manual_seed(9)
     table = torch.rand(V, generator=g) < 0.8
-    selections = [
-        {},
-        {"rate": 0.4, "mask_share": 0.5, "random_share": 0.3},
-        {"rate": 1.0, "mask_share": 0.0, "random_share": 1.0},
-        {"rate": 0.0},
-        {"selection": "budget", "rate": 0.4, "mask_share": 0.5, "random_share": 0.3},
-        {"selection": "budget", "rate": 0.02, "at_least_one": True},
-        {"selection": "budget", "rate": 1.0, "mask_share": 0.34, "random_share": 0.33},
-    ]
-    shapes = SHAPES if full else ("left", "packed_gaps")
-    units = (None, "runs", "scattered")
-    replacements = ("token", "unit")
-    kinds = itertools.product(shapes, selections, units, replacements, ("none", "table", "special"))
-    for n, (shape, options, unit, replacement, special) in enumerate(kinds):
+    grid = itertools.product(
+        SHAPES if full else ("left", "packed_gaps"), SELECTIONS, (None, "runs", "scattered"),
+        ("token", "unit"), ("none", "table", "special"),
+    )  # fmt: skip
+    options = map(itertools.cycle, (DTYPES, RATES, REPLACEMENT_IDS, SAMPLE_IDS, CAPACITIES))
+    chosen = zip(itertools.count(), grid, *options)
+    for n, (shape, selection, unit, replacement, special), *names in chosen:
         if (unit is None and replacement == "unit") or (not full and n % 7):
             continue
+        dtype, rates, replacement_ids, sample_ids, capacity = names
         ids, arguments = batch(shape) if full else batch(shape, 2, 11)
+        policy = MaskingPolicy(3, V, replacement=replacement, **SELECTIONS[selection])
         arguments |= {"seed": (1 << 64) - 1 - n, "epoch": (1 << 24) - 2 + n % 4}
         if special == "table":
             arguments["maskable"] = table
@@ -72,20 +106,23 @@ def cases(full=True):
             arguments["special_tokens_mask"] = (torch.rand(ids.shape, generator=g) < 0.3).long()
         if unit is not None:
             arguments["units"] = unit_tensor(unit, ids)
-        if n % 3 == 0:
-            ids = ids.int()
-        if n % 4 == 1:
+        ids = ids.to(getattr(torch, dtype))
+        if replacement_ids:
             arguments["replacement_ids"] = torch.tensor([5, 7, 11], dtype=torch.int64)
-        if n % 5 == 2:
+        if sample_ids:
             count = ids.shape[0] if ids.dim() == 2 else arguments["cu_seqlens"].numel() - 1
             arguments["sample_ids"] = torch.randint(
                 -(1 << 63), (1 << 63) - 1, (count,), generator=g
             )
-        if n % 3 == 1 and options.get("selection") != "budget":
+        if policy.selection == "budget":
+            rates = None
+        if rates:
             arguments["rates"] = torch.rand(ids.shape, generator=g, dtype=torch.float64)
-        arguments["capacity"] = (None, 0, 5, ids.numel() + 3)[n % 4]
-        policy = MaskingPolicy(3, V, replacement=replacement, **options)
-        yield f"{n}-{shape}-{options.get('selection', 'bernoulli')}-{unit}", ids, policy, arguments
+        arguments["capacity"] = capacity_of(capacity, ids)
+        units = "tokens" if unit is None else f"{unit}-by-{replacement}"
+        parts = (shape, selection, units, special, dtype, rates, replacement_ids, sample_ids)
+        name = "-".join(part for part in (*parts, capacity) if part)
+        yield MaskCase(name, ids, policy, arguments)
 
 
 def rates_of(kind, like):
@@ -102,31 +139,36 @@ def rates_of(kind, like):
 
 
 def weighted(full=True):
-    """(name, input_ids, policy, keyword arguments) of budgets whose units have their own rates."""
-    shapes = SHAPES if full else ("left", "packed_gaps")
-    kinds = ("any", "some", "tiny", "whole", "equal")
-    units = (None, "runs", "scattered")
-    chosen = itertools.product(shapes, kinds, units, ("token", "unit"), (False, True))
+    """Budgets whose units have rates of their own: MaskCases."""
+    grid = itertools.product(
+        SHAPES if full else ("left", "packed_gaps"), ("any", "some", "tiny", "whole", "equal"),
+        (None, "runs", "scattered"), ("token", "unit"), (False, True),
+    )  # fmt: skip
+    options = map(itertools.cycle, (("table", "none", "none"), CAPACITIES))
     table = torch.rand(V, generator=torch.Generator().manual_seed(8)) < 0.8
-    for n, (shape, kind, unit, replacement, at_least_one) in enumerate(chosen):
+    chosen = zip(itertools.count(), grid, *options)
+    for n, (shape, rates, unit, replacement, at_least_one), special, capacity in chosen:
         if (unit is None and replacement == "unit") or (not full and n % 5):
             continue
         ids, arguments = batch(shape) if full else batch(shape, 2, 11)
-        arguments |= {"seed": 77 + n, "epoch": n, "rates": rates_of(kind, ids)}
+        arguments |= {"seed": 77 + n, "epoch": n, "rates": rates_of(rates, ids)}
         if unit is not None:
             arguments["units"] = unit_tensor(unit, ids)
-        if n % 3 == 0:
+        if special == "table":
             arguments["maskable"] = table
-        arguments["capacity"] = (None, 0, 5, ids.numel() + 3)[n % 4]
+        arguments["capacity"] = capacity_of(capacity, ids)
         policy = MaskingPolicy(
             3, V, selection="budget", at_least_one=at_least_one, replacement=replacement,
             mask_share=0.5, random_share=0.3,
         )  # fmt: skip
-        yield f"{n}-{shape}-weighted-{kind}-{unit}", ids, policy, arguments
+        units = "tokens" if unit is None else f"{unit}-by-{replacement}"
+        least = "at-least-one" if at_least_one else "or-none"
+        name = f"{shape}-weighted-{rates}-{units}-{least}-{special}-{capacity}"
+        yield MaskCase(name, ids, policy, arguments)
 
 
 def edges():
-    """(name, input_ids, policy, keyword arguments) where quads and blocks of tokens begin and end.
+    """MaskCases where quads and blocks of tokens begin and end.
 
     First real tokens at every place modulo four, lengths that are no multiple of it, single tokens
     and rows, rows longer than any block (512, and 1024 for a budget), samples that lie across them.
@@ -148,24 +190,24 @@ def edges():
         keep = (column >= torch.tensor(starts)[:, None]) & (column < shape[1] - shape[0] // 7)
         ids = torch.randint(0, V, shape, generator=g)
         arguments = {"seed": 11, "epoch": 0, "capacity": ids.numel() // 3}
-        yield f"{name}-{selection}", ids, policy, {**arguments, "attention_mask": keep}
-        yield f"{name}-all-{selection}", ids, policy, arguments
+        yield MaskCase(f"{name}-{selection}", ids, policy, {**arguments, "attention_mask": keep})
+        yield MaskCase(f"{name}-all-{selection}", ids, policy, arguments)
         if selection == "budget":
             arguments = {**arguments, "attention_mask": keep, "rates": rates_of("any", ids)}
-            yield f"{name}-weighted", ids, policy, arguments
+            yield MaskCase(f"{name}-weighted", ids, policy, arguments)
     lengths = torch.tensor([0, 1, 2, 3, 0, 4, 5, 6, 7, 511, 0, 512, 513, 1030, 1, 0])
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     ids = torch.randint(0, V, (int(bounds[-1]),), generator=g)
     for selection, policy in policies.items():
         arguments = {"seed": 12, "epoch": 1, "capacity": 2000, "cu_seqlens": bounds}
-        yield f"packed-all-{selection}", ids, policy, arguments
+        yield MaskCase(f"packed-all-{selection}", ids, policy, arguments)
         arguments["attention_mask"] = (torch.rand(ids.shape, generator=g) < 0.8).int()
-        yield f"packed-{selection}", ids, policy, arguments
+        yield MaskCase(f"packed-{selection}", ids, policy, arguments)
         if selection == "budget":
             arguments = {**arguments, "rates": rates_of("some", ids)}
-            yield "packed-weighted", ids, policy, arguments
+            yield MaskCase("packed-weighted", ids, policy, arguments)
             arguments = {**arguments, "units": unit_tensor("scattered", ids)}
-            yield "packed-weighted-units", ids, policy, arguments
+            yield MaskCase("packed-weighted-units", ids, policy, arguments)
 
 
 def tied_job(**changes):

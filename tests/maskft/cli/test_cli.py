@@ -13,11 +13,12 @@ import torch
 from spacy.lang.zh.examples import sentences as CHINESE
 from transformers import AutoModelForMaskedLM, BertModel, BertTokenizer
 
-from maskft import cli, finders, train
-from maskft.cli import main
-from maskft.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
-from maskft.evaluate import masked_scores, predicted_logits
-from maskft.preview import STYLES, Piece, render
+from maskft import cli, extras
+from maskft.annotate import spacy
+from maskft.cli import main, train
+from maskft.cli.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
+from maskft.cli.evaluate import masked_scores, predicted_logits
+from maskft.cli.preview import STYLES, Piece, render
 from maskft.strategy import Entity, NGram, Span
 from tests.support.small import CORPUS, SPECIAL
 
@@ -293,7 +294,7 @@ def test_a_mistake_of_ours_is_not_hidden(model_dir, monkeypatch):
     def broken(*args):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("maskft.predict.fill", broken)
+    monkeypatch.setattr("maskft.cli.predict.fill", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["predict", "--model", model_dir, "a [MASK]"])
 
@@ -583,8 +584,8 @@ def test_a_mistake_in_a_strategy_is_one_sentence(
     def missing(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(finders, "import_module", missing)
-    monkeypatch.setattr(finders, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "import_module", missing)
+    monkeypatch.setattr(spacy, "find_spec", lambda name: None)
     files = {
         "EMPTY": "\n \n",
         "BAD": "fox\t1\nmask one\n",

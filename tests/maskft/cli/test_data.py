@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskft.cli import UsageError
-from maskft.config import DataArguments
-from maskft.data import load_texts, row_length, split_of, tokenize
+from maskft.cli.config import DataArguments
+from maskft.cli.data import load_texts, row_length, split_of, tokenize
 from tests.support.small import build_byte_level
 
 TEXTS = [f"text number {i}" for i in range(400)]

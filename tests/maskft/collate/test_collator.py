@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from maskft import DataCollatorForLanguageModeling, fuse_loss
-from maskft.draws import EVALUATION_EPOCH
+from maskft.collate.randomness import EVALUATION_EPOCH
 from maskkernels import hash_rows, random_words
 
 Stock = transformers.DataCollatorForLanguageModeling

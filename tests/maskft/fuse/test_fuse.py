@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
-import maskft.fuse
 from maskft import fuse_loss, unfuse_loss
-from maskft.check import compare
-from maskft.fuse import fused
+from maskft.fuse import forward, fused
+from maskft.fuse.check import compare
 from tests.support.tiny import VOCABULARY, tiny_batch, tiny_model
 
 MODELS = {
@@ -352,13 +351,13 @@ def test_check_compares_with_stock(bert, caplog, monkeypatch):
     assert "gradients differ by at most" in caplog.text
     assert compare(bert, tiny_batch(bert)).agrees
     unfuse_loss(bert)
-    loss = maskft.fuse.linear_cross_entropy
+    loss = forward.linear_cross_entropy
 
     def wrong(*args, **kwargs):
         result = loss(*args, **kwargs)
         return result._replace(loss=result.loss * 1.01)
 
-    monkeypatch.setattr(maskft.fuse, "linear_cross_entropy", wrong)
+    monkeypatch.setattr(forward, "linear_cross_entropy", wrong)
     with pytest.raises(ValueError, match=r"BertForMaskedLM disagree"):
         fuse_loss(bert, check=tiny_batch(bert))
     assert fused(bert) is None

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from maskft import DataCollatorForLanguageModeling, DataCollatorWithPacking, PackedBatchSampler
-from maskft.attention import lay_out, packed_attention
+from maskft.packing.attention import lay_out, packed_attention
 from maskft.strategy import Entity
 
 TINY = {

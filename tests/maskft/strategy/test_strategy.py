@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from maskft import DataCollatorForLanguageModeling, Plan, RateSchedule, attach
-from maskft.schedule import parse_schedule
 from maskft.strategy import (
     STRATEGIES,
     Entity,
@@ -21,7 +20,8 @@ from maskft.strategy import (
     Span,
     Strategy,
 )
-from maskft.vocabulary import Vocabulary
+from maskft.strategy.schedule import parse_schedule
+from maskft.strategy.vocabulary import Vocabulary
 from maskkernels import (
     MaskingPolicy,
     geometric_lengths,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-from maskft.words import ENDS, STARTS, word_table
+from maskft.strategy.words import ENDS, STARTS, word_table
 from maskkernels import units_from_offsets, units_from_word_ids, word_units
 from tests.support.small import CORPUS, build_wordpiece
 

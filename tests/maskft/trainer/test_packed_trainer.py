@@ -20,9 +20,9 @@ from maskft import (
     attach,
     detach,
     fuse_loss,
-    packed_trainer,
 )
-from maskft.packed_trainer import row_lengths
+from maskft.trainer import packing as packed_trainer
+from maskft.trainer.packing import row_lengths
 from tests.maskft.trainer.test_fuse_trainer import still
 from tests.support.small import CORPUS
 

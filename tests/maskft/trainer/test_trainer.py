@@ -6,7 +6,7 @@ import transformers
 from transformers import Trainer, TrainingArguments
 
 from maskft import DataCollatorForLanguageModeling, MaskingCallback, attach, detach
-from maskft.draws import EVALUATION_EPOCH
+from maskft.collate.randomness import EVALUATION_EPOCH
 
 
 class Recorder(DataCollatorForLanguageModeling):

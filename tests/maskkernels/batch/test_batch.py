@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskkernels import PackedRows, flatten_rows, pad_batch, pad_rows
+from maskkernels import PackedRows, pad_batch, pad_rows
+from maskkernels.batch import flatten_rows
 
 ROWS = [[5, 1, 2], [], [7], [3, 3, 3, 3, -9]]
 FORMS = {

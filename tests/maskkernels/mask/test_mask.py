@@ -54,7 +54,7 @@ def assert_equal(a, b):
 
 def test_the_cases_cover_what_they_should():
     for text in (
-        "budget-None",
+        "budget-tokens",
         "budget-runs",
         "budget-scattered",
         "packed_gaps",

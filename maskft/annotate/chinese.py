@@ -1,0 +1,29 @@
+"""Find Chinese words, which no space separates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from maskft.annotate.spans import Span
+
+
+@dataclass(frozen=True)
+class JiebaWords:
+    """Chinese words, for ``WordIds``.
+
+    Args:
+        segment: the ``jieba`` module, or whatever has ``tokenize(text)`` that yields (word, begin,
+            end).
+    """
+
+    segment: Any
+    version: str | None = field(init=False, repr=False)  # so that another version annotates again
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", getattr(self.segment, "__version__", None))
+
+    def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
+        return [
+            [(begin, end) for word, begin, end in self.segment.tokenize(text) if word.strip()]
+            for text in texts
+        ]

@@ -1,0 +1,117 @@
+"""Weigh the words of texts: a mapping, TF-IDF, YAKE."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from maskft.annotate.spans import Span, Weighted
+from maskft.extras import optional
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+")
+
+
+@dataclass(frozen=True)
+class WordWeights:
+    """Weights from a mapping, for ``Keywords``; a word that is not in it has none of its own.
+
+    Args:
+        weights: from words, in lower case, to their weights.
+        by_count: True: times n, how often the word stands in the text; "log": times 1 + log(n).
+            Where the weights are IDF that makes TF-IDF.
+        words: from texts to the spans of their words, such as ``JiebaWords``. None: letters and
+            digits in a row, and single characters of Chinese and Japanese.
+    """
+
+    weights: Mapping[str, float]
+    by_count: bool | str = False
+    words: Callable[[Sequence[str]], Iterable[Iterable[Span]]] | None = None
+
+    def __call__(self, texts: Sequence[str]) -> list[list[Weighted]]:
+        found = []
+        for text, spans in zip(texts, (self.words or _words)(texts), strict=True):
+            words = [(text[begin:end].lower(), begin, end) for begin, end in spans]
+            counts = Counter(word for word, _, _ in words if word in self.weights)
+            weights = {word: self._weight(word, n) for word, n in counts.items()}
+            found.append(
+                [(begin, end, weights[word]) for word, begin, end in words if word in weights]
+            )
+        return found
+
+    def _weight(self, word: str, count: int) -> float:
+        times = 1 + math.log(count) if self.by_count == "log" else count if self.by_count else 1
+        return self.weights[word] * times
+
+
+def _words(texts: Sequence[str]) -> Iterator[list[Span]]:
+    return ([match.span() for match in _WORD.finditer(text)] for text in texts)
+
+
+def tfidf_weights(
+    texts: Iterable[str],
+    vectorizer: Any = None,
+    words: Callable[[Sequence[str]], Iterable[Iterable[Span]]] | None = None,
+) -> WordWeights:
+    """TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
+
+    Args:
+        texts: the corpus.
+        vectorizer: scikit-learn's TfidfVectorizer, of words. None: one with sublinear_tf, for tf is
+            1 + log(n) then: with n a long text has "the" outweigh its rare words.
+        words: as for ``WordWeights``.
+
+    Raises:
+        ValueError: texts without a word. ModuleNotFoundError: scikit-learn is not installed.
+    """
+    if vectorizer is None:
+        text = optional("sklearn.feature_extraction.text", "keywords")
+        find = words or _words
+        vectorizer = text.TfidfVectorizer(
+            analyzer=lambda t: [t[b:e].lower() for found in find([t]) for b, e in found],
+            sublinear_tf=True,
+        )
+    try:
+        vectorizer.fit(texts)
+    except ValueError as error:
+        if "empty vocabulary" not in str(error):
+            raise
+        raise ValueError("TF-IDF: there is no word in the texts") from error
+    idf = vectorizer.idf_
+    weights = {word: float(idf[i]) for word, i in vectorizer.vocabulary_.items()}
+    by_count = "log" if getattr(vectorizer, "sublinear_tf", False) else True
+    return WordWeights(weights, by_count, words)
+
+
+@dataclass(frozen=True)
+class YakeWeights:
+    """Weights of the words that YAKE takes for keywords: -log of their score, for ``Keywords``.
+
+    Args:
+        extractor: ``yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0)`` (less drops words that
+            look like others), or whatever has ``extract_keywords(text)`` that gives (word, score),
+            the best with the lowest score.
+    """
+
+    extractor: Any
+    _fresh: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_fresh", deepcopy(self.extractor))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return YakeWeights, (self._fresh,)  # as it was before it remembered what it read
+
+    def __call__(self, texts: Sequence[str]) -> list[list[Weighted]]:
+        found = []
+        for text in texts:
+            scores = dict(self.extractor.extract_keywords(text))
+            weights = {
+                word.lower(): -math.log(min(max(score, 1e-9), 0.99))
+                for word, score in scores.items()
+            }
+            found += WordWeights(weights)([text])
+        return found

@@ -1,0 +1,67 @@
+"""The ``maskft`` command: train, preview, predict, doctor.
+
+    maskft train --model bert-base-uncased --train-file notes.txt --output-dir notes-bert
+    maskft preview --model bert-base-uncased --train-file notes.txt --strategy whole_word
+    maskft predict --model notes-bert "The cat sat on the [MASK]."
+    maskft doctor bert-base-uncased
+
+A user's mistake ends in one sentence on standard error and exit status 2, an interrupted training
+run in 130. Nothing heavy is imported before a subcommand runs.
+"""
+
+import sys
+from importlib import import_module
+
+from maskft.cli.messages import UsageError
+from maskft.extras import require
+
+# The module of each command, the packages of the extra "train" that it needs, and what it does
+COMMANDS = {
+    "train": (
+        "maskft.cli.train",
+        ("accelerate", "datasets", "rich"),
+        "masked fine-tuning of a model on text, JSONL, Parquet or a dataset",
+    ),
+    "preview": (
+        "maskft.cli.preview",
+        ("datasets", "rich"),
+        "print rows as the model would see them, with the realised rates",
+    ),
+    "predict": ("maskft.cli.predict", (), "the most probable tokens for each mask in a text"),
+    "doctor": (
+        "maskft.cli.doctor",
+        (),
+        "what fuse_loss does to a model, which backend runs, and why",
+    ),
+}
+
+
+def usage() -> str:
+    lines = ["usage: maskft COMMAND [options]", ""]
+    lines += [f"  maskft {name:<8} {what}" for name, (_, _, what) in COMMANDS.items()]
+    return "\n".join([*lines, "", "maskft COMMAND --help lists the options of a command."])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        print(f"maskft: unknown command {argv[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module, packages, _ = COMMANDS[argv[0]]
+    try:
+        require(packages, "train")
+    except ModuleNotFoundError as error:
+        print(f"maskft {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    try:
+        return import_module(module).main(argv[1:])
+    except UsageError as error:
+        print(f"maskft {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"maskft {argv[0]}: interrupted", file=sys.stderr)
+        return 130

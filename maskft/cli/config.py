@@ -1,0 +1,314 @@
+"""The options of the command line, as dataclasses that HfArgumentParser reads."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from maskft.cli.messages import UsageError
+from maskft.collate.collator import RNGS, STRATEGIES
+from maskft.strategy import Entity, NGram, Span, Strategy
+from maskft.strategy.schedule import parse_schedule
+
+WITHIN_COLUMN = "within"  # not 0 where --within lets tokens be masked
+WORDS = ("vocabulary", "jieba")
+# Options of one strategy: the option, the strategy, what it gives it
+_OWN = {
+    "ngram": ("ngram", NGram, "n"),
+    "span_p": ("span", Span, "p"),
+    "span_longest": ("span", Span, "longest"),
+    "entity_rest": ("entity", Entity, "rest"),
+    "entity_rate": ("entity", Entity, "rate"),
+}
+# Where the columns of one strategy come from
+_SOURCES = {"entities": "entity", "entity_labels": "entity", "keywords": "keyword"}
+
+
+@dataclass
+class ModelArguments:
+    """Which model."""
+
+    model: str = field(metadata={"help": "name or folder of a masked language model"})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "run code that comes with the model; off unless asked"}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which text, and how it is split."""
+
+    train_file: list[str] = field(
+        default_factory=list,
+        metadata={"help": "files of text: .txt (a row a line), .jsonl or .json, .parquet"},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "folder written by datasets' save_to_disk"}
+    )
+    text_column: str = field(default="text", metadata={"help": "the column that holds the text"})
+    pair_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "a second column of text: the two are tokenized as a pair, such as question "
+            "and context, or source and target"
+        },
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "tokens in a row, at most; longer texts go on in rows of their own"},
+    )
+    validation_fraction: float = field(
+        default=0.05,
+        metadata={"help": "share of texts held out; which ones, a hash of each text decides"},
+    )
+    test_fraction: float = field(default=0.05, metadata={"help": "likewise, for the test split"})
+
+    def check(self) -> None:
+        if bool(self.train_file) == bool(self.dataset):
+            raise UsageError("give the text with --train-file or with --dataset, one of the two")
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} must be in [0, 1), got {getattr(self, name)}"
+                )
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise UsageError("--validation-fraction and --test-fraction leave nothing to train on")
+        if self.max_length is not None and self.max_length < 3:
+            raise UsageError(f"--max-length must be at least 3, got {self.max_length}")
+        if self.pair_column == self.text_column:
+            raise UsageError(f"--text-column and --pair-column are both {self.text_column!r}")
+
+    def columns(self) -> list[str]:
+        """The columns of text, in the order of the pair."""
+        return [self.text_column, *([] if self.pair_column is None else [self.pair_column])]
+
+
+@dataclass
+class MaskingArguments:
+    """What is masked."""
+
+    strategy: str = field(default="random", metadata={"help": " or ".join(STRATEGIES)})
+    ngram: int | None = field(
+        default=None, metadata={"help": "with --strategy ngram: words in a run (3)"}
+    )
+    span_p: float | None = field(
+        default=None,
+        metadata={"help": "with --strategy span: lengths are geometric with this p (0.2)"},
+    )
+    span_longest: int | None = field(
+        default=None, metadata={"help": "with --strategy span: the most words in a span (10)"}
+    )
+    mlm_probability: float = field(default=0.15, metadata={"help": "share of tokens to predict"})
+    mask_replace_prob: float = field(
+        default=0.8, metadata={"help": "share of those that become the mask token"}
+    )
+    random_replace_prob: float = field(
+        default=0.1, metadata={"help": "share of those that become a random token"}
+    )
+    entities: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --strategy entity: a file with a name a line, or spacy:PIPELINE (such as "
+            "spacy:en_core_web_sm)"
+        },
+    )
+    entity_labels: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "with --entities spacy: the kinds to keep, such as PERSON ORG (all but dates, "
+            "times and numbers)"
+        },
+    )
+    entity_rest: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --strategy entity: words masks other words too (the default), none never"
+        },
+    )
+    entity_rate: float | None = field(
+        default=None,
+        metadata={"help": "with --strategy entity: share of entities to mask (mlm_probability)"},
+    )
+    keywords: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --strategy keyword: tfidf (of the training texts; the default), yake, or "
+            "a file with word, tab, weight a line"
+        },
+    )
+    words: str = field(
+        default="vocabulary",
+        metadata={
+            "help": "what words are, for all strategies but random: vocabulary (the tokenizer's "
+            "marks), or jieba for Chinese"
+        },
+    )
+    within: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --pair-column: mask nothing but this text of the pair: the name of its "
+            "column, or 0 for the first, 1 for the second, 0,1 for both"
+        },
+    )
+    selection: str = field(
+        default="bernoulli",
+        metadata={"help": "bernoulli, or budget: exactly mlm_probability of every row"},
+    )
+    rate_schedule: str | None = field(
+        default=None,
+        metadata={
+            "help": "in place of one rate: linear:0.3:0.05, cosine:0.3:0.05 or steps:0.3,0.5:0.15 "
+            "(0.15 from half of training on)"
+        },
+    )
+    rng: str = field(
+        default="sample",
+        metadata={"help": f"where masks come from: {' or '.join(RNGS)} (see the README)"},
+    )
+
+    def collator(self, tokenizer: Any, seed: int) -> Any:
+        """The collator these options describe.
+
+        Raises:
+            UsageError: an option or the tokenizer does not fit.
+        """
+        from maskft.collate.collator import DataCollatorForLanguageModeling
+
+        try:
+            return DataCollatorForLanguageModeling(
+                tokenizer,
+                mlm_probability=self.mlm_probability,
+                mask_replace_prob=self.mask_replace_prob,
+                random_replace_prob=self.random_replace_prob,
+                seed=seed,
+                rng=self.rng,
+                strategy=self._chosen(),
+                selection=self.selection,
+                within=None if self.within is None else WITHIN_COLUMN,
+                schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def _chosen(self) -> str | Strategy:
+        """The strategy with the options that were given for it."""
+        options, made = {}, None
+        for name, (strategy, kind, argument) in _OWN.items():
+            if (value := getattr(self, name)) is None:
+                continue
+            if strategy != self.strategy:
+                raise ValueError(_goes_with(name, strategy, self.strategy))
+            options[argument], made = value, kind
+        return self.strategy if made is None else made(**options)
+
+    def sides(self, data: DataArguments) -> tuple[int, ...] | None:
+        """Which texts of a pair ``within`` names, 0 for the first; None: it is not given.
+
+        Raises:
+            UsageError: it names none, or there are no pairs.
+        """
+        if self.within is None:
+            return None
+        columns = data.columns()
+        if len(columns) < 2:
+            raise UsageError("--within needs a second text: --pair-column names its column")
+        named = {"0": (0,), "1": (1,), "0,1": (0, 1), columns[0]: (0,), columns[1]: (1,)}
+        if self.within not in named:
+            raise UsageError(f"--within must be one of {tuple(named)}, got {self.within!r}")
+        return named[self.within]
+
+    def annotator(self, train: Any) -> Any:
+        """What adds the strategy's columns to tokenized texts; None where it needs none.
+
+        Args:
+            train: the dataset of training texts, for the weights of words.
+
+        Raises:
+            UsageError: something is missing: an option, a file, a package.
+        """
+        from maskft.annotate import Together, WordIds
+        from maskft.cli.annotators import entities, jieba_words, keywords
+
+        found: list[Any] = []
+        words = None
+        try:
+            if self.words == "jieba":
+                if self.strategy == "random":
+                    raise UsageError("--words goes with strategies of words, not random")
+                words = jieba_words()
+                found.append(WordIds(words))
+            elif self.words not in WORDS:
+                raise UsageError(f"--words must be one of {WORDS}, got {self.words!r}")
+            for name, strategy in _SOURCES.items():
+                if getattr(self, name) and strategy != self.strategy:
+                    raise UsageError(_goes_with(name, strategy, self.strategy))
+            if self.strategy == "entity":
+                found.append(entities(self.entities, self.entity_labels))
+            elif self.strategy == "keyword":
+                found.append(keywords(self.keywords or "tfidf", train, words))
+        except ModuleNotFoundError as error:
+            raise UsageError(str(error)) from None
+        return Together(tuple(found)) if found else None
+
+
+def _goes_with(name: str, strategy: str, chosen: str) -> str:
+    return f"--{name.replace('_', '-')} goes with --strategy {strategy}, not {chosen}"
+
+
+@dataclass
+class TrainArguments(TrainingArguments):
+    """Trainer's own arguments, with a few defaults of ours."""
+
+    output_dir: str = field(
+        default="maskft-output", metadata={"help": "folder for checkpoints, model and metrics"}
+    )
+    report_to: str = field(default="none", metadata={"help": "Trainer's integrations, or none"})
+    logging_steps: float = field(default=20, metadata={"help": "report every so many steps"})
+    include_num_input_tokens_seen: str = field(
+        default="non_padding", metadata={"help": "what tokens/s counts"}
+    )
+    fused_loss: Literal["on", "off"] = field(
+        default="on",
+        metadata={"help": "head and loss on the predicted tokens only; off: as Transformers does"},
+    )
+    packing: str = field(
+        default="off",
+        metadata={
+            "help": "on: batches are rows end to end, as many tokens as the padded batch may have; "
+            "or the number of tokens (docs/packing.md)"
+        },
+    )
+
+    def block(self) -> bool | int:
+        """What ``attach`` takes for ``packing``.
+
+        Raises:
+            UsageError: neither on nor off nor a positive number.
+        """
+        if self.packing in ("on", "off"):
+            return self.packing == "on"
+        if self.packing.isdecimal() and int(self.packing) > 0:
+            return int(self.packing)
+        raise UsageError(f"--packing must be on, off or a number of tokens, got {self.packing!r}")
+
+
+class _Parser(HfArgumentParser):
+    """Says what is wrong in one sentence, without the 200 lines of usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help lists the options)")
+
+
+def parse(prog: str, description: str, kinds: tuple[type, ...], argv: list[str]) -> tuple[Any, ...]:
+    """Instances of ``kinds`` from the command line ``argv``.
+
+    Raises:
+        UsageError: an option that is unknown or does not fit.
+        SystemExit: --help.
+    """
+    usage = f"maskft {prog} --model MODEL --train-file FILE [FILE ...] [options]"
+    parser = _Parser(kinds, prog=f"maskft {prog}", usage=usage, description=description)
+    try:
+        return parser.parse_args_into_dataclasses(args=argv)
+    except (ValueError, ImportError) as error:
+        raise UsageError(" ".join(str(error).split())) from None

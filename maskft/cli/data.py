@@ -1,0 +1,297 @@
+"""Text files or a dataset, to rows of token ids in three splits.
+
+The split rule: u = blake2b(text) / 2^64 of the UTF-8 bytes; a text is test if u < test_fraction,
+validation if u < test_fraction + validation_fraction, else train. It does not depend on the order
+or on the other texts, and equal texts land in the same split. A dataset that comes with validation
+or test splits keeps them; only those it lacks are taken from train.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+from maskft.cli.config import WITHIN_COLUMN, DataArguments
+from maskft.cli.messages import UsageError
+
+SPLITS = ("train", "validation", "test")
+_OTHER_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation"}
+_LOADERS = {
+    ".txt": "text",
+    ".text": "text",
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+
+
+def load_texts(args: DataArguments) -> dict[str, Dataset]:
+    """The texts of each split that is asked for, in a column "text"; second ones in "pair".
+
+    Rows without text are left out, of a pair those without one of the two. What split a pair
+    belongs to, its first text decides.
+
+    Raises:
+        UsageError: a file or column that cannot be read, or a split that comes out empty.
+    """
+    datasets.disable_progress_bars()
+    given = _from_folder(args) if args.dataset else {"train": _from_files(args)}
+    columns = ["text", "pair"] if args.pair_column else ["text"]
+    given = {name: split.filter(_has_text, input_columns=columns) for name, split in given.items()}
+    shares = {"test": args.test_fraction, "validation": args.validation_fraction}
+    shares = {name: 0.0 if name in given else share for name, share in shares.items()}
+    if any(shares.values()):
+        train = given["train"]
+        names = [split_of(text, shares["test"], shares["validation"]) for text in train["text"]]
+        for name in SPLITS:
+            if name == "train" or shares[name]:
+                given[name] = train.select([i for i, n in enumerate(names) if n == name])
+    for name, split in given.items():
+        if not len(split):
+            total = sum(len(s) for s in given.values())
+            raise UsageError(
+                f"the {name} split is empty: there are {total} texts in all; give more text or "
+                "another --validation-fraction or --test-fraction (0 leaves a split out)"
+            )
+    return given
+
+
+def split_of(text: str, test_fraction: float, validation_fraction: float) -> str:
+    """The split a text belongs to; see the rule at the top of this file."""
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    u = int.from_bytes(digest, "big") / 2**64
+    if u < test_fraction:
+        return "test"
+    return "validation" if u < test_fraction + validation_fraction else "train"
+
+
+def row_length(tokenizer: Any, model_config: Any, asked: int | None) -> int:
+    """Tokens in a row: what was asked for, within what tokenizer and model can take, else 512."""
+    limits = [int(tokenizer.model_max_length)]
+    positions = getattr(model_config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        limits.append(positions)
+    limit = min(limits)
+    if asked is not None and asked > limit:
+        raise UsageError(f"--max-length {asked} is more than the model takes: {limit}")
+    return asked or min(limit, 512)
+
+
+def tokenize(
+    texts: Dataset,
+    tokenizer: Any,
+    max_length: int,
+    annotator: Any = None,
+    within: tuple[int, ...] | None = None,
+) -> Dataset:
+    """Rows of at most ``max_length`` token ids; a longer text goes on in rows of its own.
+
+    A pair of texts (columns "text" and "pair") shares its rows. Where one is too long, its parts
+    stand beside the whole other; where both are, the n-th part of one beside the n-th of the other,
+    and what is left of one beside the last part of the other.
+
+    Args:
+        annotator: adds columns to the rows (``maskft.annotate``); None adds none.
+        within: adds the column "within": 1 for tokens of the first text (0), the second (1) or
+            both, else 0. Unlike token types, every fast tokenizer can tell. None adds none.
+
+    Raises:
+        UsageError: an annotator or a pair, and a tokenizer that does not say where its tokens
+            stand; a row too short for a pair.
+    """
+    paired = "pair" in texts.column_names
+    if (annotator is not None or paired) and not tokenizer.is_fast:
+        raise UsageError(
+            f"{type(tokenizer).__name__} does not say where its tokens stand in the text, which "
+            "entities, keywords, --words and --pair-column need; use a model with a fast tokenizer"
+        )
+    if paired and max_length < tokenizer.num_special_tokens_to_add(pair=True) + 2:
+        raise UsageError(f"--max-length {max_length} leaves no room for a pair of texts")
+
+    def rows(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        pairs = batch.get("pair")
+        encoded = tokenizer(
+            batch["text"],
+            pairs,
+            truncation=not paired,
+            max_length=max_length,
+            return_overflowing_tokens=tokenizer.is_fast and not paired,
+            return_offsets_mapping=annotator is not None,
+            verbose=False,  # it would warn of pairs that are cut below
+        )
+        made = {k: encoded[k] for k in tokenizer.model_input_names if k in encoded}
+        if annotator is not None:
+            made |= annotator.columns(batch["text"], encoded, pairs)
+        sides: list[list[int | None]] = []
+        if within is not None or paired:
+            sides = [encoded.sequence_ids(row) for row in range(len(encoded["input_ids"]))]
+        if within is not None:
+            made[WITHIN_COLUMN] = [[int(side in within) for side in row] for row in sides]
+        if not paired:
+            return made
+        parts = [(row, part) for row, of_token in enumerate(sides)
+                 for part in _abreast(of_token, max_length)]  # fmt: skip
+        return {
+            name: [[column[row][i] for i in part] for row, part in parts]
+            for name, column in made.items()
+        }
+
+    return texts.map(rows, batched=True, remove_columns=texts.column_names)
+
+
+def _abreast(sides: Sequence[int | None], length: int) -> list[list[int]]:
+    """The tokens of each row that a pair of texts is cut into, as places in the whole pair.
+
+    Args:
+        sides: of each token, the text it is of (0, 1), or None where it stands around them.
+        length: of a row, at most. The longer text is cut first, down to half of the row's room.
+    """
+    places = [[i for i, side in enumerate(sides) if side == wanted] for wanted in (0, 1)]
+    around = [i for i, side in enumerate(sides) if side is None]
+    room = length - len(around)
+    short = min(*map(len, places), room // 2)
+    rooms = [short, room - short] if len(places[0]) <= len(places[1]) else [room - short, short]
+    cut = [
+        [text[i : i + size] for i in range(0, len(text), max(size, 1))] or [text]
+        for text, size in zip(places, rooms, strict=True)
+    ]
+    first, second = cut
+    return [
+        sorted([*around, *first[min(n, len(first) - 1)], *second[min(n, len(second) - 1)]])
+        for n in range(max(map(len, cut)))
+    ]
+
+
+def _has_text(*texts: str | None) -> bool:
+    return all(text and text.strip() for text in texts)
+
+
+def _from_folder(args: DataArguments) -> dict[str, Dataset]:
+    try:
+        loaded = load_from_disk(str(args.dataset))
+    except (OSError, ValueError, pyarrow.ArrowInvalid) as error:
+        raise UsageError(f"--dataset {args.dataset}: {_one_line(error)}") from None
+    except IndexError:  # what datasets says of one that was saved without rows
+        raise UsageError(f"--dataset {args.dataset}: the dataset is empty") from None
+    given = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+    given = {_OTHER_NAMES.get(name, name): split for name, split in given.items()}
+    if "train" not in given:
+        raise UsageError(f"--dataset {args.dataset} has no train split; it has {sorted(given)}")
+    kept = {name: given[name] for name in SPLITS if name in given}
+    return {name: _texts_only(split, str(args.dataset), args) for name, split in kept.items()}
+
+
+def _from_files(args: DataArguments) -> Dataset:
+    parts = []
+    for name in args.train_file:
+        path = Path(name)
+        loader = _LOADERS.get(path.suffix.lower())
+        if loader is None:
+            raise UsageError(f"{name}: expected a file that ends in {', '.join(_LOADERS)}")
+        if not path.is_file():
+            raise UsageError(f"{name}: no such file")
+        try:
+            _CHECKS[loader](path, args.columns())
+        except OSError as error:
+            raise UsageError(f"{name}: {error.strerror or error}") from None
+        part = load_dataset(loader, data_files=str(path), split="train")
+        parts.append(_texts_only(part, name, args))
+    return datasets.concatenate_datasets(parts)
+
+
+def _texts_only(split: Dataset, name: str, args: DataArguments) -> Dataset:
+    columns = args.columns()
+    if args.train_file and split.column_names == ["text"] and len(columns) == 1:
+        columns = ["text"]  # a text file has one column, whatever the others are called
+    for column in columns:
+        if column not in split.column_names:
+            raise _missing_column(name, column, split.column_names)
+        kind = str(split.features[column].dtype)
+        if kind not in ("string", "large_string"):
+            raise UsageError(f"{name}: column {column!r} holds {kind}, not text")
+    split = split.select_columns(columns)
+    names = dict(zip(columns, ("text", "pair"), strict=False))
+    return split.rename_columns({old: new for old, new in names.items() if old != new})
+
+
+def _missing_column(name: str, column: str, columns: Any) -> UsageError:
+    return UsageError(
+        f"{name}: no column {column!r}; there are {sorted(columns)} (--text-column and "
+        "--pair-column name them)"
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line that is not blank; refuses what is not UTF-8."""
+    empty = True
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UsageError(
+                    f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
+                    f"{line[error.start]:#04x}); convert the file to UTF-8"
+                ) from None
+            if text.strip():
+                empty = False
+                yield number, text
+    if empty:
+        raise UsageError(f"{path}: the file is empty")
+
+
+def _check_text(path: Path, columns: list[str]) -> None:
+    if len(columns) > 1:
+        raise UsageError(f"{path}: a text file has no column {columns[1]!r} (--pair-column)")
+    for number, text in _lines(path):
+        if "\0" in text:
+            raise UsageError(f"{path}: line {number} has a NUL byte; this is no text file")
+
+
+def _check_json(path: Path, columns: list[str]) -> None:
+    for number, text in _lines(path):
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"{path}: line {number} is not JSON ({error.msg} at column {error.colno}); "
+                "expected one object a line"
+            ) from None
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}: line {number} is not a JSON object")
+        for column in columns:
+            if column not in row:
+                raise _missing_column(f"{path}, line {number}", column, row)
+            if not isinstance(row[column], str):
+                kind = type(row[column]).__name__
+                raise UsageError(f"{path}: line {number}: {column!r} holds {kind}, not text")
+
+
+def _check_parquet(path: Path, columns: list[str]) -> None:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names, rows = file.schema_arrow.names, file.metadata.num_rows
+    except pyarrow.ArrowInvalid as error:
+        raise UsageError(f"{path}: not a Parquet file ({_one_line(error)})") from None
+    for column in columns:
+        if column not in names:
+            raise _missing_column(str(path), column, names)
+    if not rows:
+        raise UsageError(f"{path}: the file is empty")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+_CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
+    "text": _check_text,
+    "json": _check_json,
+    "parquet": _check_parquet,
+}

@@ -1,0 +1,93 @@
+"""Logits of the predicted tokens alone, and a model's scores on fixed masks."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from maskft.collate.collator import DataCollatorForLanguageModeling
+
+
+def predicted_logits(model: Any, inputs: dict[str, Tensor], predicted: Tensor) -> Tensor:
+    """The logits [R, V], float32, of the R tokens to be predicted; the decoder sees no others.
+
+    Args:
+        model: a masked language model, wrapped (DDP) or not.
+        inputs: what the model takes, without labels.
+        predicted: bool [B, T].
+    """
+    decoder = getattr(model, "module", model).get_output_embeddings()
+
+    def gather(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if arguments[0].shape[:-1] != predicted.shape:
+            return None
+        return (arguments[0][predicted], *arguments[1:])
+
+    handle = None if decoder is None else decoder.register_forward_pre_hook(gather)
+    try:
+        logits = model(**inputs).logits
+    finally:
+        if handle is not None:
+            handle.remove()
+    if logits.shape[:-1] == predicted.shape:  # a model that decodes in a way of its own
+        logits = logits[predicted]
+    return logits.float()
+
+
+@torch.no_grad()
+def masked_scores(
+    model: Any, rows: Any, collator: DataCollatorForLanguageModeling, batch_size: int = 16
+) -> dict[str, float]:
+    """Score a masked language model; every predicted token counts the same.
+
+    Args:
+        model: returns ``logits`` [B, T, V]; left in the mode (train or eval) it was in.
+        rows: a datasets.Dataset or list of tokenized rows.
+        collator: its ``for_evaluation`` masks are used, the same at every call.
+        batch_size: rows at a time; the scores do not depend on it but for rounding.
+
+    Returns:
+        loss: mean cross-entropy of the predicted tokens, nats. perplexity: its exponential.
+        accuracy: share of them whose most probable token is right. tokens: how many there are.
+        All NaN with 0 tokens.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))  # little padding
+    loader = DataLoader(
+        Rows(rows, order), batch_size=batch_size, collate_fn=collator.for_evaluation()
+    )
+    device, was_training = next(model.parameters()).device, model.training
+    loss, correct, count = 0.0, 0, 0
+    model.eval()
+    for batch in loader:
+        labels = batch.pop("labels").to(device)
+        predicted = labels != -100
+        inputs = {k: v.to(device) for k, v in batch.items()}
+        logits, labels = predicted_logits(model, inputs, predicted), labels[predicted]
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct += int((logits.argmax(-1) == labels).sum())
+        count += labels.numel()
+    model.train(was_training)
+    mean = loss / count if count else math.nan
+    return {
+        "loss": mean,
+        "perplexity": math.exp(mean) if mean < 700 else math.inf if count else math.nan,
+        "accuracy": correct / count if count else math.nan,
+        "tokens": count,
+    }
+
+
+class Rows(torch.utils.data.Dataset):
+    """``rows`` in another order."""
+
+    def __init__(self, rows: Any, order: Sequence[int]) -> None:
+        self.rows, self.order = rows, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.rows[self.order[i]]

@@ -1,0 +1,12 @@
+"""What the command line says to the person who runs it, besides results."""
+
+import sys
+
+
+class UsageError(Exception):
+    """A mistake of the user's, in one sentence that says what to do."""
+
+
+def say(text: str) -> None:
+    """Print a line on standard error; standard output is for results."""
+    print(text, file=sys.stderr, flush=True)

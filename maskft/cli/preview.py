@@ -1,0 +1,217 @@
+"""``maskft preview``: rows as the model would see them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from maskft.cli.config import (
+    WITHIN_COLUMN,
+    DataArguments,
+    MaskingArguments,
+    ModelArguments,
+    parse,
+)
+from maskft.cli.data import load_texts, row_length, tokenize
+from maskft.cli.messages import UsageError
+from maskft.cli.models import load_tokenizer
+from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
+from maskft.strategy.words import word_table
+from maskkernels import word_units
+
+STYLES = {"masked": "bold white on blue", "replaced": "bold white on red", "kept": "black on green"}
+_OPEN, _CLOSE = "⟦", "⟧"  # no vocabulary has them
+
+
+@dataclass
+class PreviewArguments:
+    """What to print."""
+
+    rows: int = field(default=5, metadata={"help": "how many rows to print"})
+    seed: int = field(default=42, metadata={"help": "seed of the masks"})
+    epoch: int = field(default=0, metadata={"help": "epoch of the masks (rng=sample)"})
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token as it is shown.
+
+    Attributes:
+        kind: "masked", "replaced" or "kept"; "" where the model need not predict it.
+        token, original: what the model sees, and what it must predict.
+        eligible: whether the token could have been chosen.
+        entity: the number of its entity, -1 for none.
+        word: the number of its word where the row says so, -1 for none.
+    """
+
+    kind: str
+    token: str
+    original: str = ""
+    eligible: bool = True
+    entity: int = -1
+    word: int = -1
+
+
+def pieces(
+    tokenizer: Any, seen: list[int], labels: list[int], row: dict[str, Any], rest: bool = True
+) -> list[Piece]:
+    """The tokens of a row without padding.
+
+    Args:
+        row: as it was before it was masked.
+        rest: whether tokens in no entity may be masked too.
+    """
+    special, made = tokenizer.all_special_ids, []
+    entities, words = (row.get(name, [-1] * len(seen)) for name in (ENTITY_COLUMN, WORD_COLUMN))
+    within = row.get(WITHIN_COLUMN, [1] * len(seen))
+    for new, old, entity, word, allowed in zip(seen, labels, entities, words, within, strict=True):
+        token = tokenizer.convert_ids_to_tokens(new)
+        if old == -100:
+            eligible = bool(allowed) and new not in special and (rest or entity >= 0)
+            made.append(Piece("", token, "", eligible, entity, word))
+            continue
+        kind = "masked" if new == tokenizer.mask_token_id else "kept" if new == old else "replaced"
+        made.append(Piece(kind, token, tokenizer.convert_ids_to_tokens(old), True, entity, word))
+    return made
+
+
+def render(row: Iterable[Piece], colour: bool) -> Text:
+    """A row for a terminal, or with plain marks.
+
+    Entities are underlined, or in double brackets; tokens of one word stand together where the row
+    has words of its own; tokens that may not be masked are dim.
+    """
+    text, before = Text(), Piece("", "")
+    for piece in row:
+        opens = piece.entity >= 0 and piece.entity != before.entity
+        if not colour and before.entity >= 0 and piece.entity != before.entity:
+            text.append(_CLOSE)
+        inside = colour and piece.entity >= 0 and not opens
+        if before.token and not (piece.word >= 0 and piece.word == before.word):
+            text.append(" ", "underline" if inside else "")
+        if not colour and opens:
+            text.append(_OPEN)
+        style = STYLES.get(piece.kind, "" if piece.eligible else "dim")
+        if piece.entity >= 0:
+            style += " underline"
+        text.append(_shown(piece, colour), style if colour else "")
+        before = piece
+    if not colour and before.entity >= 0:
+        text.append(_CLOSE)
+    return text
+
+
+def _shown(piece: Piece, colour: bool) -> str:
+    if not piece.kind:
+        return piece.token
+    if colour:
+        return piece.token if piece.kind == "kept" else f"{piece.token}←{piece.original}"
+    return {
+        "masked": f"[{piece.token.strip('[]<>')}<-{piece.original}]",
+        "replaced": f"{{{piece.token}<-{piece.original}}}",
+        "kept": f"({piece.token})",
+    }[piece.kind]
+
+
+def heaviest(tokenizer: Any, row: dict[str, Any], count: int = 6) -> str:
+    """The words of a row with the largest weights, and the one with the least."""
+    ids, special = row["input_ids"], tokenizer.all_special_ids
+    words = (
+        row.get(WORD_COLUMN) or word_units(torch.tensor([ids]), word_table(tokenizer))[0].tolist()
+    )
+    weights: dict[str, float] = {}
+    for _, places in groupby(range(len(ids)), key=words.__getitem__):
+        first, *rest = places
+        if ids[first] not in special:
+            word = tokenizer.decode([ids[i] for i in (first, *rest)]).strip()
+            weights[word] = row[WEIGHT_COLUMN][first]
+    ranked = sorted(weights, key=weights.__getitem__, reverse=True)
+    named = [f"{word} {weights[word]:.3g}" for word in ranked]
+    return "weights: " + ", ".join(named[:count]) + (f" ... {named[-1]}" if named[count:] else "")
+
+
+def summary(rows: list[list[Piece]], asked: float) -> str:
+    """What was chosen of what could be, and what became of it."""
+    every = [piece for row in rows for piece in row]
+    counts = {kind: sum(piece.kind == kind for piece in every) for kind in STYLES}
+    eligible, selected = sum(piece.eligible for piece in every), sum(counts.values())
+    shares = ", ".join(f"{kind} {n / max(selected, 1):.1%}" for kind, n in counts.items())
+    line = (
+        f"{selected} of {eligible} maskable tokens selected ({selected / max(eligible, 1):.1%}, "
+        f"asked {asked:.1%}); of those {shares}"
+    )
+    entities = [
+        [p for p in row if p.entity == n] for row in rows for n in {p.entity for p in row} - {-1}
+    ]
+    if entities:
+        chosen = sum(any(piece.kind for piece in entity) for entity in entities)
+        line += (
+            f"\n{len(entities)} entities of {sum(map(len, entities))} tokens, {chosen} of them "
+            "selected"
+        )
+    return line
+
+
+def main(argv: list[str]) -> int:
+    kinds = (ModelArguments, DataArguments, MaskingArguments, PreviewArguments)
+    model, data, masking, options = parse("preview", __doc__ or "", kinds, argv)
+    data.check()
+    sides = masking.sides(data)
+    if options.rows < 1:
+        raise UsageError(f"--rows must be at least 1, got {options.rows}")
+    tokenizer = load_tokenizer(model.model, model.trust_remote_code)
+    collator = masking.collator(tokenizer, options.seed)
+    data.validation_fraction = data.test_fraction = 0.0  # the first rows, whatever their split
+    texts = load_texts(data)["train"]
+    tokenized = tokenize(
+        texts.select(range(min(options.rows, len(texts)))),
+        tokenizer,
+        row_length(tokenizer, None, data.max_length),
+        masking.annotator(texts),
+        sides,
+    )
+    examples = tokenized.select(range(min(options.rows, len(tokenized)))).to_list()
+    try:
+        collator.set_epoch(options.epoch)
+        batch = collator([dict(example) for example in examples])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    real = batch["attention_mask"].bool()
+    rows = [
+        pieces(
+            tokenizer,
+            ids[kept].tolist(),
+            labels[kept].tolist(),
+            example,
+            masking.entity_rest != "none",
+        )
+        for ids, labels, kept, example in zip(
+            batch["input_ids"], batch["labels"], real, examples, strict=True
+        )
+    ]
+    console = Console(highlight=False, soft_wrap=True)
+    colour = console.is_terminal
+    console.print(*legend(masking.strategy, colour), end="\n\n", sep="")
+    for row, example in zip(rows, examples, strict=True):
+        console.print(render(row, colour))
+        if masking.strategy == "keyword":
+            console.print(heaviest(tokenizer, example), style="dim" if colour else None)
+        console.print()
+    console.print(summary(rows, masking.mlm_probability))
+    return 0
+
+
+def legend(strategy: str, colour: bool) -> tuple[Text, Text]:
+    marks = [
+        Piece("masked", "[MASK]", "token"), Piece("replaced", "other", "token"),
+        Piece("kept", "token"),
+    ]  # fmt: skip
+    names = "masked, replaced, kept"
+    if strategy == "entity":
+        marks += [Piece("", "an", entity=0), Piece("", "entity", entity=0)]
+        names += ", entity"
+    return Text(f"{names}: "), render(marks, colour)

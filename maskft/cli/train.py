@@ -1,0 +1,223 @@
+"""``maskft train``: masked fine-tuning, scored on held-out text before and after."""
+
+import errno
+import json
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from maskft.cli.config import (
+    DataArguments,
+    MaskingArguments,
+    ModelArguments,
+    TrainArguments,
+    parse,
+)
+from maskft.cli.data import load_texts, row_length, tokenize
+from maskft.cli.evaluate import masked_scores
+from maskft.cli.interrupt import Interrupted, SteadyTrainer, StopOnInterrupt
+from maskft.cli.messages import UsageError, say
+from maskft.cli.models import load
+from maskft.cli.progress import Progress
+from maskft.fuse import fuse_loss
+from maskft.trainer.attach import attach
+
+HELD_OUT = ("validation", "test")
+
+
+def train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    masking_args: MaskingArguments,
+    args: TrainArguments,
+) -> dict[str, Any]:
+    """Fine-tune a masked language model; returns what is also written to metrics.json.
+
+    The model, its tokenizer and metrics.json go to ``args.output_dir``, checkpoints below it.
+
+    Raises:
+        UsageError: something the user can mend, before any training where that is possible.
+        Interrupted: SIGINT arrived; a checkpoint was saved.
+    """
+    data_args.check()
+    sides = masking_args.sides(data_args)
+    block = args.block()
+    output = _writable(args.output_dir)
+    resume = _checkpoint(args.resume_from_checkpoint, output)
+    set_seed(args.seed)  # a fresh head is the same every time
+    model, tokenizer = load(model_args.model, model_args.trust_remote_code)
+    if args.fused_loss == "on":
+        try:
+            fuse_loss(model, label_smoothing=args.label_smoothing_factor)
+        except TypeError as error:
+            raise UsageError(f"{error}; --fused-loss off trains it as it is") from None
+        args.label_smoothing_factor = 0.0  # not Trainer's any more
+    collator = masking_args.collator(tokenizer, args.seed)
+    texts = load_texts(data_args)
+    length = row_length(tokenizer, model.config, data_args.max_length)
+    annotator = masking_args.annotator(texts["train"])
+    rows = {
+        name: tokenize(split, tokenizer, length, annotator, sides) for name, split in texts.items()
+    }
+    say(
+        "  ".join(f"{name}: {len(texts[name]):,} texts, {len(rows[name]):,} rows" for name in texts)
+        + f"  of at most {length} tokens"
+    )
+    try:
+        collator([rows["train"][0]])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    progress, stop = Progress(), StopOnInterrupt()
+    args.disable_tqdm = True
+    args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
+    trainer = SteadyTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        data_collator=collator,
+        processing_class=tokenizer,
+        callbacks=[progress, stop],
+    )
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    try:
+        attach(trainer, packing=block)
+    except ValueError as error:
+        raise UsageError(f"--packing {args.packing}: {error}") from None
+    held_out = [name for name in HELD_OUT if name in rows]
+
+    def scores() -> dict[str, dict[str, float]]:
+        size = args.per_device_eval_batch_size
+        return {name: masked_scores(trainer.model, rows[name], collator, size) for name in held_out}
+
+    before = scores()
+    for name, score in before.items():
+        say(f"before training: {name} loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}")
+    with _disk_errors(output):
+        with stop.listening():
+            result = trainer.train(resume_from_checkpoint=resume)
+        if stop.asked:
+            raise Interrupted(get_last_checkpoint(str(output)) or str(output))
+        after = scores()
+        metrics = {
+            "before": before,
+            "after": after,
+            "train": {
+                "loss": result.training_loss,
+                "steps": trainer.state.global_step,
+                "tokens_per_second": progress.tokens_per_second,
+                "seconds": result.metrics["train_runtime"],
+            },
+            "texts": {name: len(split) for name, split in texts.items()},
+            "rows": {name: len(split) for name, split in rows.items()},
+            "max_length": length,
+            "seed": args.seed,
+            "model": asdict(model_args),
+            "data": asdict(data_args),
+            "masking": asdict(masking_args),
+            "learning_rate": args.learning_rate,
+            "batch_size": args.per_device_train_batch_size,
+            "fused_loss": args.fused_loss,
+            "packing": args.packing,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("maskkernels", "torch", "transformers", "numba")},
+        }
+        if trainer.is_world_process_zero():
+            (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        trainer.save_model(str(output))
+    return metrics
+
+
+def score_table(metrics: dict[str, Any]) -> Table:
+    """Held-out scores before and after, for a person."""
+    table = Table(title="masked tokens of held-out text")
+    for heading in ("split", "", "cross-entropy", "perplexity", "accuracy", "tokens"):
+        table.add_column(heading, justify="left" if heading in ("split", "") else "right")
+    for name in metrics["before"]:
+        for when in ("before", "after"):
+            score = metrics[when][name]
+            table.add_row(
+                name if when == "before" else "",
+                when,
+                f"{score['loss']:.4f}",
+                f"{score['perplexity']:,.1f}",
+                f"{score['accuracy']:.2%}",
+                f"{score['tokens']:,}",
+            )
+    return table
+
+
+def main(argv: list[str]) -> int:
+    kinds = (ModelArguments, DataArguments, MaskingArguments, TrainArguments)
+    parsed = parse("train", __doc__ or "", kinds, argv)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        metrics = train(*parsed)
+    except Interrupted as error:
+        say(
+            f"maskft train: interrupted; its state is in {error.checkpoint}. The same command with "
+            "--resume_from_checkpoint True goes on from there."
+        )
+        return 130
+    console = Console(width=None)
+    if metrics["before"]:
+        console.print(score_table(metrics))
+    output = parsed[-1].output_dir
+    console.print(f"model and metrics.json are in {output}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _writable(folder: str) -> Path:
+    """The output folder, made and tried before hours of training depend on it."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"maskft")
+            file.flush()
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
+    return path
+
+
+def _checkpoint(asked: Any, output: Path) -> str | None:
+    """The checkpoint to resume from: a folder, or the last one of the output folder for True."""
+    if asked is None or str(asked).lower() in ("false", "none"):
+        return None
+    if str(asked).lower() != "true":
+        if not (Path(asked) / "trainer_state.json").is_file():
+            raise UsageError(f"--resume_from_checkpoint {asked}: no checkpoint there")
+        return str(asked)
+    last = get_last_checkpoint(str(output))
+    if last is None:
+        raise UsageError(f"--resume_from_checkpoint: there is no checkpoint in {output}")
+    return last
+
+
+@contextmanager
+def _disk_errors(output: Path) -> Iterator[None]:
+    """A full disk is the user's to mend; safetensors reports it in an exception of its own."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
+        if not full:
+            raise
+        raise UsageError(
+            f"the disk of {output} is full; make room and resume with --resume_from_checkpoint True"
+        ) from error

@@ -1,0 +1,388 @@
+"""Examples to masked batch: Transformers' collator, with masks from maskkernels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from maskft.collate.columns import MaskingColumns, UnmaskedBatch
+from maskft.collate.labels import IGNORE_INDEX, label_places
+from maskft.collate.padding import Padding, pad_columns, pad_sequences
+from maskft.collate.randomness import SampleDraws
+from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
+from maskft.strategy.schedule import Progress
+from maskft.strategy.vocabulary import Vocabulary
+from maskkernels import MaskingPolicy, hash_rows, mask_tokens
+from maskkernels.mask.policy import SELECTIONS
+
+__all__ = ["RNGS", "STRATEGIES", "DataCollatorForLanguageModeling"]
+
+RNGS = ("stream", "sample", "hf")
+_policy = lru_cache(maxsize=8, typed=True)(MaskingPolicy)  # checks its fields for 10 us
+
+
+@dataclass
+class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForLanguageModeling):
+    """Pad examples and mask them: Transformers' collator of the same name, and drop-in for it.
+
+    Every argument, default, output, warning and error of the parent class holds. The masks follow
+    the same law and come from maskkernels. The arguments below are new and keyword-only.
+
+    Args:
+        rng: where the masks come from.
+            "stream" (default): fresh masks at every call, from torch's global generator without a
+            ``seed`` and from the collator's own stream with one.
+            "sample": each row's masks depend on (seed, epoch, row) alone, whatever the batch, the
+            order, the padding, the workers or the ranks; a missing ``seed`` counts as 0. Call
+            ``set_epoch`` at every epoch (``maskft.attach`` does it for a Trainer).
+            "hf": bit for bit the masks that Transformers' own collator draws with this seed.
+        strategy: what is masked together, and how often: "random" (single tokens), "whole_word",
+            "span", "ngram", "entity", "keyword"; a strategy of ``maskft.strategy`` with options of
+            its own; or a function of yours (see there). Words are found from ``offset_mapping`` or
+            ``word_ids`` columns where the examples have them, else from the tokenizer's vocabulary.
+            Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
+            with a warning, "whole_word" keeps the shares it is given.
+        selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
+            round(rate * maskable) of them in every row, or the rounded sum of the rates that the
+            strategy gives them.
+        at_least_one: with selection="budget", one where that would be none.
+        replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
+            of a unit. None: "unit" for spans, else "token".
+        within: masks nothing but tokens of these token types (an int or several), or those where
+            the column of this name is not 0: the question of a pair, the source of a translation.
+        schedule: the rate in the course of training: a function from the share of training that is
+            done to a rate, as ``maskft.RateSchedule``. ``maskft.attach`` tells the collator where
+            training stands; without, and in evaluation, the rate is ``mlm_probability``.
+        sample_id_column: with rng="sample", the name of a column of integers that identify the
+            rows. None: a hash of the row's tokens, so equal rows get equal masks.
+        label_positions: batches have ``label_positions`` too, int64 [R]: where the labels are in
+            the flattened batch. A model with ``fuse_loss`` takes it, and a GPU then need not search
+            for them; other models know no such argument. True: as many as there are labels. A
+            number: always so many, -1 after the last, for static shapes (evaluation excepted).
+            With selection="budget" a row of n maskable tokens has round(rate * n) labels, halves
+            rounded up. More labels than that: ValueError.
+
+    Raises:
+        ValueError, TypeError: an argument or an example that does not fit, saying which.
+    """
+
+    whole_word_mask: bool = False  # these two again for the type checker, which skips Transformers
+    seed: int | None = None
+    rng: str = field(default="stream", kw_only=True)
+    strategy: str | Strategy | Callable[..., Any] = field(default="random", kw_only=True)
+    selection: str = field(default="bernoulli", kw_only=True)
+    at_least_one: bool = field(default=False, kw_only=True)
+    replacement: str | None = field(default=None, kw_only=True)
+    within: str | int | Sequence[int] | None = field(default=None, kw_only=True)
+    schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
+    sample_id_column: str | None = field(default=None, kw_only=True)
+    label_positions: bool | int = field(default=False, kw_only=True)
+    _own_masking: ClassVar[frozenset[str]] = frozenset()  # methods that a subclass defines
+
+    def __post_init__(self) -> None:
+        known = {"rng": RNGS, "selection": SELECTIONS, "replacement": (None, "token", "unit")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+        if self.whole_word_mask:
+            self.strategy = "whole_word"
+        self._strategy = find_strategy(self.strategy)
+        self._check_options()
+        # Where the parent draws the masks, or refuses mlm=False, it must see the strategy too.
+        whole_word = isinstance(self._strategy, WholeWord)
+        self.whole_word_mask = self.whole_word_mask or (
+            whole_word and (self.rng == "hf" or not self.mlm)
+        )
+        super().__post_init__()
+        self.whole_word_mask = whole_word
+        for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
+            value = getattr(self, name)
+            if value is not None and value != value:
+                raise ValueError(f"{name} should be between 0 and 1, got NaN.")
+        self._begin_draws()
+        self._progress = Progress()
+        self._vocabulary: Vocabulary | None = None
+
+    def _check_options(self) -> None:
+        """Options that do not go together."""
+        own = isinstance(self._strategy, (Random, WholeWord))
+        plain = (self.selection, self.replacement, self.within, self.schedule)
+        if self.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
+            raise ValueError(
+                "rng='hf' draws what Transformers' collator does: strategy='random' or "
+                "'whole_word', without selection, replacement, within or schedule; use "
+                "rng='stream' or rng='sample'"
+            )
+        if self.at_least_one and self.selection != "budget":
+            raise ValueError("at_least_one goes with selection='budget'")
+        if self.replacement == "unit" and isinstance(self._strategy, Random):
+            raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
+        if self.within is not None and not isinstance(self.within, str):
+            types = [self.within] if isinstance(self.within, int) else list(self.within)
+            if not types or not all(isinstance(kind, int) for kind in types):
+                raise ValueError(
+                    "within must be the name of a column, a token type or several, got "
+                    f"{self.within!r}"
+                )
+        room = self.label_positions
+        if not isinstance(room, int) or (not isinstance(room, bool) and room < 1):
+            raise ValueError(
+                f"label_positions must be True, False or a positive number, got {room!r}"
+            )
+        if self.schedule is not None and not callable(self.schedule):
+            raise TypeError(
+                "schedule must be a function from [0, 1] to a rate, as maskft.RateSchedule, got "
+                f"{type(self.schedule).__name__}"
+            )
+
+    def set_progress(
+        self, step: int, steps: int, *, epoch: int = 0, epochs: int = 1, batches_a_step: int = 1
+    ) -> None:
+        """Say where training stands, for ``schedule``: the next batch is the first of ``step``.
+
+        The collator counts its batches from here on, each worker its own, so that once at the
+        beginning of every epoch (and of a resumed one) is enough: before iterating over the
+        DataLoader, as ``set_epoch``.
+
+        Args:
+            step, steps: optimiser steps done, and in all.
+            epoch, epochs: likewise, for a schedule that changes by epoch.
+            batches_a_step: gradient accumulation.
+        """
+        self._progress.begin(step, steps, epoch, epochs, batches_a_step)
+
+    def columns_read(self) -> list[str]:
+        """The columns that masking reads and the model does not know."""
+        return self._reads().needed()
+
+    def columns_welcome(self) -> list[str]:
+        """The columns that masking reads where the examples have them."""
+        return self._reads().welcome()
+
+    def for_evaluation(self) -> "DataCollatorForLanguageModeling":
+        """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
+        fixed = super().for_evaluation()
+        fixed.schedule = None
+        fixed.label_positions = bool(self.label_positions)  # its batches may be larger
+        return fixed
+
+    def get_generator(self, seed: int) -> Any:
+        if self.rng == "hf":
+            return super().get_generator(seed)
+        return torch.Generator().manual_seed(seed)
+
+    def torch_call(self, examples: Sequence[Any]) -> dict[str, Any]:
+        return self.mask(self.prepare(examples))
+
+    def numpy_call(self, examples: Sequence[Any]) -> dict[str, Any]:
+        return self.mask(self.prepare(examples, "np"))
+
+    def prepare(self, examples: Any, framework: str = "pt") -> UnmaskedBatch:
+        """Pad the examples, and gather all that their masks depend on.
+
+        Args:
+            examples: what Transformers' collator takes, or a whole table.
+            framework: "pt", or "np" for a batch of arrays.
+        """
+        reads = self._reads()
+        taken, columns = reads.take_apart(examples)
+        if isinstance(columns, Mapping):
+            batch = pad_columns(columns, self.tokenizer, self.pad_to_multiple_of, framework)
+        else:
+            ids = pad_sequences(columns, self.tokenizer, self.pad_to_multiple_of, framework)
+            batch = {"input_ids": ids}
+        unmasked = UnmaskedBatch(batch, batch.pop("special_tokens_mask", None))
+        if not self.mlm:
+            return unmasked
+        shape = batch["input_ids"].shape
+        padding = Padding(self.tokenizer.padding_side, self.pad_to_multiple_of)
+        unmasked.offset_mapping = reads.offsets(taken, shape, padding)
+        if self.rng == "hf":
+            if self.whole_word_mask and unmasked.offset_mapping is None:
+                raise ValueError(
+                    "rng='hf' finds whole words from an offset_mapping column, as Transformers "
+                    "does, and the examples have none. Tokenize with return_offsets_mapping=True "
+                    "(and give Trainer remove_unused_columns=False), or use rng='stream' or "
+                    "rng='sample', which need no such column."
+                )
+            return unmasked
+        real = batch.get("attention_mask")
+        if real is None or real.ndim != 2:  # none, or a matrix for each row
+            rows = columns["input_ids"] if isinstance(columns, Mapping) else columns
+            real = padding.real(rows, shape[1])
+        unmasked.attention_mask = torch.as_tensor(real)
+        unmasked.sample_ids = self._sample_ids(taken)
+        reads.lay_beside(unmasked, taken, padding)
+        return unmasked
+
+    def mask(self, unmasked: UnmaskedBatch) -> dict[str, Any]:
+        """Plan the masks of a batch, mask it, and say where its labels are.
+
+        Args:
+            unmasked: what ``prepare`` made, on any device; its ``batch`` becomes the result.
+
+        Returns:
+            the model's batch: input_ids with masks, labels (int64 as the ids), and label_positions
+            where ``label_positions`` is set.
+        """
+        batch = unmasked.batch
+        if not self.mlm:
+            batch["labels"] = self._labels_unmasked(unmasked)
+            return batch
+        self._seed_generator()
+        batch["input_ids"], batch["labels"] = self._mask(unmasked)
+        if self.label_positions:
+            places = label_places(torch.as_tensor(batch["labels"]), self.label_positions)
+            batch["label_positions"] = places.numpy() if unmasked.is_numpy else places
+        return batch
+
+    def torch_mask_tokens(
+        self,
+        inputs: Tensor,
+        special_tokens_mask: Any | None = None,
+        offset_mapping: Any | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mask padded ids on their device, as Transformers' method of this name; both results new.
+
+        Here a subclass may mask in its own way. Otherwise ``mask`` does not call it, because masks
+        depend on more than these arguments (unless rng="hf").
+
+        Args:
+            inputs: int32 or int64 [B, T].
+            special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
+                tokenizer's special tokens must not.
+            offset_mapping: [B, T, 2], where each token begins and ends in its text.
+        """
+        self._seed_generator()
+        if self.rng == "hf":
+            return super().torch_mask_tokens(inputs.clone(), special_tokens_mask, offset_mapping)
+        return self._draw_masks(inputs, UnmaskedBatch({}, special_tokens_mask, offset_mapping))
+
+    def numpy_mask_tokens(
+        self,
+        inputs: np.ndarray,
+        special_tokens_mask: Any | None = None,
+        offset_mapping: Any | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``torch_mask_tokens`` for numpy arrays."""
+        self._seed_generator()
+        if self.rng == "hf":
+            return super().numpy_mask_tokens(inputs.copy(), special_tokens_mask, offset_mapping)
+        unmasked = UnmaskedBatch({}, special_tokens_mask, offset_mapping)
+        input_ids, labels = self._draw_masks(torch.from_numpy(inputs), unmasked)
+        return input_ids.numpy(), labels.numpy()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Note which of Transformers' masking methods a subclass defines: ``mask`` calls those."""
+        super().__init_subclass__(**kwargs)
+        below = cls.__mro__[: cls.__mro__.index(DataCollatorForLanguageModeling)]
+        defined = {name for base in below for name in vars(base)}
+        cls._own_masking = frozenset({"torch_mask_tokens", "numpy_mask_tokens"} & defined)
+
+    def _mask(self, unmasked: UnmaskedBatch) -> tuple[Any, Any]:
+        """(input_ids, labels) of a batch, tensors or arrays as its ids are."""
+        ids = unmasked.tokens
+        method = "numpy_mask_tokens" if unmasked.is_numpy else "torch_mask_tokens"
+        if self.rng == "hf" or method in self._own_masking:
+            offsets: Any = unmasked.offset_mapping
+            offsets = offsets.numpy() if unmasked.is_numpy and offsets is not None else offsets
+            found = getattr(self, method)(ids, unmasked.special_tokens_mask, offsets)
+        else:
+            found = self._draw_masks(torch.as_tensor(ids), unmasked)
+            found = tuple(each.numpy() for each in found) if unmasked.is_numpy else found
+        return found if unmasked.cu_seqlens is None else unmasked.packed(*found)
+
+    def _draw_masks(self, ids: Tensor, unmasked: UnmaskedBatch) -> tuple[Tensor, Tensor]:
+        """(input_ids, labels), like ``ids`` and new: the strategy plans, and maskkernels masks."""
+        vocabulary = self._vocabulary_on(ids.device)
+        maskable, special = vocabulary.maskable, unmasked.special_tokens_mask
+        if special is not None:
+            special = torch.as_tensor(special)
+        if unmasked.allowed is not None:
+            if special is None:
+                special = ~maskable[ids.clamp(0, maskable.numel() - 1)]
+            special = (special != 0) | ~unmasked.allowed
+        limits: dict[str, Any] = {
+            "attention_mask": unmasked.attention_mask,
+            "special_tokens_mask": special,
+            "maskable": maskable,
+            "cu_seqlens": unmasked.cu_seqlens,
+        }
+        rows = (ids if unmasked.cu_seqlens is None else unmasked.cu_seqlens[1:]).shape[0]
+        draws = self._draws(rows, unmasked.sample_ids, ids.device)
+        if draws["sample_ids"] is None and self._strategy.reads_sample_ids:
+            draws["sample_ids"] = hash_rows(
+                ids, cu_seqlens=unmasked.cu_seqlens, attention_mask=unmasked.attention_mask
+            )
+        rate, offsets = self._rate(), unmasked.offset_mapping
+        tokens = Tokens(
+            ids,
+            rate,
+            draws["seed"],
+            draws["epoch"],
+            unmasked.columns or {},
+            offset_mapping=None if offsets is None else torch.as_tensor(offsets),
+            word_ids=unmasked.word_ids,
+            word_table=lambda: vocabulary.words,
+            given_sample_ids=draws["sample_ids"],
+            **limits,
+        )
+        plan = self._strategy.plan(tokens)
+        masked = mask_tokens(
+            ids,
+            self._masking_policy(rate),
+            units=plan.units,
+            rates=plan.rates,
+            unit_rates=plan.unit_rates,
+            **draws,
+            **limits,
+        )
+        return masked.input_ids, masked.labels
+
+    def _labels_unmasked(self, unmasked: UnmaskedBatch) -> Any:
+        """Labels of a causal model, which predicts every token from those before it."""
+        labels = torch.as_tensor(unmasked.batch["input_ids"]).clone()
+        bounds, pad_token_id = unmasked.cu_seqlens, self.tokenizer.pad_token_id
+        if bounds is not None:  # the first token of a row is nobody's next
+            labels[0, bounds[:-1][bounds.diff() > 0]] = IGNORE_INDEX
+            labels[0, unmasked.count :] = IGNORE_INDEX
+        elif pad_token_id is not None:
+            labels[labels == pad_token_id] = IGNORE_INDEX
+        return labels.numpy() if unmasked.is_numpy else labels
+
+    def _reads(self) -> MaskingColumns:
+        return MaskingColumns(self._strategy, self.within, self.sample_id_column)
+
+    def _seed_generator(self) -> None:
+        """As the parent does: the stream of a seed begins at the first batch, in each worker."""
+        if self.seed is not None and self.generator is None and self.rng != "sample":
+            self.create_rng()
+
+    def _rate(self) -> float:
+        """The rate of the batch that is being made."""
+        if self.schedule is None:
+            return self.mlm_probability
+        done = self._progress.next_batch(by=getattr(self.schedule, "by", "step"))
+        return self.mlm_probability if done is None else self.schedule(done)
+
+    def _masking_policy(self, rate: float) -> MaskingPolicy:
+        return _policy(
+            mask_token_id=self.tokenizer.mask_token_id,
+            vocab_size=len(self.tokenizer),
+            rate=rate,
+            mask_share=self.mask_replace_prob,
+            random_share=self.random_replace_prob,
+            selection=self.selection,
+            at_least_one=self.at_least_one,
+            replacement=self.replacement or self._strategy.replacement,
+        )
+
+    def _vocabulary_on(self, device: torch.device) -> Vocabulary:
+        if self._vocabulary is None or not self._vocabulary.fits(self.tokenizer, device):
+            self._vocabulary = Vocabulary(self.tokenizer, device)
+        return self._vocabulary

@@ -1,0 +1,262 @@
+"""The columns that masking reads beside the ids: found in the examples, and laid beside a batch."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskft.collate.labels import IGNORE_INDEX
+from maskft.collate.padding import Padding, as_list
+from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, Random, Strategy
+from maskkernels.batch import table_columns
+
+# Columns that neither masking nor the model needs, unless a strategy asks for them
+_UNUSED = ("offset_mapping", ENTITY_COLUMN, WEIGHT_COLUMN)
+
+
+@dataclass
+class UnmaskedBatch:
+    """A padded or packed batch before masking, and all that its masks depend on besides the ids.
+
+    Attributes:
+        batch: what the model gets, without labels: input_ids [B, T]; packed [1, N + P], the N
+            tokens of the rows and P of padding.
+        special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
+            tokenizer's special tokens must not.
+        offset_mapping: [B, T, 2], where each token begins and ends in its text.
+        attention_mask: [B, T], non-zero where a token is real. None: all are.
+        word_ids: int64 [B, T], the word each token belongs to, -1 for none.
+        allowed: bool [B, T]; tokens where it is false are not masked. None: all may be.
+        columns: the columns that the strategy reads, each [B, T].
+        sample_ids: int64 [B], for rng="sample". None: a hash of each row.
+        cu_seqlens: of a packed batch, int64 [B + 1]: where its rows begin and end. What is [B, T]
+            above is flat [N] then.
+        count: of a packed batch, N.
+    """
+
+    batch: Any
+    special_tokens_mask: Any = None
+    offset_mapping: Tensor | None = None
+    attention_mask: Tensor | None = None
+    word_ids: Tensor | None = None
+    allowed: Tensor | None = None
+    columns: Mapping[str, Tensor] | None = None
+    sample_ids: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    count: int | None = None
+
+    @property
+    def is_numpy(self) -> bool:
+        return isinstance(self.batch["input_ids"], np.ndarray)
+
+    @property
+    def tokens(self) -> Any:
+        """The ids that may be masked: [B, T], or flat [N] without the padding behind them."""
+        ids = self.batch["input_ids"]
+        return ids if self.cu_seqlens is None else ids[0, : self.count]
+
+    def packed(self, input_ids: Any, labels: Any) -> tuple[Any, Any]:
+        """Flat [N] ids and labels as [1, N + P], with the padding behind them."""
+        ids = self.batch["input_ids"]
+        if ids.shape[1] > len(input_ids):
+            whole, ignored = (
+                (ids.copy(), np.full_like(ids, IGNORE_INDEX))
+                if self.is_numpy
+                else (ids.clone(), torch.full_like(ids, IGNORE_INDEX))
+            )
+            whole[0, : self.count], ignored[0, : self.count] = input_ids, labels
+            return whole, ignored
+        return input_ids[None], labels[None]
+
+    def to(self, device: torch.device | str) -> "UnmaskedBatch":
+        """The same with every tensor on ``device``."""
+        return UnmaskedBatch(**moved(vars(self), device))
+
+
+@dataclass(frozen=True)
+class MaskingColumns:
+    """What masking reads of the examples: fields of a collator, which says what they mean.
+
+    ``taken`` below are the columns that ``take_apart`` took.
+    """
+
+    strategy: Strategy
+    within: str | int | Sequence[int] | None
+    sample_id_column: str | None
+
+    def needed(self) -> list[str]:
+        """The columns that the examples must have."""
+        names = [*self.strategy.columns]
+        names += [name for name in (self.sample_id_column, self.within) if isinstance(name, str)]
+        return names
+
+    def welcome(self) -> list[str]:
+        """The columns that are read where the examples have them."""
+        return [] if isinstance(self.strategy, Random) else ["word_ids"]
+
+    def take_apart(self, examples: Any) -> tuple[dict[str, Any], dict[str, Any] | list[Any]]:
+        """(columns that are not for the model, the other columns or plain rows).
+
+        Raises:
+            ValueError, TypeError: examples that do not fit, or without a column that is needed.
+        """
+        table = table_columns(examples)
+        if table is not None:
+            columns = dict(table)
+            if columns and not len(next(iter(columns.values()))):
+                raise empty_batch()
+        else:
+            examples = list(examples)
+            check_examples(examples)
+            if not isinstance(examples[0], Mapping):
+                if self.sample_id_column is not None:
+                    raise ValueError(
+                        f"sample_id_column={self.sample_id_column!r} needs examples that are "
+                        f"mappings, got {type(examples[0]).__name__}"
+                    )
+                if self.needed():
+                    raise ValueError(
+                        f"masking reads {self.needed()} here, which needs examples that are "
+                        f"mappings, got {type(examples[0]).__name__}"
+                    )
+                return {}, examples
+            columns = by_column(examples, dict.fromkeys([*examples[0], *self.needed()]))
+        return self._take(columns), columns
+
+    def _take(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Take out of ``columns`` what is not for the model; checks it."""
+        taken = [name for name in (*_UNUSED, *self.welcome()) if name in columns]
+        asked = [*self.strategy.columns]
+        asked += [self.within] if isinstance(self.within, str) else []
+        for name in asked:
+            if name not in columns:
+                raise missing_column(0, name, columns)
+            taken += [] if name in taken else [name]
+        if taken and "input_ids" in columns:
+            lengths = [*map(len, columns["input_ids"])]
+            for name in taken:
+                _check_lengths(name, [*map(len, columns[name])], lengths)
+        if self.sample_id_column is not None:
+            if self.sample_id_column not in columns:
+                raise missing_column(0, self.sample_id_column, columns)
+            taken.append(self.sample_id_column)
+        return {name: columns.pop(name) for name in taken}
+
+    def offsets(
+        self, taken: Mapping[str, Any], shape: tuple[int, ...], padding: Padding
+    ) -> Tensor | None:
+        """int64 [B, T, 2], 0 beside the rows; None where no words are asked for."""
+        if "offset_mapping" not in taken or isinstance(self.strategy, Random):
+            return None
+        return padding.rows(offset_rows(taken["offset_mapping"]), width=2).view(*shape, 2)
+
+    def lay_beside(
+        self, unmasked: "UnmaskedBatch", taken: Mapping[str, Any], padding: Padding
+    ) -> None:
+        """Pad ``word_ids``, ``columns`` and ``allowed`` of a padded batch, those there are."""
+        batch = unmasked.batch
+        if "word_ids" in taken:
+            unmasked.word_ids = padding.rows(word_rows(taken["word_ids"]), -1)
+        if self.strategy.columns:
+            unmasked.columns = {
+                name: padding.floats(as_list(taken[name]), value, batch["input_ids"].shape)
+                if isinstance(value, float)
+                else padding.rows(as_list(taken[name]), value)
+                for name, value in self.strategy.columns.items()
+            }
+        if isinstance(self.within, str):
+            unmasked.allowed = padding.rows(as_list(taken[self.within])) != 0
+        elif self.within is not None:
+            unmasked.allowed = self.of_types(batch.get("token_type_ids"))
+
+    def of_types(self, token_type_ids: Any) -> Tensor | None:
+        """Bool, like the token types: the tokens of those that ``within`` names; None for all."""
+        if self.within is None:
+            return None
+        if token_type_ids is None:
+            raise ValueError(
+                f"within={self.within!r} needs a token_type_ids column, and the examples have none"
+            )
+        types = torch.as_tensor(token_type_ids)
+        allowed = [self.within] if isinstance(self.within, int) else list(self.within)
+        return torch.isin(types, torch.tensor(allowed))
+
+
+def _check_lengths(name: str, entries: list[int], lengths: list[int]) -> None:
+    if entries == lengths:
+        return
+    for i, (ids, given) in enumerate(zip(lengths, entries, strict=True)):
+        if ids != given:
+            raise ValueError(f"example {i} has {ids} input_ids but {given} entries in {name!r}")
+
+
+def word_rows(column: Any) -> list[Any]:
+    """The rows of a word_ids column, -1 for tokens that are in no word."""
+    return [
+        [-1 if word is None else word for word in row]
+        if isinstance(row, (list, tuple)) and None in row
+        else row
+        for row in as_list(column)
+    ]
+
+
+def offset_rows(column: Any) -> list[Any]:
+    """The rows of an offset_mapping column, begins and ends by turns."""
+    return [
+        row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
+        for row in as_list(column)
+    ]
+
+
+def check_examples(examples: list[Any]) -> None:
+    if not examples:
+        raise empty_batch()
+    if set(map(type, examples)) <= {dict}:  # the usual case, at once
+        return
+    first = isinstance(examples[0], Mapping)
+    for i, example in enumerate(examples):
+        if isinstance(example, str) or not hasattr(example, "__len__"):
+            raise TypeError(
+                f"example {i} must be a mapping or a sequence of ids, got {type(example).__name__}"
+            )
+        if isinstance(example, Mapping) != first:
+            raise TypeError(
+                "a batch is either all mappings or all sequences of ids; example 0 is a "
+                f"{type(examples[0]).__name__}, example {i} a {type(example).__name__}"
+            )
+
+
+def by_column(examples: list[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
+    """The columns of these names; one that an example lacks is an error."""
+    names = list(names)
+    try:
+        return {name: [example[name] for example in examples] for name in names}
+    except KeyError:
+        for i, example in enumerate(examples):
+            for name in names:
+                if name not in example:
+                    raise missing_column(i, name, example) from None
+        raise
+
+
+def empty_batch() -> ValueError:
+    return ValueError("the batch is empty: a collator needs at least one example")
+
+
+def missing_column(i: int, name: str, example: Mapping[str, Any]) -> ValueError:
+    return ValueError(
+        f"example {i} has no column {name!r}; it has {sorted(example)}. "
+        "(Trainer drops columns the model does not take: maskft.attach(trainer) "
+        "keeps the sample ids, remove_unused_columns=False keeps everything.)"
+    )
+
+
+def moved(value: Any, device: torch.device | str) -> Any:
+    """A tensor, or mappings of tensors, on ``device``; whatever else as it is."""
+    if isinstance(value, Mapping):
+        return {name: moved(inner, device) for name, inner in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value

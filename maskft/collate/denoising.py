@@ -1,0 +1,288 @@
+"""Examples to denoising batches for encoder-decoder models: T5's and UL2's spans, BART's text."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.data.data_collator import DataCollatorMixin
+
+from maskft.collate.columns import by_column, check_examples, empty_batch, missing_column
+from maskft.collate.labels import IGNORE_INDEX
+from maskft.collate.randomness import SampleDraws
+from maskkernels import (
+    CorruptedRows,
+    Denoiser,
+    SpanCorruption,
+    TextInfilling,
+    corrupt_spans,
+    infill_text,
+    pad_batch,
+    pad_rows,
+)
+from maskkernels.batch import flatten_rows, table_columns
+
+RNGS = ("stream", "sample")
+_SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")
+_WORD_MARKS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write for a space
+_SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")
+
+
+@dataclass(kw_only=True)
+class _Denoising(SampleDraws, DataCollatorMixin):
+    """What both collators do: rows in, corrupted rows out, padded to a batch."""
+
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+    return_tensors: str = "pt"
+    seed: int | None = None
+    rng: str = "stream"
+    sample_id_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rng not in RNGS:
+            raise ValueError(f"rng must be one of {RNGS}, got {self.rng!r}")
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(
+                "the tokenizer has no padding token: add one with tokenizer.add_special_tokens("
+                "{'pad_token': '<pad>'}) and model.resize_token_embeddings(len(tokenizer))"
+            )
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length must be positive, got {self.max_length}")
+        self.generator = None
+        self._begin_draws()
+
+    def _corrupt(self, ids: Tensor, **where: Any) -> CorruptedRows:
+        raise NotImplementedError
+
+    def torch_call(self, examples: Any) -> dict[str, Tensor]:
+        columns = self._columns(examples)
+        ids, bounds = flatten_rows(columns["input_ids"])
+        self._check_lengths(bounds)
+        real = columns.get("attention_mask")
+        if real is not None:
+            real = _flags(real, bounds)
+        self._seed_generator()
+        draws = self._draws(bounds.numel() - 1, self._sample_ids(columns))
+        corrupted = self._corrupt(ids, cu_seqlens=bounds, attention_mask=real, **draws)
+        batch = pad_batch(
+            {"input_ids": corrupted.inputs},
+            padding_values={"input_ids": self.tokenizer.pad_token_id},
+            padding_side=self.tokenizer.padding_side,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )
+        # On the right, whatever the tokenizer says: the decoder begins at the first column.
+        batch["labels"] = pad_rows(
+            corrupted.targets,
+            padding_value=IGNORE_INDEX,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )
+        return batch
+
+    def numpy_call(self, examples: Any) -> dict[str, Any]:
+        return {name: column.numpy() for name, column in self.torch_call(examples).items()}
+
+    def _columns(self, examples: Any) -> Mapping[str, Any]:
+        """The columns that matter here, of examples in any form."""
+        names = ["input_ids", *([self.sample_id_column] if self.sample_id_column else [])]
+        columns = table_columns(examples)
+        if columns is None:
+            examples = list(examples)
+            check_examples(examples)
+            if not isinstance(examples[0], Mapping):
+                examples = [{"input_ids": row} for row in examples]
+            if "attention_mask" in examples[0]:
+                names.append("attention_mask")
+            return by_column(examples, names)
+        for name in names:
+            if name not in columns:
+                raise missing_column(0, name, columns)
+        if not len(columns["input_ids"]):
+            raise empty_batch()
+        return columns
+
+    def _check_lengths(self, bounds: Tensor) -> None:
+        if self.max_length is None or bounds.numel() < 2:
+            return
+        longest, i = bounds.diff().max(0)
+        if longest > self.max_length:
+            raise ValueError(
+                f"example {int(i)} has {int(longest)} tokens, more than max_length="
+                f"{self.max_length}: truncate when tokenizing, or cut texts into blocks"
+            )
+
+
+@dataclass
+class DataCollatorForSpanCorruption(_Denoising):
+    """Examples to a batch for T5 or UL2: spans become sentinels, the labels say what was there.
+
+    Text should be cut into blocks that become full inputs: ``maskkernels.corrupted_lengths`` says
+    how long a block becomes. Tokens are looked up when the collator is made.
+
+    Args:
+        tokenizer: gives the ids of padding, of the end of a sequence, and of the sentinels.
+        noise_density: share of the tokens that become noise, in (0, 1).
+        mean_span_length: mean length of a span, at least 1.
+        denoisers: a mixture in place of the two numbers above, of which each row gets one;
+            ``maskkernels.ul2_denoisers(...)`` makes UL2's.
+        sentinel_ids: None: the tokenizer's ``<extra_id_0>``, ``<extra_id_1>``...
+        final_sentinel: one more sentinel after the last span of the labels.
+        max_length: refuse longer rows. None: none is too long.
+        pad_to_multiple_of: round both lengths up to a multiple of this.
+        return_tensors: "pt" or "np".
+        seed, rng, sample_id_column: as for ``maskft.DataCollatorForLanguageModeling``, which see;
+            there is no "hf". ``set_epoch`` and ``for_evaluation`` too.
+
+    Returns:
+        from a call: input_ids and attention_mask [B, T], labels [B, L] with -100 beside the
+        targets. A Transformers model shifts the labels to its decoder's inputs by itself. Of the
+        examples' columns, ``input_ids`` is read, and ``attention_mask``, whose zeros are left out.
+
+    Raises:
+        ValueError, TypeError: an argument, a tokenizer without sentinels or padding, an example
+            that does not fit, more spans than sentinels; saying which and what to do.
+
+    Source: Raffel et al. (2020) for T5, Tay et al. (2022) for UL2.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    noise_density: float = 0.15
+    mean_span_length: float = 3.0
+    denoisers: Sequence[Denoiser] | None = field(default=None, kw_only=True)
+    sentinel_ids: Sequence[int] | None = field(default=None, kw_only=True)
+    final_sentinel: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sentinel_ids is None:
+            self.sentinel_ids = sentinels(self.tokenizer)
+        denoisers = self.denoisers
+        if denoisers is None:
+            denoisers = (Denoiser(self.noise_density, self.mean_span_length),)
+        self._corruption = SpanCorruption(
+            self.sentinel_ids,
+            denoisers,
+            eos_token_id=self.tokenizer.eos_token_id,
+            final_sentinel=self.final_sentinel,
+            edge_token_ids=_edges(self.tokenizer),
+        )
+
+    def _corrupt(self, ids: Tensor, **where: Any) -> CorruptedRows:
+        return corrupt_spans(ids, self._corruption, **where)
+
+
+@dataclass
+class DataCollatorForTextInfilling(_Denoising):
+    """Examples to a batch for BART: spans become masks, sentences are shuffled, labels are whole.
+
+    Args:
+        tokenizer: gives the ids of padding, of the mask, and of the tokens around a row, which stay
+            where they are. They are looked up when the collator is made.
+        mask_ratio: share of the tokens that are masked, in (0, 1).
+        mean_span_length: mean of the Poisson distribution of span lengths, in (0, 256].
+        permute_sentences: shuffle the sentences of each row.
+        sentence_end_ids: a sentence ends after each of these ids. None: the tokenizer's full stops,
+            exclamation and question marks.
+        max_length, pad_to_multiple_of, return_tensors, seed, rng, sample_id_column: as for
+            ``DataCollatorForSpanCorruption``.
+
+    Returns:
+        from a call: input_ids and attention_mask [B, T], labels [B, L], the rows as they were with
+        -100 beside them.
+
+    Raises:
+        ValueError, TypeError: an argument, a tokenizer without a mask or padding, an example that
+            does not fit; saying which and what to do.
+
+    Source: Lewis et al. (2020).
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    mask_ratio: float = 0.3
+    mean_span_length: float = 3.0
+    permute_sentences: bool = field(default=True, kw_only=True)
+    sentence_end_ids: Sequence[int] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokenizer.mask_token_id is None:
+            raise ValueError(
+                "the tokenizer has no mask token: add one with tokenizer.add_special_tokens("
+                "{'mask_token': '<mask>'}) and model.resize_token_embeddings(len(tokenizer))"
+            )
+        if self.permute_sentences and self.sentence_end_ids is None:
+            self.sentence_end_ids = sentence_ends(self.tokenizer)
+        self._infilling = TextInfilling(
+            self.tokenizer.mask_token_id,
+            self.mask_ratio,
+            self.mean_span_length,
+            self.permute_sentences,
+            self.sentence_end_ids or (),
+            _edges(self.tokenizer),
+        )
+
+    def _corrupt(self, ids: Tensor, **where: Any) -> CorruptedRows:
+        return infill_text(ids, self._infilling, **where)
+
+
+def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids of ``<extra_id_0>``, ``<extra_id_1>``... in this order.
+
+    Raises:
+        ValueError: the tokenizer has none; says how to add them.
+    """
+    found = {}
+    for token, i in tokenizer.get_vocab().items():
+        if match := _SENTINEL.fullmatch(token):
+            found[int(match[1])] = i
+    if not found:
+        raise ValueError(
+            "the tokenizer has no sentinels <extra_id_0>, <extra_id_1>...: add them with "
+            "tokenizer.add_tokens([f'<extra_id_{i}>' for i in range(100)], special_tokens=True) "
+            "and model.resize_token_embeddings(len(tokenizer)), or give sentinel_ids"
+        )
+    return tuple(found[number] for number in sorted(found))
+
+
+def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids of full stops, exclamation and question marks, with and without a space in front.
+
+    Raises:
+        ValueError: the tokenizer has none; says what to do.
+    """
+    vocabulary = tokenizer.get_vocab()
+    texts = [mark + end for end in _SENTENCE_ENDS for mark in ("", *_WORD_MARKS)]
+    found = sorted({vocabulary[text] for text in texts if text in vocabulary})
+    if not found:
+        raise ValueError(
+            "the tokenizer has no token for the end of a sentence (. ! ?): give sentence_end_ids, "
+            "or permute_sentences=False"
+        )
+    return tuple(found)
+
+
+def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that a tokenizer puts around a row."""
+    names = ("bos_token_id", "cls_token_id", "sep_token_id", "eos_token_id", "pad_token_id")
+    found = {getattr(tokenizer, name) for name in names}
+    return tuple(sorted(i for i in found if i is not None))
+
+
+def _flags(rows: Any, bounds: Tensor) -> Tensor | None:
+    """An attention mask end to end; None where it keeps every token."""
+    flags, own = flatten_rows(rows)
+    if not torch.equal(own, bounds):
+        lengths = zip(bounds.diff().tolist(), own.diff().tolist(), strict=False)
+        for i, (ids, entries) in enumerate(lengths):
+            if ids != entries:
+                raise ValueError(
+                    f"example {i} has {ids} input_ids but {entries} entries in 'attention_mask'"
+                )
+        raise ValueError(
+            f"there are {bounds.numel() - 1} rows of input_ids but {own.numel() - 1} of "
+            "attention_mask"
+        )
+    return None if flags.all() else flags

@@ -1,0 +1,39 @@
+"""The labels of a batch: the one that is ignored, and where the others are."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORE_INDEX = -100  # Transformers knows no other
+
+
+def label_places(labels: Tensor, capacity: bool | int) -> Tensor:
+    """Where labels are, for ``label_positions``: int64 [R], places in the flattened ``labels``.
+
+    Args:
+        labels: IGNORE_INDEX marks those that are none.
+        capacity: True: as many places as labels; a number: that many, with -1 after the last
+            place, and a GPU is not waited for.
+
+    Raises:
+        ValueError: there are more labels than ``capacity`` (found on the CPU only); True on a GPU,
+            which would have to be waited for.
+    """
+    labelled = labels.reshape(-1) != IGNORE_INDEX
+    if labels.device.type == "cpu":
+        found = torch.from_numpy(np.flatnonzero(labelled.numpy()))
+        if capacity is True:
+            return found
+        if len(found) > capacity:
+            raise ValueError(
+                f"the batch has {len(found)} labels, label_positions={capacity} has no room for "
+                "them"
+            )
+        return F.pad(found, (0, capacity - len(found)), value=-1)
+    if capacity is True:
+        raise ValueError(
+            "label_positions=True counts the labels, and a batch that is masked on a GPU would "
+            "wait for it: give the most labels that a batch may have, label_positions=n"
+        )
+    return torch.nonzero_static(labelled, size=capacity, fill_value=-1).squeeze(1)

@@ -1,0 +1,117 @@
+"""Masking on the model's device: the loader only pads, and the batch is masked where it arrives.
+
+    collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
+    for batch in DataLoader(rows, collate_fn=PlainCollator(collator)):
+        batch = mask_batch(batch.to("cuda"), collator)
+
+Less to pin and to copy (int32 ids instead of two int64 columns), and no masking in the workers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskft.collate.collator import DataCollatorForLanguageModeling
+from maskft.collate.columns import UnmaskedBatch
+
+LATER = "masking"  # the entry of a plain batch that holds what masking needs beside the ids
+_INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
+
+
+class PlainCollator:
+    """A collator that stops before masking: what ``mask_batch`` takes.
+
+    A batch holds what the collator's would, without labels, its integer tensors in ``dtype``, and
+    an entry "masking" with what the masks depend on besides the ids.
+
+    Args:
+        collator: a maskft collator (padding or packing); shared, so that ``set_epoch`` reaches
+            ``mask_batch``. rng="hf" draws its masks on the CPU alone.
+        dtype: torch.int32 (half of what has to be copied) or torch.int64.
+
+    Raises:
+        TypeError, ValueError: a collator or dtype that does not fit.
+    """
+
+    def __init__(
+        self, collator: DataCollatorForLanguageModeling, dtype: torch.dtype = torch.int32
+    ) -> None:
+        check_collator(collator)
+        if dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
+        self.collator, self.dtype = collator, dtype
+
+    def __call__(self, examples: Any) -> dict[str, Any]:
+        unmasked = self.collator.prepare(examples)
+        batch = {
+            name: value.to(self.dtype)
+            if isinstance(value, Tensor) and value.dtype == torch.int64
+            else value
+            for name, value in unmasked.batch.items()
+        }
+        rest = {name: value for name, value in vars(unmasked).items() if name != "batch"}
+        if unmasked.attention_mask is unmasked.batch.get("attention_mask"):
+            del rest["attention_mask"]  # it travels with the batch
+        batch[LATER] = {name: value for name, value in rest.items() if value is not None}
+        return batch
+
+
+def mask_batch(
+    batch: Mapping[str, Any], collator: DataCollatorForLanguageModeling
+) -> dict[str, Any]:
+    """Mask a plain batch on the device it is on, as the collator would have.
+
+    With rng="sample" the masks are those of the collator, bit for bit: Numba makes them on the CPU
+    and Triton on a GPU, without waiting for the device.
+
+    Args:
+        batch: what a ``PlainCollator`` gave, on any device; or a mapping with plain padded
+            input_ids [B, T] (int32 or int64) and, where there is padding, attention_mask. A batch
+            that has labels is masked already and comes back as it is.
+        collator: rate, shares, strategy, rng, seed and epoch (``set_epoch``) of the masks.
+
+    Returns:
+        a new dict: the batch with input_ids masked and labels, both int64, as models want them,
+        and label_positions where the collator is asked for them (on a GPU by a number).
+
+    Raises:
+        TypeError, ValueError: a collator or batch that does not fit; label_positions=True on a GPU.
+    """
+    check_collator(collator)
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"batch must be a mapping, got {type(batch).__name__}")
+    if "labels" in batch:
+        return dict(batch)
+    if "input_ids" not in batch:
+        raise ValueError(f"the batch has no 'input_ids'; it has {sorted(batch)}")
+    plain = {
+        name: value.long()
+        if isinstance(value, Tensor) and value.dtype == torch.int32 and name not in _INT32
+        else value
+        for name, value in batch.items()
+    }
+    given = dict(plain.pop(LATER, {}))
+    if "special_tokens_mask" in plain:
+        given["special_tokens_mask"] = plain.pop("special_tokens_mask")
+    if collator.sample_id_column in plain:
+        given["sample_ids"] = plain.pop(collator.sample_id_column)
+    mask = plain.get("attention_mask")
+    if not given.keys() & {"attention_mask", "cu_seqlens"} and isinstance(mask, Tensor):
+        by_token = mask.shape == plain["input_ids"].shape
+        given["attention_mask"] = mask if by_token else None
+    return collator.mask(UnmaskedBatch(plain, **given))
+
+
+def check_collator(collator: Any) -> None:
+    if not isinstance(collator, DataCollatorForLanguageModeling):
+        raise TypeError(
+            "masking on the device needs a maskft.DataCollatorForLanguageModeling, got "
+            f"{type(collator).__name__}"
+        )
+    if collator.rng == "hf" or not collator.mlm:
+        asked = "rng='hf'" if collator.rng == "hf" else "mlm=False"
+        raise ValueError(
+            f"masking on the device does not go with {asked}: it takes rng='stream' or 'sample'"
+        )

@@ -1,0 +1,6 @@
+"""How a loss gets into a model: ``fuse_loss`` and what acts on the one model it is given."""
+
+from maskft.fuse.api import fuse_loss, unfuse_loss
+from maskft.fuse.forward import fused
+
+__all__ = ["fuse_loss", "fused", "unfuse_loss"]

@@ -1,0 +1,117 @@
+"""One call that makes a Transformers model compute its head and loss on the predicted rows only.
+
+model = maskft.fuse_loss(AutoModelForMaskedLM.from_pretrained(name))
+loss = model(**batch).loss  # and in a Trainer, num_items_in_batch counts
+"""
+
+import logging
+from typing import Any
+
+from maskft.fuse.check import compare
+from maskft.fuse.forward import FusedForward, Options, fused, router_losses
+from maskft.fuse.head import read, unwrap
+from maskkernels.backend import BACKENDS
+
+LOGITS = (False, True, "eval")
+_LOG = logging.getLogger(__name__)
+
+
+def fuse_loss(
+    model: Any,
+    *,
+    logits: bool | str = False,
+    capacity: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    linear: bool | None = None,
+    check: Any = False,
+    backend: str = "auto",
+) -> Any:
+    """Have ``model`` compute its head and its loss for the predicted rows only, from now on.
+
+    Acts on this one object, which it returns; ``unfuse_loss`` undoes it. Calls with ``labels``
+    change, all others stay as they are. The rows whose label is not -100 are gathered behind the
+    base model; head and loss see no others, and ``maskkernels.linear_cross_entropy`` runs in place
+    of the decoder, in its own ``__call__`` (so that DDP and FSDP2 find its weights in place). A
+    decoder that is not a plain nn.Linear (LoRA, quantised...) is called on those rows instead, and
+    ``masked_cross_entropy`` follows.
+
+    ``num_items_in_batch`` is what the sum of the losses is divided by, for every model, so losses
+    and gradients do not depend on gradient accumulation or the number of ranks.
+
+    Forward takes two keywords more: ``label_positions``, int64 [R], places of the labelled tokens
+    in the flattened labels, -1 for none, as ``mask_tokens(..., capacity=R)`` returns them (so that
+    nothing is searched for on a GPU, and with R fixed all shapes are); and ``return_logits``, which
+    overrides ``logits`` for a call.
+
+    Args:
+        model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
+            one. Fuse before ``torch.compile``; before or after DDP and FSDP2.
+        logits: whether outputs have ``logits``: False, True, or "eval" for evaluation only (what
+            Trainer's compute_metrics needs). Where they do, all rows are decoded as ever.
+        capacity: at most so many labels per call. On a GPU and in compiled code this many rows are
+            then gathered, whatever the labels: shapes stay the same and the host never waits to
+            count them (without it, and without ``label_positions``, a GPU waits once per call;
+            compiled code gathers in the loss only). More labels: ValueError on the CPU, a NaN loss
+            on a GPU and in compiled code.
+        label_smoothing, z_loss: as in ``masked_cross_entropy``.
+        linear: whether the loss is computed in the decoder. None: where that is possible.
+        check: a batch (or True for one of random tokens) on which loss and gradients are compared
+            with those of the stock model, and the difference logged.
+        backend: "auto", "reference", "numba" or "triton"; see ``maskkernels``.
+
+    Raises:
+        TypeError: a model that is not covered, by its class.
+        ValueError: an argument that does not fit; a model that is fused already; a check that
+            found another loss or other gradients than stock. In a call: ``label_positions`` that
+            are not those of the labels. A GPU and compiled code, where looking would wait, give a
+            NaN loss for labels left out.
+    """
+    if not any(logits is value or logits == value for value in LOGITS):
+        raise ValueError(f"logits must be one of {LOGITS}, got {logits!r}")
+    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int)):
+        raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"capacity must be at least 1, got {capacity}")
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
+    inner = unwrap(model)
+    if fused(inner) is not None:
+        raise ValueError(
+            f"this {type(inner).__name__} is fused already; unfuse_loss(model) undoes it"
+        )
+    head = read(inner)
+    if linear and head.rows_because:
+        raise TypeError(f"the loss of {head.name} cannot run in its decoder: {head.rows_because}")
+    if router_losses(head, inner, {}):
+        raise TypeError(
+            f"fuse_loss does not cover {head.name} with output_router_logits: it adds the router's "
+            "losses in code of its own"
+        )
+    in_decoder = head.rows_because is None if linear is None else linear
+    options = Options(logits, capacity, label_smoothing, z_loss, in_decoder, backend)
+    FusedForward(inner, head, options).attach()
+    if check is not False:
+        try:
+            difference = compare(inner, None if check is True else check)
+        except BaseException:
+            unfuse_loss(inner)
+            raise
+        _LOG.info("%s", difference)
+        if not difference.agrees:
+            unfuse_loss(inner)
+            raise ValueError(f"fused and stock {head.name} disagree: {difference}")
+    return model
+
+
+def unfuse_loss(model: Any) -> Any:
+    """Undo ``fuse_loss``; a model that is not fused stays as it is.
+
+    Raises:
+        ValueError: something else (accelerate, for one) has since wrapped ``model.forward``.
+    """
+    inner = unwrap(model)
+    forward = fused(inner)
+    if forward is not None:
+        forward.detach()
+    return model

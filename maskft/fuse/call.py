@@ -1,0 +1,127 @@
+"""Which rows of a batch a call computes, and what they predict."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskft.collate.labels import IGNORE_INDEX
+
+
+def shifted(labels: Tensor) -> Tensor:
+    """What each row of a causal model predicts: the next row's label."""
+    return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
+
+
+def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> bool:
+    """Raise unless ``positions`` name each label once; returns whether it has looked.
+
+    On a GPU looking would wait for it. Nothing predicts the first label of a row where ``shift``:
+    it may be left out.
+    """
+    if not isinstance(positions, Tensor) or positions.dtype not in (torch.int32, torch.int64):
+        got = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
+        raise TypeError(f"label_positions must be a tensor of torch.int64, got {got}")
+    on_cpu = positions.device.type == labels.device.type == "cpu"
+    if not on_cpu or torch.compiler.is_compiling():
+        return False
+    labelled = labels != IGNORE_INDEX
+    if shift:
+        labelled[..., 0] = False
+    labelled = labelled.reshape(-1)
+    if positions.numel() and not -1 <= positions.min() <= positions.max() < labelled.numel():
+        raise ValueError(
+            f"label_positions must be places in the {labelled.numel()} labels of the batch, or -1"
+        )
+    named = torch.bincount(positions[positions >= 0], minlength=labelled.numel())
+    left_out = int((labelled & (named == 0)).sum())
+    if left_out:
+        raise ValueError(
+            f"label_positions leave out {left_out} of the {int(labelled.sum())} labels of the batch"
+        )
+    if (named > 1).any():
+        raise ValueError(f"label_positions name place {int((named > 1).int().argmax())} twice")
+    return True
+
+
+class LabelledCall:
+    """One call with labels.
+
+    Attributes:
+        targets: what each row of the batch predicts, [B, T].
+        num_items: what the sum of losses is divided by; None: the labels of this call.
+        labels_given, shift_labels_given: what the call brought along.
+        rows: int64 [R], which of the flattened rows are computed, -1 for none; None: all.
+        in_decoder: whether the decoder computes the loss.
+        gathered: whether the base model's hook has gathered the rows.
+        stand_in: what the decoder returned in place of logits.
+        loss: the loss, once it is known.
+    """
+
+    def __init__(
+        self, targets: Tensor, num_items: Any, labels: Tensor, shift_labels: Tensor | None
+    ) -> None:
+        self.targets = targets
+        self.num_items = num_items
+        self.labels_given = labels
+        self.shift_labels_given = shift_labels
+        self.rows: Tensor | None = None
+        self.in_decoder = False
+        self.gathered = False
+        self.stand_in: Tensor | None = None
+        self.loss: Tensor | None = None
+        self._overfull: Tensor | None = None  # bool 0-d: more labels than rows
+
+    def choose(self, positions: Tensor | None, shift: bool, capacity: int | None) -> None:
+        """Choose the rows.
+
+        Args:
+            positions: int64 [R], the places of labels in the flattened batch, -1 for none. None:
+                labels are searched for.
+            shift: whether the label at a place belongs to the row before it.
+            capacity: how many rows to make room for where counting them would wait for a device or
+                break a graph.
+        """
+        if positions is not None:
+            labels = self.labels_given if shift else self.targets
+            looked = _check_positions(positions, labels, shift)
+            rows = positions.reshape(-1)
+            if shift:
+                first = rows % self.targets.shape[-1] == 0
+                rows = torch.where((rows < 0) | first, -1, rows - 1)
+            self.rows = rows
+            if not looked:
+                named = (self.labels() != IGNORE_INDEX).sum()
+                self._overfull = (self.targets != IGNORE_INDEX).sum() > named
+            return
+        predicted = self.targets.reshape(-1) != IGNORE_INDEX
+        compiling = torch.compiler.is_compiling()
+        if compiling and capacity is None:
+            return
+        if capacity is not None and (compiling or predicted.device.type != "cpu"):
+            self.rows = torch.nonzero_static(predicted, size=capacity, fill_value=-1).squeeze(1)
+            self._overfull = predicted.sum() > capacity
+            return
+        self.rows = predicted.nonzero().squeeze(1)
+        if capacity is not None and len(self.rows) > capacity:
+            raise ValueError(f"{len(self.rows)} labels in a batch, capacity is {capacity}")
+
+    def predicted(self, hidden: Tensor) -> Tensor:
+        """The chosen rows of ``hidden`` [B, T, H], as [1, R, H]."""
+        if self.rows is None:
+            return hidden
+        rows = self.rows.to(hidden.device).clamp(min=0)
+        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows).unsqueeze(0)
+
+    def labels(self) -> Tensor:
+        """What the chosen rows predict, [1, R]; [B, T] where all are computed."""
+        if self.rows is None:
+            return self.targets
+        rows = self.rows.to(self.targets.device)
+        labels = self.targets.reshape(-1).index_select(0, rows.clamp(min=0))
+        return torch.where(rows >= 0, labels, IGNORE_INDEX).unsqueeze(0)
+
+    def or_nan(self, loss: Tensor) -> Tensor:
+        """``loss``, or NaN where more rows have a label than are computed."""
+        return loss if self._overfull is None else torch.where(self._overfull, torch.nan, loss)

@@ -1,0 +1,382 @@
+"""Run a fused model: its ``forward``, a hook on its base model, its decoder and its loss.
+
+All are attributes of the one instance, which ``FusedForward.attach`` sets and ``detach`` takes away
+again. They hold references to one another and no closures, so that a copy or a pickle of the model
+is fused in its own right.
+"""
+
+import copy
+import inspect
+import threading
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskft.collate.labels import IGNORE_INDEX
+from maskft.fuse.call import LabelledCall, shifted
+from maskft.fuse.head import Head, decoder_inputs, hooked
+from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
+
+
+def fused(model: Any) -> "FusedForward | None":
+    """What acts on a model that is fused; None on another."""
+    return vars(model).get("_fused_loss")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``fuse_loss`` was asked for, and whether the decoder gives way to the loss."""
+
+    logits: bool | str
+    capacity: int | None
+    label_smoothing: float
+    z_loss: float
+    in_decoder: bool
+    backend: str
+
+    def of_loss(self) -> dict[str, Any]:
+        return {
+            "label_smoothing": self.label_smoothing,
+            "z_loss": self.z_loss,
+            "backend": self.backend,
+        }
+
+
+class Now(threading.local):
+    """The call with labels that a thread is in: several may run one model."""
+
+    call: LabelledCall | None = None
+
+    def __reduce__(self) -> tuple[type["Now"], tuple[()]]:
+        """A copy is in no call."""
+        return Now, ()
+
+
+class FusedForward:
+    """The ``forward`` of a fused model, an attribute of that one instance.
+
+    Not a method: accelerate would take its function and bind it to the model.
+    """
+
+    def __init__(self, model: Any, head: Head, options: Options) -> None:
+        self.model = model
+        self.head = head
+        self.options = options
+        self.decoder = model.get_output_embeddings() if options.in_decoder else None
+        self.now = Now()
+        self.verified = False  # that nothing but ``head`` says happens to the logits
+        self.__signature__ = _signature(model)
+        self._before: dict[str, Any] = {}
+        self._hook: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FusedForward":
+        """A copy within a copy of the model; idle where a part (PEFT: the decoder) is copied alone,
+        which must not take the whole model along."""
+        state = dict(vars(self))
+        if id(self.model) not in memo:
+            state |= {"model": None, "decoder": None, "_hook": None, "_before": {}}
+        twin = object.__new__(FusedForward)
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(state, memo))
+        return twin
+
+    def attach(self) -> None:
+        model = self.model
+        mine: dict[str, Any] = {
+            "_fused_loss": self, "forward": self, "accepts_loss_kwargs": True,
+            "_replicate_for_data_parallel": _no_replica,
+        }  # fmt: skip
+        if self.head.calls_loss_function:
+            mine["_loss_function"] = FusedLossFunction(self, model.loss_function)
+        self._before = {name: vars(model).get(name) for name in mine}
+        for name, value in mine.items():
+            setattr(model, name, value)
+        base = model.base_model
+        if base is not model and base is not self.decoder:
+            self._hook = base.register_forward_hook(self.gather)
+        if self.decoder is not None:
+            self.decoder.forward = DecoderForward(self, self.decoder)
+
+    def detach(self) -> None:
+        model = self.model
+        now = vars(model).get("forward")
+        if now is not self and getattr(now, "__func__", None) is not self:
+            raise ValueError(
+                "model.forward has been wrapped since fuse_loss; take that off first "
+                "(accelerator.unwrap_model(model, keep_fp32_wrapper=False))"
+            )
+        for name, value in self._before.items():
+            delattr(model, name)
+            if value is not None:
+                setattr(model, name, value)
+        if self._hook is not None:
+            self._hook.remove()
+        if self.decoder is not None:
+            del self.decoder.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] is self.model:  # accelerate binds what it unwraps
+            args = args[1:]
+        kwargs.update(zip(self.head.parameters, args, strict=False))
+        num_items = kwargs.pop("num_items_in_batch", None)
+        positions = kwargs.pop("label_positions", None)
+        wanted = kwargs.pop("return_logits", None)
+        labels = kwargs.get("labels")
+        if labels is None:
+            return self._stock(kwargs)
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+        if wanted is None:
+            at_all = self.options.logits
+            wanted = at_all is True or (at_all == "eval" and not self.model.training)
+        if router_losses(self.head, self.model, kwargs):
+            raise TypeError(f"a fused {self.head.name} takes no output_router_logits with labels")
+        targets: Any = labels
+        if self.head.shift:
+            targets = kwargs.get("shift_labels")
+            targets = shifted(labels) if targets is None else targets
+        call = LabelledCall(targets, num_items, labels, kwargs.get("shift_labels"))
+        if not wanted:
+            shift = self.head.shift and kwargs.get("shift_labels") is None
+            call.choose(positions, shift, self.options.capacity)
+            decoder = self.decoder
+            call.in_decoder = (
+                decoder is not None
+                and self.model.get_output_embeddings() is decoder
+                and not hooked(decoder)  # a hook expects logits
+            )
+        return self._run(call, kwargs, bool(wanted))
+
+    def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """The base model's hook: its hidden states, of the predicted rows only."""
+        call = self.now.call
+        if call is None or call.rows is None or call.gathered:
+            return None
+        hidden = output[0]
+        if not isinstance(hidden, Tensor) or hidden.shape[:-1] != call.targets.shape:
+            return None
+        call.gathered = True
+        if isinstance(output, tuple):
+            return (call.predicted(hidden), *output[1:])
+        output[next(iter(output.keys()))] = call.predicted(hidden)
+        return output
+
+    def decode(self, call: LabelledCall, hidden: Tensor, decoder: nn.Linear) -> Tensor:
+        """What the decoder returns in place of logits: [..., V], every element the loss."""
+        head = self.head
+        if call.stand_in is not None:
+            raise RuntimeError(f"{head.name} calls its decoder more than once: use linear=False")
+        if hasattr(decoder.weight, "placements"):
+            raise RuntimeError(
+                f"the decoder of {head.name} is called outside of FSDP: its weight is sharded"
+            )
+        labels = call.labels()
+        flat = hidden
+        if not call.gathered:
+            if hidden.shape[:-1] != call.targets.shape:
+                raise RuntimeError(
+                    f"{head.name} hands its decoder {tuple(hidden.shape)} for labels of shape "
+                    f"{tuple(call.targets.shape)}: give each row a label, or use linear=False"
+                )
+            flat = call.predicted(hidden)
+        elif hidden.shape[:-1].numel() != labels.numel():
+            raise RuntimeError(
+                f"{head.name} decodes {hidden.shape[:-1].numel()} of {labels.numel()} predicted "
+                "rows: logits_to_keep does not go with labels"
+            )
+        loss = linear_cross_entropy(
+            flat.reshape(*labels.shape, hidden.shape[-1]),
+            decoder.weight,
+            labels.to(hidden.device),
+            _sum(decoder.bias, self._added_bias()),
+            softcap=head.softcap,
+            logit_scale=head.scale,
+            num_items=call.num_items,
+            **self.options.of_loss(),
+        ).loss
+        call.stand_in = call.or_nan(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
+        return call.stand_in
+
+    def check_labels(
+        self, call: LabelledCall, labels: Tensor | None, shift_labels: Tensor | None
+    ) -> None:
+        """Refuse a model whose loss is not on the labels that it was called with."""
+        if labels is call.labels_given and shift_labels is call.shift_labels_given:
+            return
+        if torch.compiler.is_compiling() or self.verified:
+            return
+        own = shift_labels
+        if own is None and labels is not None:
+            own = shifted(labels) if self.head.shift else labels
+        targets = call.targets.reshape(-1)
+        if own is None or not torch.equal(own.reshape(-1).to(targets.device), targets):
+            raise TypeError(
+                f"fuse_loss does not cover {self.head.name}: it computes its loss on other labels "
+                "than those it is called with"
+            )
+
+    def finish(self, call: LabelledCall, logits: Tensor) -> Tensor:
+        """Compute the loss of a call from the ``logits``, or the stand-in, that the model made."""
+        name = self.head.name
+        if call.loss is not None:
+            raise TypeError(f"{name} computes more than one loss; fuse_loss does not cover that")
+        if not call.in_decoder:
+            labels = call.labels() if call.gathered else call.targets
+            if logits.shape[:-1].numel() != labels.numel():
+                raise TypeError(
+                    f"fuse_loss does not cover {name}: it makes logits {tuple(logits.shape)} for "
+                    f"labels {tuple(labels.shape)}"
+                )
+            logits = logits.reshape(*labels.shape, logits.shape[-1])
+            loss = masked_cross_entropy(
+                logits, labels.to(logits.device), num_items=call.num_items, **self.options.of_loss()
+            ).loss
+            call.loss = call.or_nan(loss)
+            return call.loss
+        if call.stand_in is None:
+            raise RuntimeError(f"{name} does not call its decoder: use linear=False")
+        if not torch.compiler.is_compiling() and not self.verified:
+            self._verify(call.stand_in.detach(), logits.detach())
+        call.loss = call.stand_in.reshape(-1)[0]
+        return call.loss
+
+    def _run(self, call: LabelledCall, kwargs: dict[str, Any], keep_logits: bool) -> Any:
+        inputs = dict(kwargs)
+        if not self.head.calls_loss_function:
+            self._make_up_for_labels(inputs, inputs.pop("labels"))
+        as_tuple = inputs.get("return_dict")
+        as_tuple = not (self.model.config.return_dict if as_tuple is None else as_tuple)
+        if as_tuple:
+            inputs["return_dict"] = True
+        self.now.call = call
+        try:
+            outputs = self._stock(inputs)
+        finally:
+            self.now.call = None
+        if self.head.calls_loss_function:
+            if call.loss is None:
+                raise RuntimeError(f"{self.head.name} did not call its loss function")
+            loss = outputs.loss  # of ``call``, and what the model adds to it
+        else:
+            loss = self.finish(call, outputs.logits)
+        fields = {name: outputs[name] for name in outputs.keys()}  # noqa: SIM118
+        fields["loss"] = loss
+        if not keep_logits:
+            fields.pop("logits")
+        outputs = type(outputs)(**fields)
+        return outputs.to_tuple() if as_tuple else outputs
+
+    def _stock(self, kwargs: dict[str, Any]) -> Any:
+        before = self._before["forward"]
+        if before is not None:
+            return before(**kwargs)
+        return type(self.model).forward(self.model, **kwargs)
+
+    def _make_up_for_labels(self, inputs: dict[str, Any], labels: Tensor) -> None:
+        """Do what a forward that is given labels does with them besides its loss."""
+        if "use_cache" in self.head.parameters:
+            inputs.setdefault("use_cache", False)
+        if not self.head.decoder_inputs_from_labels:
+            return
+        if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
+            for name, made in decoder_inputs(self.model, labels).items():
+                if inputs.get(name) is None:
+                    inputs[name] = made
+
+    def _added_bias(self) -> Tensor | None:
+        bias = self.head.bias
+        return None if bias is None else attrgetter(bias)(self.model).reshape(-1)
+
+    def _verify(self, stand_in: Tensor, logits: Tensor) -> None:
+        """Refuse a model that does something to its logits that ``head`` does not say.
+
+        What the decoder returned is a number that the model treats as it would treat logits.
+        """
+        z = stand_in.float()
+        bias = self._added_bias()
+        z = (z if bias is None else z + bias.detach().float()) * self.head.scale
+        cap = self.head.softcap
+        z = cap * torch.tanh(z / cap) if cap else z
+        exact = logits.dtype in (torch.float32, torch.float64)
+        tolerance = 1e-4 if exact else 1e-2
+        if logits.shape != z.shape or not torch.allclose(
+            logits.float(), z, rtol=tolerance, atol=1e-6, equal_nan=True
+        ):
+            raise RuntimeError(
+                f"{self.head.name} does something to its logits that fuse_loss does not know: "
+                "fuse it with linear=False"
+            )
+        self.verified = bool((stand_in != 0).any())  # a loss of 0 says little
+
+
+class DecoderForward:
+    """The ``forward`` of a fused decoder: F.linear, or the loss in a call with labels."""
+
+    def __init__(self, fused: FusedForward, decoder: nn.Linear) -> None:
+        self.fused = fused
+        self.decoder = decoder
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        call = self.fused.now.call
+        if call is None or not call.in_decoder:
+            return type(self.decoder).forward(self.decoder, hidden)
+        return self.fused.decode(call, hidden, self.decoder)
+
+
+class FusedLossFunction:
+    """The ``loss_function`` of a fused model: the stock one, or the loss of the current call."""
+
+    def __init__(self, fused: FusedForward, stock: Any) -> None:
+        self.fused = fused
+        self.stock = stock
+
+    def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        call = self.fused.now.call
+        if call is None:
+            return self.stock(logits, *args, **kwargs)
+        if kwargs.get("ignore_index", IGNORE_INDEX) != IGNORE_INDEX:
+            raise TypeError(
+                f"a fused model ignores the label {IGNORE_INDEX} and takes no ignore_index"
+            )
+        labels = args[0] if args else kwargs.get("labels")
+        self.fused.check_labels(call, labels, kwargs.get("shift_labels"))
+        return self.fused.finish(call, logits)
+
+
+def router_losses(head: Head, model: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the model adds losses of its router's in code of its own."""
+    name = "output_router_logits"
+    if head.calls_loss_function or name not in head.parameters:
+        return False
+    asked = kwargs.get(name)
+    return bool(getattr(model.config, name, False) if asked is None else asked)
+
+
+def _signature(model: Any) -> inspect.Signature:
+    """What the model's forward takes and ``label_positions``, for Trainer to keep such columns."""
+    parameters = [
+        p.replace(annotation=inspect.Parameter.empty)
+        for p in inspect.signature(model.forward).parameters.values()
+    ]
+    added = inspect.Parameter("label_positions", inspect.Parameter.KEYWORD_ONLY, default=None)
+    last = len(parameters)
+    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        last -= 1
+    return inspect.Signature([*parameters[:last], added, *parameters[last:]])
+
+
+def _no_replica() -> Any:
+    """What nn.DataParallel calls; its replicas would all run the one model that is fused."""
+    raise RuntimeError(
+        "nn.DataParallel cannot run a fused model: start one process per GPU (torchrun, accelerate "
+        "launch), let CUDA_VISIBLE_DEVICES name one GPU, or unfuse_loss(model)"
+    )
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

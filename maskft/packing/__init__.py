@@ -1,0 +1,1 @@
+"""Rows end to end without padding: the collator, the sampler, and how rows are kept apart."""

@@ -1,0 +1,115 @@
+"""Which rows share a packed batch: blocks of rows that fill a number of tokens."""
+
+import itertools
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from maskkernels import Packing, pack_rows
+
+
+class PackedBatchSampler(Sampler[list[int]]):
+    """Batches of rows that fill a block of tokens: for ``DataLoader(batch_sampler=...)``.
+
+    Rows are shuffled and packed by ``maskkernels.pack_rows``, once: all epochs have as many
+    batches. At every epoch rows of one length change places, so that a row meets other rows, and
+    the blocks are shuffled: a pure function of (lengths, seed, epoch). Every row is in one batch of
+    an epoch.
+
+    Args:
+        lengths: the tokens of each row, as ``pack_rows`` takes them.
+        block: tokens in a batch, at most.
+        shuffle: False keeps the order of the rows, and packs the same blocks every time.
+        seed: of the shuffling; seed + epoch seeds an epoch, as in DistributedSampler.
+        window: rows that are packed together by decreasing length: the larger the fuller the
+            blocks, and the more alike the rows of one. None: all.
+        overlong: "error", or "truncate" for rows that the collator cuts (``max_length``).
+        num_replicas, rank: give every rank its own batches, as many as the others: the last ones
+            come again where they do not come out even, or are left out with ``drop_last``. Leave
+            them where Accelerate deals out the batches (with even_batches=False).
+        drop_last: leave out what does not come out even among ranks.
+
+    Raises:
+        TypeError, ValueError: as ``pack_rows``; a rank outside [0, num_replicas).
+    """
+
+    def __init__(
+        self,
+        lengths: Any,
+        block: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        window: int | None = 256,
+        overlong: str = "error",
+        num_replicas: int = 1,
+        rank: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank must be in [0, num_replicas={num_replicas}), got {rank}")
+        self.lengths = torch.as_tensor(lengths)
+        self.block, self.shuffle, self.seed = block, shuffle, operator.index(seed)
+        self.window, self.overlong = window, overlong
+        self.num_replicas, self.rank, self.drop_last = num_replicas, rank, drop_last
+        self.epoch = 0
+        self.batches()  # refuses here what does not fit
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle as for ``epoch`` from the next iteration on."""
+        self.epoch = operator.index(epoch)
+
+    def batches(self) -> list[list[int]]:
+        """The batches of this epoch and rank."""
+        state = (self.epoch, self.seed, self.shuffle)
+        if getattr(self, "_known", (None,))[0] != state:
+            self._known = (state, self._pack())
+        return self._known[1]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.batches()
+
+    def __len__(self) -> int:
+        return len(self.batches())
+
+    def _pack(self) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        state = (self.seed, self.shuffle)
+        if getattr(self, "_packed", (None,))[0] != state:
+            self._packed = (state, self._pack_once())
+        packed = self._packed[1]
+        if not self.shuffle:
+            return self._own(packed.blocks())
+        blocks = packed._replace(rows=self._exchanged(packed.rows, generator)).blocks()
+        places = torch.randperm(len(blocks), generator=generator).tolist()
+        return self._own([blocks[k] for k in places])
+
+    def _pack_once(self) -> Packing:
+        order = torch.arange(len(self.lengths))
+        if self.shuffle:
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self.seed))
+        packed = pack_rows(
+            self.lengths[order], self.block, window=self.window, overlong=self.overlong
+        )
+        return packed._replace(rows=order[packed.rows])
+
+    def _exchanged(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """``rows`` with the places of rows of one length dealt out anew."""
+        sizes = self.lengths.clamp(max=self.block)
+        others = torch.randperm(rows.numel(), generator=generator)
+        others = others[sizes[others].argsort(stable=True)]
+        return torch.empty_like(rows).index_copy_(0, sizes[rows].argsort(stable=True), others)
+
+    def _own(self, blocks: list[list[int]]) -> list[list[int]]:
+        """This rank's share."""
+        uneven = len(blocks) % self.num_replicas
+        if uneven and self.drop_last:
+            blocks = blocks[:-uneven]
+        elif uneven:
+            again = itertools.cycle(blocks)
+            blocks = blocks + list(itertools.islice(again, self.num_replicas - uneven))
+        return blocks[self.rank :: self.num_replicas]

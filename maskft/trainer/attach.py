@@ -1,0 +1,166 @@
+"""Trainer glue: the collator learns the epoch, and evaluation sees the same masks every time."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import has_length
+
+from maskft.collate.randomness import SampleDraws
+from maskft.trainer.on_device import REPLACED, mask_in_trainer
+from maskft.trainer.packing import PACKED, pack_in_trainer
+from maskft.trainer.resume import Passes, Place, batches_a_turn, batches_are_made_again
+
+_LOADERS = ("get_eval_dataloader", "get_test_dataloader")
+
+
+class MaskingCallback(TrainerCallback):
+    """Tell a collator the epoch and the step at the beginning of each epoch, a resumed one too.
+
+    Over a dataset without length an epoch is a pass over it. ``attach`` has Trainer resume where it
+    stood in a pass, which this callback alone does not (``maskft.trainer.resume``).
+
+    Args:
+        collator: whatever has ``set_epoch``, and ``set_progress`` if its rate follows a schedule.
+            Workers see the change, persistent ones too.
+        mask_on_device: batches are masked as they reach the model, not when they are made.
+    """
+
+    def __init__(self, collator: SampleDraws, *, mask_on_device: bool = False) -> None:
+        self.collator, self.mask_on_device = collator, mask_on_device
+        self.passes = Passes()
+        self._place = Place()
+        self._resumed = self._lengthless = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loader = kwargs.get("train_dataloader")
+        self._place = Place.of(state, args, loader)
+        self._resumed = state.global_step > 0
+        self._lengthless = not has_length(loader)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loader, place = kwargs.get("train_dataloader"), self._place
+        if self._resumed and self._lengthless:
+            self.passes.begin(loader, place)
+        self.collator.set_epoch(place.epoch)
+        if not hasattr(self.collator, "set_progress"):
+            return
+        step, turn = state.global_step, 1
+        if not self.mask_on_device:
+            turn = batches_a_turn(loader)
+            if batches_are_made_again(loader):
+                step -= place.batches // args.gradient_accumulation_steps
+        self.collator.set_progress(
+            step,
+            max(state.max_steps, 1),
+            epoch=place.epoch,
+            epochs=max(state.num_train_epochs, 1),
+            batches_a_step=args.gradient_accumulation_steps * turn,
+        )
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._place.batches += 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._place.batches += 1
+        if self._lengthless:
+            self._place.save(state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._place = Place(self._place.epoch + 1)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.passes.end()
+
+
+def attach(
+    trainer: Trainer, *, mask_on_device: bool = False, packing: bool | int = False
+) -> Trainer:
+    """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
+
+    Acts on this one object, which it returns; ``detach`` undoes it. Two evaluations of one model
+    then agree to the last digit. The columns that the collator reads (sample ids, entities, weights
+    of words...) are kept where Trainer would drop them (``remove_unused_columns``).
+
+    A run resumed from a checkpoint goes on with the batches, masks and rates of the whole run; over
+    a dataset without length too, which Trainer alone resumes in its first pass only. Such a dataset
+    must give the same rows in the same order again (that of its ``set_epoch``, if it has one), and
+    the rows before the place are read again. rng="stream" draws new masks.
+
+    Args:
+        trainer: one whose data_collator is maskft's.
+        mask_on_device: the loader only pads, to int32, and training batches are masked on the
+            model's device, before Trainer counts their labels: the same masks with rng="sample",
+            by Triton on a GPU and Numba on the CPU. Evaluation is masked in the loader as ever.
+        packing: training batches are rows end to end instead of padded, so many tokens at most,
+            with the same masks (docs/packing.md); True: as many as the padded batch may have,
+            ``per_device_train_batch_size`` times the longest row. A model that cannot keep packed
+            rows apart gets the same rows padded, with a warning. Evaluation is padded as ever.
+
+    Raises:
+        TypeError: the trainer's collator is not maskft's; packing with a dataset without length.
+        ValueError: the trainer is attached already; mask_on_device with rng="hf" or mlm=False;
+            packing below 1, or with rng="hf".
+    """
+    collator = trainer.data_collator
+    if not isinstance(collator, SampleDraws):
+        raise TypeError(
+            "attach needs a Trainer whose data_collator is one of maskft's, such as "
+            f"maskft.DataCollatorForLanguageModeling, got {type(collator).__name__}"
+        )
+    if any(name in vars(trainer) for name in _LOADERS):
+        raise ValueError("this trainer is attached already; detach(trainer) undoes it")
+    try:
+        if packing is not False:
+            pack_in_trainer(trainer, packing)
+        if mask_on_device:
+            mask_in_trainer(trainer)
+    except (TypeError, ValueError):
+        detach(trainer)
+        raise
+    callback = MaskingCallback(collator, mask_on_device=mask_on_device)
+    trainer.add_callback(callback)
+    trainer.get_batch_samples = _from_their_places(trainer.get_batch_samples, callback.passes)
+    for name in _LOADERS:
+        setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
+    names = collator.columns_read()
+    names += [name for name in collator.columns_welcome() if name not in names]
+    if names:
+        trainer._set_signature_columns_if_needed()
+        trainer._signature_columns += [n for n in names if n not in trainer._signature_columns]
+    return trainer
+
+
+def detach(trainer: Trainer) -> Trainer:
+    """Undo ``attach``; a trainer that is not attached stays as it is."""
+    trainer.remove_callback(MaskingCallback)
+    for name in (*_LOADERS, *REPLACED, *PACKED):
+        vars(trainer).pop(name, None)
+    trainer._signature_columns = None  # Trainer works them out anew
+    return trainer
+
+
+def _from_their_places(fetch: Callable[..., Any], passes: Passes) -> Callable[..., Any]:
+    """``fetch`` the batches of an update from where a resumed pass should go on."""
+
+    @wraps(fetch)
+    def get_batch_samples(epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        return fetch(passes.batches(epoch_iterator), *args, **kwargs)
+
+    return get_batch_samples
+
+
+def _with_fixed_masks(trainer: Trainer, build: Callable[..., Any]) -> Callable[..., Any]:
+    """``build`` a loader while the trainer's collator is its evaluation copy."""
+
+    @wraps(build)
+    def get_dataloader(*args: Any, **kwargs: Any) -> Any:
+        kept = trainer.data_collator
+        trainer.data_collator = kept.for_evaluation()
+        try:
+            return build(*args, **kwargs)
+        finally:
+            trainer.data_collator = kept
+
+    return get_dataloader

@@ -1,0 +1,39 @@
+"""Masking on the model's device in a Trainer: its loader only pads."""
+
+from functools import wraps
+from typing import Any
+
+from transformers import Trainer
+
+from maskft.collate.unmasked import PlainCollator, check_collator, mask_batch
+
+REPLACED = ("get_train_dataloader", "get_batch_samples")  # of a trainer
+
+
+def mask_in_trainer(trainer: Trainer) -> None:
+    """Have a Trainer's loader pad only, and mask its batches where they arrive.
+
+    Before Trainer counts an update's labels, so that ``num_items_in_batch`` is right. Evaluation
+    goes on masking in the loader. ``maskft.attach`` calls this and ``maskft.detach`` undoes it.
+    """
+    collator = trainer.data_collator
+    check_collator(collator)
+    build, fetch = trainer.get_train_dataloader, trainer.get_batch_samples
+
+    @wraps(build)
+    def get_train_dataloader(*args: Any, **kwargs: Any) -> Any:
+        trainer.data_collator = PlainCollator(collator)
+        try:
+            return build(*args, **kwargs)
+        finally:
+            trainer.data_collator = collator
+
+    @wraps(fetch)
+    def get_batch_samples(epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        def mask(batch: Any) -> dict[str, Any]:
+            return mask_batch(trainer._prepare_inputs(batch), collator)
+
+        return fetch(map(mask, epoch_iterator), *args, **kwargs)
+
+    for name, method in zip(REPLACED, (get_train_dataloader, get_batch_samples), strict=True):
+        setattr(trainer, name, method)
