@@ -1,16 +1,26 @@
 """A training step on a GPU: without a wait, captured once, replayed over varied batches."""
 
 import copy
+import importlib.util
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from maskft import DataCollatorForLanguageModeling, PlainCollator, fuse_loss, mask_batch
-from tests.maskft.trainer.test_static_shapes import load_example
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
     pytest.skip("no GPU on this machine", allow_module_level=True)
+
+
+def load_example():
+    path = Path(__file__).parents[2] / "examples" / "static_shapes.py"
+    spec = importlib.util.spec_from_file_location("static_shapes", path)
+    example = sys.modules["static_shapes"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example
 
 
 def on_gpu(batch):
@@ -26,6 +36,7 @@ def run(request):
     return example, model.cuda(), [on_gpu(batch) for batch in loader]
 
 
+@pytest.mark.long
 def test_a_captured_step_is_the_stock_step_run_eagerly(run):
     example, model, batches = run
     stock = copy.deepcopy(model)
@@ -41,6 +52,7 @@ def test_a_captured_step_is_the_stock_step_run_eagerly(run):
             assert (p.grad - q.grad).abs().max() <= 1e-4 * largest
 
 
+@pytest.mark.long
 def test_the_optimizer_can_be_in_the_graph(run):
     example, model, batches = run
     fuse_loss(model)
@@ -58,6 +70,7 @@ def test_the_optimizer_can_be_in_the_graph(run):
     assert torch.stack(losses[-n:]).mean() < torch.stack(losses[:n]).mean()
 
 
+@pytest.mark.long
 def test_it_compiles_once_on_the_device(run):
     example, model, batches = run
     torch._dynamo.reset()
