@@ -80,6 +80,7 @@ def test_it_compiles_once_on_the_device(run):
             assert step(batch).isfinite()
 
 
+@pytest.mark.long
 def test_an_uncompiled_step_never_waits(run):
     """Masks of the batch are [B, 1, 1, T]: one of [B, T] Transformers itself reads."""
     example, model, batches = run
