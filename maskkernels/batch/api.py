@@ -44,6 +44,11 @@ def pad_rows(
     Raises:
         TypeError, ValueError: as ``flatten_rows``; an argument that does not fit; with int32, a
             value that needs more.
+
+    Example:
+        >>> from maskkernels import pad_rows
+        >>> pad_rows([[7, 8], [9]], padding_value=0).tolist()
+        [[7, 8], [9, 0]]
     """
     found = to_rows(rows, "rows")
     room = _Room(padding_side, pad_to_multiple_of, dtype, pin_memory, backend)
@@ -81,6 +86,13 @@ def pad_batch(
     Raises:
         TypeError, ValueError: as ``pad_rows``; a column that is missing, or does not have one
             value for each token, or has rows of several lengths and no padding value.
+
+    Example:
+        >>> from maskkernels import pad_batch
+        >>> examples = [{"input_ids": [7, 8]}, {"input_ids": [9]}]
+        >>> batch = pad_batch(examples, padding_values={"input_ids": 0})
+        >>> {name: column.tolist() for name, column in batch.items()}
+        {'input_ids': [[7, 8], [9, 0]], 'attention_mask': [[1, 1], [1, 0]]}
     """
     if not isinstance(padding_values, Mapping) or not padding_values:
         raise TypeError(

@@ -51,6 +51,13 @@ class PackedRows(NamedTuple):
     Attributes:
         values: int32 or int64 [N].
         cu_seqlens: int32 or int64 [B + 1]: row b is values[cu_seqlens[b]:cu_seqlens[b + 1]].
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import PackedRows, pad_rows
+        >>> rows = PackedRows(torch.tensor([7, 8, 9]), torch.tensor([0, 2, 3]))
+        >>> pad_rows(rows).tolist()
+        [[7, 8], [9, 0]]
     """
 
     values: Tensor

@@ -63,6 +63,15 @@ def corrupt_spans(
         TypeError, ValueError: an argument that does not fit, by name; a row with more spans than
             there are sentinels, saying which. On a GPU, where looking would wait for the device,
             such a row gets as many spans as there are sentinels, of as many tokens of noise.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import SpanCorruption, corrupt_spans
+        >>> corruption = SpanCorruption(sentinel_ids=(99, 98, 97), eos_token_id=1)
+        >>> ids = torch.tensor([[11, 12, 13, 14, 15, 16, 17, 1]])
+        >>> rows = corrupt_spans(ids, corruption, seed=1)
+        >>> rows.input_ids.tolist(), rows.target_ids.tolist()
+        ([11, 12, 13, 14, 15, 16, 99, 1], [99, 17, 98, 1])
     """
     if not isinstance(corruption, SpanCorruption):
         raise TypeError(f"corruption must be a SpanCorruption, got {type(corruption).__name__}")
@@ -102,6 +111,14 @@ def infill_text(
 
     Raises:
         TypeError, ValueError: an argument that does not fit, by name.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import TextInfilling, infill_text
+        >>> infilling = TextInfilling(mask_token_id=4)
+        >>> rows = infill_text(torch.arange(11, 21).view(1, 10), infilling, seed=1)
+        >>> rows.input_ids.tolist()
+        [11, 12, 13, 14, 15, 4, 19, 20]
     """
     if not isinstance(infilling, TextInfilling):
         raise TypeError(f"infilling must be a TextInfilling, got {type(infilling).__name__}")
@@ -139,6 +156,15 @@ def pad_corrupted(
     Raises:
         TypeError, ValueError: an argument that does not fit; on the CPU, a row that is longer. On a
             GPU, and in a graph, where looking would wait for the device, such a row is cut.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import SpanCorruption, corrupt_spans, pad_corrupted
+        >>> corruption = SpanCorruption(sentinel_ids=(99, 98, 97))
+        >>> rows = corrupt_spans(torch.arange(11, 19).view(1, 8), corruption, seed=1)
+        >>> batch = pad_corrupted(rows, input_length=10, target_length=4)
+        >>> batch["input_ids"].tolist(), batch["labels"].tolist()
+        ([[11, 12, 13, 14, 15, 16, 17, 99, 0, 0]], [[99, 18, 98, -100]])
     """
     if not isinstance(rows, CorruptedRows):
         raise TypeError(f"rows must be CorruptedRows, got {type(rows).__name__}")
@@ -178,6 +204,11 @@ def corrupted_lengths(
         denoiser: None: the default, T5's.
         final_sentinel: as in ``SpanCorruption``.
         eos: rows and targets end in an end-of-sequence token.
+
+    Example:
+        >>> from maskkernels import corrupted_lengths
+        >>> corrupted_lengths(568)
+        (511, 115)
     """
     if isinstance(length, bool) or not isinstance(length, int) or not int(eos) <= length:
         raise ValueError(f"length must be an int, at least {int(eos)}, got {length!r}")
@@ -193,6 +224,15 @@ class ReplacedTokens(NamedTuple):
     Attributes:
         input_ids: the original ids with the sampled ones at the masked tokens; [B, T].
         is_replaced: int64 [B, T], 1 where the id is not the original one.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import replace_tokens
+        >>> replaced = replace_tokens(
+        ...     torch.tensor([[11, 103]]), torch.tensor([[-100, 12]]), torch.tensor([[0, 77]])
+        ... )
+        >>> replaced.is_replaced.float().mean().item()
+        0.5
     """
 
     input_ids: Tensor
@@ -226,6 +266,14 @@ def replace_tokens(
 
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import replace_tokens
+        >>> ids, labels = torch.tensor([[11, 103, 103]]), torch.tensor([[-100, 12, 13]])
+        >>> replaced = replace_tokens(ids, labels, sampled_ids=torch.tensor([[0, 12, 77]]))
+        >>> replaced.input_ids.tolist(), replaced.is_replaced.tolist()
+        ([[11, 12, 77]], [[0, 0, 1]])
     """
     check_ids(input_ids, None, None)
     check_like("labels", labels, input_ids)

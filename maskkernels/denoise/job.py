@@ -28,6 +28,16 @@ class CorruptedRows(NamedTuple):
         cu_seqlens: int64 [B + 1]: row b is input_ids[cu_seqlens[b]:cu_seqlens[b + 1]].
         target_ids: [N2], dtype of the rows.
         target_cu_seqlens: int64 [B + 1].
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import SpanCorruption, corrupt_spans, pad_rows
+        >>> ids = torch.arange(11, 31).view(2, 10)
+        >>> rows = corrupt_spans(ids, SpanCorruption(sentinel_ids=range(99, 89, -1)), seed=1)
+        >>> rows.cu_seqlens.tolist(), rows.target_cu_seqlens.tolist()
+        ([0, 10, 20], [0, 3, 6])
+        >>> pad_rows(rows.targets).tolist()
+        [[99, 20, 98], [99, 30, 98]]
     """
 
     input_ids: Tensor

@@ -28,6 +28,13 @@ class LossOutput(NamedTuple):
             nats; as accuracy.
         top_k: float32 [], the share of labelled rows in which fewer than k logits are greater than
             the label's; as accuracy.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import masked_cross_entropy
+        >>> output = masked_cross_entropy(torch.eye(3), torch.tensor([0, 1, 0]), accuracy=True)
+        >>> output.count.item(), round(output.accuracy.item(), 2), output.entropy
+        (3, 0.67, None)
     """
 
     loss: Tensor
@@ -93,6 +100,14 @@ def masked_cross_entropy(
             found on the CPU only. On a GPU, where looking would wait for the device, the loss of
             such a row is NaN.
         RuntimeError: a gradient of the gradient is asked for; only the reference has one.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import masked_cross_entropy
+        >>> logits = torch.zeros(3, 4, requires_grad=True)
+        >>> output = masked_cross_entropy(logits, torch.tensor([1, -100, 2]))
+        >>> round(output.loss.item(), 4), output.count.item()  # log(4), of two labelled rows
+        (1.3863, 2)
     """
     return _cross_entropy(
         "logits", logits, None, None, labels, positions, class_weights, ignore_index,
@@ -151,6 +166,15 @@ def linear_cross_entropy(
 
     Raises:
         TypeError, ValueError, RuntimeError: as ``masked_cross_entropy``.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import linear_cross_entropy
+        >>> hidden, weight = torch.zeros(2, 3, 8), torch.ones(4, 8)
+        >>> labels = torch.tensor([[1, -100, 2], [-100, -100, 0]])
+        >>> output = linear_cross_entropy(hidden, weight, labels)
+        >>> round(output.loss.item(), 4), output.count.item()
+        (1.3863, 3)
     """
     _check_float("hidden", hidden)
     _check_float("weight", weight, hidden)

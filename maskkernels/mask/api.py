@@ -22,6 +22,14 @@ class MaskedTokens(NamedTuple):
             ``capacity`` was given.
         positions: int64 [capacity], indices of the predicted tokens into
             ``input_ids.reshape(-1)``, ascending, then -1; None unless ``capacity`` was given.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import MaskingPolicy, mask_tokens
+        >>> ids = torch.arange(1000, 1016).view(2, 8)
+        >>> masked = mask_tokens(ids, MaskingPolicy(103, 30522), seed=2, capacity=4)
+        >>> masked.count.item(), masked.positions.tolist()
+        (1, [3, -1, -1, -1])
     """
 
     input_ids: Tensor
@@ -125,6 +133,16 @@ def mask_tokens(
             vocabulary, rates outside [0, 1], a broken cu_seqlens) are checked on the CPU only. On a
             GPU, where looking at them would wait for the device, an id outside the table is never
             masked, a NaN rate counts as 0 and others are clamped to [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import MaskingPolicy, mask_tokens
+        >>> policy = MaskingPolicy(mask_token_id=103, vocab_size=30522, rate=0.3)
+        >>> masked = mask_tokens(torch.arange(1000, 1010).view(2, 5), policy, seed=1)
+        >>> masked.input_ids.tolist()
+        [[1000, 1001, 1002, 103, 1004], [1005, 103, 1007, 1008, 1009]]
+        >>> masked.labels.tolist()
+        [[-100, -100, -100, 1003, -100], [-100, 1006, -100, -100, -100]]
     """
     check_ids(input_ids, cu_seqlens, attention_mask)
     if not isinstance(policy, MaskingPolicy):

@@ -34,6 +34,14 @@ class MaskingPolicy:
         TypeError, ValueError: at construction, naming the field.
 
     Source: Devlin et al., "BERT" (2019), section 3.1; Joshi et al., "SpanBERT" (2020), section 3.1.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import MaskingPolicy, mask_tokens
+        >>> shares = {"mask_share": 1.0, "random_share": 0.0}
+        >>> policy = MaskingPolicy(103, 30522, rate=0.25, selection="budget", **shares)
+        >>> mask_tokens(torch.arange(1000, 1008).view(1, 8), policy, seed=1).input_ids.tolist()
+        [[1000, 1001, 103, 103, 1004, 1005, 1006, 1007]]
     """
 
     mask_token_id: int

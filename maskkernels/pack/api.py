@@ -22,6 +22,12 @@ class Packing(NamedTuple):
         rows: int64 [B], every row once: block k holds rows[bounds[k]:bounds[k + 1]], ascending.
         bounds: int64 [blocks + 1].
         fill: tokens in blocks over what the blocks could hold; 1.0 without blocks.
+
+    Example:
+        >>> from maskkernels import pack_rows
+        >>> packing = pack_rows([5, 3, 6], capacity=8)
+        >>> [part.tolist() for part in packing.rows.tensor_split(packing.bounds[1:-1])]
+        [[2], [0, 1]]
     """
 
     rows: Tensor
@@ -69,6 +75,12 @@ def pack_rows(
 
     Source: Johnson, "Near-optimal bin packing algorithms" (1973); packing of training rows by it:
     Krell et al., "Efficient sequence packing without cross-contamination" (2021), section 3.
+
+    Example:
+        >>> from maskkernels import pack_rows
+        >>> packing = pack_rows([5, 3, 4, 4], capacity=8)
+        >>> packing.rows.tolist(), packing.bounds.tolist(), packing.fill
+        ([0, 1, 2, 3], [0, 2, 4], 1.0)
     """
     sizes = _lengths(lengths)
     capacity = _integer("capacity", capacity, LARGEST)

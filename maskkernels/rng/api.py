@@ -21,6 +21,11 @@ def threshold(p: float) -> int:
     Raises:
         TypeError: p is not a number.
         ValueError: p is NaN or outside [0, 1].
+
+    Example:
+        >>> from maskkernels import threshold
+        >>> threshold(0.5) == 2**31, threshold(1.0) == 2**32
+        (True, True)
     """
     if isinstance(p, bool) or not isinstance(p, Real):
         raise TypeError(f"a probability must be a number, got {type(p).__name__}")
@@ -161,6 +166,12 @@ def hash_rows(
 
     Raises:
         TypeError, ValueError: a dtype, shape, device or backend that does not fit.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import hash_rows
+        >>> hex(hash_rows(torch.tensor([[101, 7592, 2088, 102]])).item())
+        '0x1cdbe112d370c414'
     """
     check_ids(input_ids, cu_seqlens, attention_mask)
     if resolve(backend, input_ids.device) == "reference":
@@ -196,6 +207,12 @@ def random_words(
 
     Raises:
         TypeError, ValueError: a dtype, range or backend that does not fit.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import random_words
+        >>> random_words(torch.tensor([0]), torch.arange(4), seed=0).tolist()
+        [1713891541, 3781805453, 3159862348, 2600524760]
     """
     for name, tensor in (("sample_ids", sample_ids), ("index", index)):
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:

@@ -44,6 +44,13 @@ def word_units(
 
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import STARTS, word_units
+        >>> table = torch.tensor([STARTS, STARTS, 0], dtype=torch.uint8)  # id 2 continues a word
+        >>> word_units(torch.tensor([[0, 2, 1, 2, 2, 1]]), table).tolist()
+        [[0, 0, 1, 1, 1, 2]]
     """
     where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
     _check_table("table", table, torch.uint8, input_ids)
@@ -75,6 +82,13 @@ def units_from_offsets(
 
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import units_from_offsets
+        >>> offsets = torch.tensor([[[0, 4], [4, 7], [8, 12]]])  # a space before the third
+        >>> units_from_offsets(torch.tensor([[5, 6, 7]]), offsets).tolist()
+        [[0, 0, 1]]
     """
     where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
     _check_beside("offset_mapping", offset_mapping, (*input_ids.shape, 2), input_ids)
@@ -104,6 +118,13 @@ def units_from_word_ids(
 
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import units_from_word_ids
+        >>> ids, word_ids = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[-1, 0, 0, 1]])
+        >>> units_from_word_ids(ids, word_ids).tolist()
+        [[-1, 0, 0, 1]]
     """
     where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
     _check_beside("word_ids", word_ids, tuple(input_ids.shape), input_ids)
@@ -154,6 +175,13 @@ def span_units(
     Raises:
         TypeError, ValueError: an argument that does not fit; units past the number of tokens, which
             are looked at on the CPU only (a GPU takes any numbers).
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import geometric_lengths, span_units
+        >>> words = torch.arange(12).view(1, 12)
+        >>> span_units(words, geometric_lengths(), sample_ids=torch.tensor([0]), seed=1).tolist()
+        [[0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2]]
     """
     samples = _check_units(units, cu_seqlens)
     if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
@@ -207,6 +235,13 @@ def rates_from_weights(
             NaN; a sample where too few tokens have a weight to reach the rate. Weights are looked
             at on the CPU only. On a GPU, where that would wait for the device, such a weight counts
             as 0, and in such a sample all that has a weight is masked for certain.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import rates_from_weights
+        >>> weights, units = torch.tensor([[1.0, 1.0, 2.0, 0.0]]), torch.arange(4).view(1, 4)
+        >>> rates_from_weights(weights, units, rate=0.25).tolist()
+        [[0.25, 0.25, 0.5, 0.0]]
     """
     _check_units(units, cu_seqlens)
     check_like("weights", weights, units)

@@ -1,26 +1,16 @@
 """A training step on a GPU: without a wait, captured once, replayed over varied batches."""
 
 import copy
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from maskft import DataCollatorForLanguageModeling, PlainCollator, fuse_loss, mask_batch
+from maskft import DataCollatorForLanguageModeling, UnmaskedCollator, fuse_loss, mask_batch
+from tests.support.example import load_example
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
     pytest.skip("no GPU on this machine", allow_module_level=True)
-
-
-def load_example():
-    path = Path(__file__).parents[2] / "examples" / "static_shapes.py"
-    spec = importlib.util.spec_from_file_location("static_shapes", path)
-    example = sys.modules["static_shapes"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    return example
 
 
 def on_gpu(batch):
@@ -105,7 +95,7 @@ def test_masking_on_the_device_gives_the_collators_batch_without_a_wait():
         pad_to_multiple_of=example.LENGTH, label_positions=example.CAPACITY["padded"],
     )  # fmt: skip
     rows = example.make_rows(example.ROWS)
-    expected, plain = collator(rows), PlainCollator(collator)(rows)
+    expected, plain = collator(rows), UnmaskedCollator(collator)(rows)
     plain["masking"] = {name: value.cuda() for name, value in plain["masking"].items()}
     plain = {n: v if isinstance(v, dict) else v.cuda() for n, v in plain.items()}
     mask_batch(plain, collator)  # the tables of the vocabulary are copied once
