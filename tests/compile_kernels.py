@@ -35,14 +35,16 @@ SPILLS = {  # bytes of stack a thread that ptxas takes, to run more threads or t
 }  # fmt: skip
 WIDTHS = {"fp32": 4, "bf16": 8, "fp16": 8}  # elements of 16 bytes of logits
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
-    "edges": "i64", "odds": "i64", "plan": "i64", "choices": "i64", "draws": "i32", "flags": "i8",
+    "edges": "i64", "odds": "i64", "plan": "i64", "choices": "i64", "draws": "i32", "flags": "i32",
     "until": "i32", "lengths": "i64", "target_lengths": "i64", "begins": "i64",
     "target_begins": "i64", "sentinels": "i64", "inputs": "i64", "targets": "i64", "list": "i64",
-    "starts": "i32", "turns": "i32", "shifts": "i32", "sentences": "i64",
+    "starts": "i32", "turns": "i32", "heads": "i32", "links": "i32",
+    "shifts": "i32", "sentences": "i64",
     "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
-    "out": "i64", "labels": "i64", "counts": "i32", "ends": "i64", "positions": "i64",
+    "out": "i64", "labels": "i64", "counts": "i32", "count": "i64", "ends": "i64",
+    "positions": "i64",
     "maskable": "u8", "offsets": "i64", "word_ids": "i64", "groups": "i64", "whole": "i64",
     "cut": "i64", "weights": "fp64", "parts": "fp64", "asked": "fp64", "total": "i64",
 }  # fmt: skip
@@ -70,26 +72,28 @@ DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
     "_cross_entropy": [*FLOATS, FLOATS[2] | {"out": "fp32"}],
     "_scale": FLOATS,
     "_gather": [dict.fromkeys(("input", "out"), t) for t in WIDTHS],
-    **{name: [{}, NARROW_ROWS] for name in ("_write_spans", "_write_infilling", "_permute")},
+    **{name: [{}, NARROW_ROWS] for name in ("write_spans", "write_infilling", "permute_sentences")},
 }
 ALIGNED = {"length", "padded", "out_padded", "stride", "out_stride"}  # as a chunk of logits is
 TOGETHER = {"_mask_tokens": [{"BUDGET", "HAS_RATES"}]}  # flags that change each other's code
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
-    "_choose": (128, 4), "_order": (128, 4),
-    "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
+    "choose": (128, 4), "order_sentences": (128, 4),
+    "limit_keys": (512, 1), "rank_tokens": (256, 1), "_mask_tokens": (256, 1),
+    "_positions": (256, 1), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
     "_number": (1024, 4), "_span_units": (1024, 4), "_weigh": (1024, 4), "_share_out": (1024, 4),
     "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
     "_select": (1024, 8), "_gather": (1024, 4),
 }  # fmt: skip
+WRITES = re.compile(r"_ptr\b[^)]*\).*tl\.(store|atomic_)", re.DOTALL)
 
 
 def kernels() -> Iterator[JITFunction]:
     """Every kernel: a jitted function with pointer arguments that stores something."""
     for module in pkgutil.walk_packages(maskkernels.__path__, "maskkernels."):
-        if module.name.rpartition(".")[2].startswith("_triton"):
+        if "._triton" in module.name:
             for value in vars(importlib.import_module(module.name)).values():
                 is_own = isinstance(value, JITFunction) and value.module == module.name
-                if is_own and "tl.store" in value.src:
+                if is_own and WRITES.search(value.src):
                     yield value
 
 

@@ -10,10 +10,18 @@ from maskft.strategy.columns import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
 
 @dataclass(frozen=True)
 class Entities:
-    """The column "entity_ids" of tokenized texts.
+    """Make the column "entity_ids" of tokenized texts.
 
     Args:
         find: from texts to the spans (begin, end) of characters in each.
+
+    Example:
+        >>> from maskft.annotate import Entities
+        >>> foxes = Entities(lambda texts: [[(4, 13)] for text in texts])  # of characters
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> foxes.columns(texts, encoded)
+        {'entity_ids': [[-1, -1, 0, 0, -1]]}
     """
 
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
@@ -21,7 +29,7 @@ class Entities:
     def columns(
         self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
     ) -> dict[str, list[list[int]]]:
-        """The columns of the rows of ``encoded``.
+        """Make the columns of the rows of ``encoded``.
 
         Args:
             texts, encoded: ``encoded = tokenizer(texts, return_offsets_mapping=True)``; rows of
@@ -33,11 +41,18 @@ class Entities:
 
 @dataclass(frozen=True)
 class Keywords:
-    """The column "keyword_weights" of tokenized texts.
+    """Make the column "keyword_weights" of tokenized texts.
 
     Args:
         weigh: from texts to weighted spans (begin, end, weight) of characters in each.
         default: as for ``token_weights``.
+
+    Example:
+        >>> from maskft.annotate import Keywords, WordWeights
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> Keywords(WordWeights({"fox": 5.0, "quick": 2.0}), default=1.0).columns(texts, encoded)
+        {'keyword_weights': [[1.0, 1.0, 2.0, 5.0, 1.0]]}
     """
 
     weigh: Callable[[Sequence[str]], Iterable[Iterable[Weighted]]]
@@ -46,7 +61,7 @@ class Keywords:
     def columns(
         self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
     ) -> dict[str, list[list[float]]]:
-        """As ``Entities.columns``."""
+        """Make the columns, as ``Entities.columns`` does."""
         sides = [texts] if pairs is None else [texts, pairs]
         weighted = [_found(self.weigh, side) for side in sides]
         made = []
@@ -64,14 +79,21 @@ class Keywords:
 
 @dataclass(frozen=True)
 class WordIds:
-    """The column "word_ids" of tokenized texts: words that the vocabulary does not tell.
+    """Make the column "word_ids" of tokenized texts: words that the vocabulary does not show.
 
     Strategies of whole words, spans, entities and keywords read it in place of the vocabulary: for
-    Chinese, ``WordIds(JiebaWords(jieba))`` makes them mask words, not characters. Every token that
-    is in no word is one of its own.
+    Chinese, ``WordIds(JiebaWords(jieba))`` makes them mask words, not characters. Every token in no
+    word is a word of its own.
 
     Args:
         find: from texts to the spans (begin, end) of the words in each.
+
+    Example:
+        >>> from maskft.annotate import WordIds
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> WordIds(lambda texts: [[(0, 9)] for text in texts]).columns(texts, encoded)
+        {'word_ids': [[-1, 0, 0, 8, -1]]}
     """
 
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
@@ -79,7 +101,7 @@ class WordIds:
     def columns(
         self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
     ) -> dict[str, list[list[int]]]:
-        """As ``Entities.columns``."""
+        """Make the columns, as ``Entities.columns`` does."""
         rows = _span_numbers(self.find, texts, encoded, pairs)
         made = []
         for row, offsets in zip(rows, encoded["offset_mapping"], strict=True):
@@ -95,14 +117,23 @@ class WordIds:
 
 @dataclass(frozen=True)
 class Together:
-    """The columns of several annotators."""
+    """Make the columns of several annotators.
+
+    Example:
+        >>> from maskft.annotate import Entities, Keywords, Together, WordWeights
+        >>> entities = Entities(lambda texts: [[(4, 13)] for text in texts])
+        >>> annotator = Together((entities, Keywords(WordWeights({"fox": 5.0}))))
+        >>> texts = ["the quick fox"]
+        >>> sorted(annotator.columns(texts, tokenizer(texts, return_offsets_mapping=True)))
+        ['entity_ids', 'keyword_weights']
+    """
 
     annotators: tuple[Any, ...]
 
     def columns(
         self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
     ) -> dict[str, list[Any]]:
-        """As ``Entities.columns``."""
+        """Make the columns, as ``Entities.columns`` does."""
         made: dict[str, list[Any]] = {}
         for annotator in self.annotators:
             made |= annotator.columns(texts, encoded, pairs)
@@ -115,7 +146,7 @@ def _span_numbers(
     encoded: Any,
     pairs: Sequence[str] | None,
 ) -> list[list[int]]:
-    """``entity_ids`` of every row; the numbers of a second text go on from those of the first."""
+    """Compute ``entity_ids`` of each row; a second text continues the numbers of the first."""
     sides = [texts] if pairs is None else [texts, pairs]
     spans = [_found(find, side) for side in sides]
     made = []
@@ -132,7 +163,7 @@ def _span_numbers(
 
 
 def _found(find: Callable[[Sequence[str]], Iterable[Iterable[Any]]], texts: Any) -> list[list[Any]]:
-    """What a finder gives for each text; another number of answers would go to the wrong texts."""
+    """List what ``find`` gives for each text; refuse another number of answers than texts."""
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of texts, got the string {texts[:30]!r}")
     found = [list(spans) for spans in find(texts)]
@@ -146,7 +177,7 @@ def _found(find: Callable[[Sequence[str]], Iterable[Iterable[Any]]], texts: Any)
 def _rows(
     sides: Sequence[Sequence[str]], encoded: Any
 ) -> Iterator[list[tuple[Sequence[Span], int, int]]]:
-    """For each row and side of a pair: (offsets, those of the other side empty; side; number)."""
+    """Yield for each row its (offsets, side of the pair, number of the text), once per side."""
     if "offset_mapping" not in encoded:
         raise ValueError(
             "annotation needs the offsets of the tokens: tokenizer(..., "

@@ -13,11 +13,11 @@ _NOT_SPACE = re.compile(r"\S+")
 
 
 class Gazetteer:
-    """Finds the names of a list, as whole words, the longest at each place; for ``Entities``.
+    """Find the names of a list, as whole words, the longest at each place; for ``Entities``.
 
     An Aho-Corasick automaton (ahocorasick_rs) reads each text once, however long the list. A name
     does not begin or end within a word. Scripts that are written without spaces (Chinese, Japanese,
-    Thai...) do not show where words end: there a name is found wherever its characters stand.
+    Thai...) do not show where words end: there a name is found wherever its characters occur.
     Spaces between the words of a name may be of any width, line breaks too.
 
     Args:
@@ -27,6 +27,11 @@ class Gazetteer:
     Raises:
         ValueError: no names. TypeError: names that are not strings, or one string in place of
         them. ModuleNotFoundError: ahocorasick_rs is not installed.
+
+    Example:
+        >>> from maskft.annotate import Gazetteer
+        >>> Gazetteer(["New York", "York"])(["from New York to York"])
+        [[(5, 13), (17, 21)]]
     """
 
     def __init__(self, names: Iterable[str], *, ignore_case: bool = False) -> None:
@@ -49,7 +54,7 @@ class Gazetteer:
         return [list(self._find(text)) for text in texts]
 
     def _plain(self, text: str) -> str:
-        """As texts and names are compared: single spaces, and without case where it is ignored."""
+        """Normalise spaces, and case where it is ignored."""
         spaced = " ".join(text.split())
         return spaced.casefold() if self.ignore_case else spaced
 
@@ -69,7 +74,7 @@ class Gazetteer:
                 yield places[begin], places[last - 1] + 1
 
     def _places(self, text: str, plain: str) -> Sequence[int]:
-        """Where each character of ``plain`` stands in ``text``."""
+        """Locate each character of ``plain`` in ``text``."""
         if len(text) == len(plain) and not (self.ignore_case and len(text.casefold()) > len(text)):
             return range(len(text))  # nothing was cut out, and so nothing was put in
         places: list[int] = []
@@ -88,7 +93,7 @@ def _gazetteer(names: list[str], ignore_case: bool) -> Gazetteer:
 
 
 def _within_word(text: str, at: int) -> bool:
-    """Whether a word goes on from the character before ``at`` to the one there."""
+    """Say whether a word continues from the character before ``at`` to the one at it."""
     if not 0 < at < len(text):
         return False
     before, after = text[at - 1], text[at]

@@ -17,14 +17,19 @@ _WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+")
 
 @dataclass(frozen=True)
 class WordWeights:
-    """Weights from a mapping, for ``Keywords``; a word that is not in it has none of its own.
+    """Weigh words by a mapping, for ``Keywords``; a word that is not in it has no weight.
 
     Args:
         weights: from words, in lower case, to their weights.
-        by_count: True: times n, how often the word stands in the text; "log": times 1 + log(n).
+        by_count: True: times n, how often the word occurs in the text; "log": times 1 + log(n).
             Where the weights are IDF that makes TF-IDF.
         words: from texts to the spans of their words, such as ``JiebaWords``. None: letters and
             digits in a row, and single characters of Chinese and Japanese.
+
+    Example:
+        >>> from maskft.annotate import WordWeights
+        >>> WordWeights({"fox": 2.0}, by_count=True)(["the fox and the fox"])
+        [[(4, 7, 4.0), (16, 19, 4.0)]]
     """
 
     weights: Mapping[str, float]
@@ -56,7 +61,7 @@ def tfidf_weights(
     vectorizer: Any = None,
     words: Callable[[Sequence[str]], Iterable[Iterable[Span]]] | None = None,
 ) -> WordWeights:
-    """TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
+    """Compute TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
 
     Args:
         texts: the corpus.
@@ -66,6 +71,12 @@ def tfidf_weights(
 
     Raises:
         ValueError: texts without a word. ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> from maskft.annotate import tfidf_weights
+        >>> weigh = tfidf_weights(["the fox", "the dog"])
+        >>> weigh.weights["fox"] > weigh.weights["the"]
+        True
     """
     if vectorizer is None:
         text = optional("sklearn.feature_extraction.text", "keywords")
@@ -88,12 +99,19 @@ def tfidf_weights(
 
 @dataclass(frozen=True)
 class YakeWeights:
-    """Weights of the words that YAKE takes for keywords: -log of their score, for ``Keywords``.
+    """Weigh the words that YAKE extracts by -log of their score, for ``Keywords``.
 
     Args:
         extractor: ``yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0)`` (less drops words that
             look like others), or whatever has ``extract_keywords(text)`` that gives (word, score),
             the best with the lowest score.
+
+    Example:
+        >>> import yake
+        >>> from maskft.annotate import YakeWeights
+        >>> weigh = YakeWeights(yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0))
+        >>> [(begin, end) for begin, end, _ in weigh(["insulin lowers glucose"])[0]]
+        [(0, 7), (8, 14), (15, 22)]
     """
 
     extractor: Any

@@ -1,15 +1,15 @@
-"""The labels of a batch: the one that is ignored, and where the others are."""
+"""The labels of a batch: the value that is ignored, and the places of the others."""
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE_INDEX = -100  # Transformers knows no other
+from maskkernels import IGNORE_INDEX
 
 
 def label_places(labels: Tensor, capacity: bool | int) -> Tensor:
-    """Where labels are, for ``label_positions``: int64 [R], places in the flattened ``labels``.
+    """Return the places of labels in the flattened ``labels``, int64 [R]: ``label_positions``.
 
     Args:
         labels: IGNORE_INDEX marks those that are none.

@@ -6,7 +6,7 @@ that end (``</w>``) or do not end (``@@``) a word. ``word_table`` reads those ma
 bits per id, and ``maskkernels.word_units`` numbers the words of a batch from them.
 
 What a word is follows the published practice of each family. WordPiece: every token without ``##``
-begins one, so punctuation stands alone (Google's BERT). The others: what stands between spaces, so
+begins one, so punctuation is a word of its own (Google's BERT). The others: text between spaces, so
 punctuation stays with its word (fairseq's RoBERTa); in scripts written without spaces (Chinese,
 Japanese, Thai...) every token that begins with a character of theirs begins a word.
 """
@@ -41,7 +41,7 @@ _SPACELESS = (  # scripts without spaces between words, and the punctuation that
 
 
 def word_table(tokenizer: "PreTrainedTokenizerBase") -> Tensor:
-    """What each id of a vocabulary says about word boundaries.
+    """Return what each id of a vocabulary says about word boundaries.
 
     Returns:
         uint8 [V] with V = max(len(tokenizer), highest id + 1): bit ``STARTS`` where the token
@@ -182,7 +182,7 @@ def _begins_spaceless(text: bytes) -> bool:
 
 
 def _ends_spaceless(text: bytes) -> bool:
-    """The last character stands whole in the token and is of a spaceless script."""
+    """Return whether the last character is complete and of a spaceless script."""
     try:
         return spaceless(text[-4:].decode("utf-8", "surrogateescape")[-1])
     except UnicodeDecodeError:

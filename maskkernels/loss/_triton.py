@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from maskkernels.loss._triton_rows import _cross_entropy, _gather, _scale, _select
-from maskkernels.loss.job import Job, no_autocast
+from maskkernels.loss.job import LossJob, no_autocast
 
 BLOCK = 4096  # numbers that a program of a simple kernel looks at
 _CHUNK = 1 << 29  # bytes of logits at a time
@@ -33,7 +33,7 @@ def scale(gradients: list[Tensor], factor: Tensor) -> None:
             _scale[(triton.cdiv(n, BLOCK),)](gradient, factor, n, BLOCK=BLOCK)
 
 
-def scale_rows(gradient: Tensor, factor: Tensor, job: Job) -> None:
+def scale_rows(gradient: Tensor, factor: Tensor, job: LossJob) -> None:
     """Multiply the gradient of the logits by ``factor``, in place."""
     scale([gradient], factor)
 
@@ -57,7 +57,7 @@ class _Rows(NamedTuple):
     compact: bool  # whether ``at`` is not simply every row
 
 
-def _rows_of(job: Job) -> _Rows:
+def _rows_of(job: LossJob) -> _Rows:
     """Select rows by one kernel of one program; nothing is read on the host."""
     n, positions = job.input.shape[0], job.positions
     compact = positions is None and job.capacity >= 0
@@ -80,7 +80,7 @@ def _rows_of(job: Job) -> _Rows:
     return _Rows(at, labels, count, numbers[0], numbers[1:], is_some)
 
 
-def cross_entropy(job: Job) -> tuple[Tensor, ...]:
+def cross_entropy(job: LossJob) -> tuple[Tensor, ...]:
     """(loss, count, accuracy, entropy, top_k, and the three gradients or empty tensors)."""
     job = job.detached()
     rows = _rows_of(job)
@@ -110,7 +110,7 @@ def cross_entropy(job: Job) -> tuple[Tensor, ...]:
     return loss, rows.count, *statistics, *gradients
 
 
-def cross_entropy_backward(grad: Tensor, job: Job) -> tuple[Tensor, ...]:
+def cross_entropy_backward(grad: Tensor, job: LossJob) -> tuple[Tensor, ...]:
     """The gradients, computed from the inputs once more."""
     job = job.detached()
     rows = _rows_of(job)
@@ -133,7 +133,7 @@ def _scatter(values: Tensor, slots: Tensor, size: int) -> Tensor:
 
 
 def _compute(
-    job: Job, rows: _Rows, factors: Tensor, gradient: bool, dtype: torch.dtype
+    job: LossJob, rows: _Rows, factors: Tensor, gradient: bool, dtype: torch.dtype
 ) -> tuple[_Found, list[Tensor]]:
     """What is found in each row, and gradients of ``dtype``, empty where not asked for."""
     n = rows.at.numel()
@@ -157,7 +157,7 @@ def _compute(
 
 
 def _linear(
-    job: Job,
+    job: LossJob,
     weight: Tensor,
     rows: _Rows,
     factors: Tensor,
@@ -226,7 +226,7 @@ def _take(matrix: Tensor, rows: _Rows) -> Tensor:
     return out
 
 
-def _chunk_rows(job: Job, gradient: bool) -> int:
+def _chunk_rows(job: LossJob, gradient: bool) -> int:
     """How many rows of logits exist at a time: chunks of one size, or all rows.
 
     One chunk where its logits take no more bytes than what chunks add: a weight gradient in
@@ -244,7 +244,7 @@ def _chunk_rows(job: Job, gradient: bool) -> int:
     return max(1, min(most, _round_up(-(-n // max(chunks, 1)))))
 
 
-def _computed(job: Job) -> int:
+def _computed(job: LossJob) -> int:
     """How many rows are computed."""
     return job.capacity if job.positions is None and job.capacity >= 0 else job.rows
 
@@ -255,7 +255,7 @@ def _round_up(size: int) -> int:
 
 
 def _launch(
-    job: Job,
+    job: LossJob,
     logits: Tensor,
     out: Tensor,
     at: Tensor | None,
@@ -283,7 +283,7 @@ def _launch(
     )  # fmt: skip
 
 
-def _readable(matrix: Tensor, job: Job) -> int:
+def _readable(matrix: Tensor, job: LossJob) -> int:
     """How far a row may be read and written: to the end of its padding where that is ours."""
     return matrix.shape[1] if job.weight is None else matrix.stride(0)
 

@@ -165,7 +165,7 @@ def test_new_numbers_compile_nothing():
 
     def call(rows, seed, corruption):
         corrupt_spans(torch.randint(0, 900, (rows, 64)).cuda(), corruption, seed=seed)
-        return len(_triton._plan_spans.device_caches[torch.cuda.current_device()][0])
+        return len(_triton.plan_spans.device_caches[torch.cuda.current_device()][0])
 
     before = call(5, 3, CORRUPTIONS["t5"])
     for rows, seed, name in ((1, 0, "ul2"), (16, 1, "open targets"), (17, 1 << 63, "prefix")):

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from maskft import DataCollatorForLanguageModeling, PlainCollator, fuse_loss, mask_batch
-from tests.maskft.trainer.test_static_shapes import load_example
+from maskft import DataCollatorForLanguageModeling, UnmaskedCollator, fuse_loss, mask_batch
+from tests.support.example import load_example
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
@@ -91,7 +91,7 @@ def test_masking_on_the_device_gives_the_collators_batch_without_a_wait():
         pad_to_multiple_of=example.LENGTH, label_positions=example.CAPACITY["padded"],
     )  # fmt: skip
     rows = example.make_rows(example.ROWS)
-    expected, plain = collator(rows), PlainCollator(collator)(rows)
+    expected, plain = collator(rows), UnmaskedCollator(collator)(rows)
     plain["masking"] = {name: value.cuda() for name, value in plain["masking"].items()}
     plain = {n: v if isinstance(v, dict) else v.cuda() for n, v in plain.items()}
     mask_batch(plain, collator)  # the tables of the vocabulary are copied once
