@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import compare, write
+from benchmarks.harness import Results, captured, compare
 from maskkernels import linear_cross_entropy
 
 
@@ -38,6 +38,11 @@ BOUND = 0.03  # relative norm of an error beyond which a contender is not timed
 FILTERED = "filtered"  # contenders that drop small gradients on purpose: only reported
 TORCH = "gather + F.linear + F.cross_entropy"
 PRODUCTS = "three products of the labelled rows"
+
+CAPTURED = {  # what waits for nothing
+    "linear_cross_entropy", "gather + F.linear + F.cross_entropy",
+    "three products of the labelled rows",
+}  # fmt: skip
 
 
 class Head(NamedTuple):
@@ -165,21 +170,13 @@ def first_call(what: str, call: Callable[[], Any], wanted: list[Tensor], on_gpu:
     return off | {"added_MiB": peak}
 
 
-def captured(what: str, call: Callable[[], Any]) -> Callable[[], Any] | None:
-    """The same kernels as one CUDA graph, without the Python that launches them."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
+def graph_of(what: str, call: Callable[[], Any]) -> Callable[[], Any] | None:
+    """The call as a captured graph, or None where it cannot be one."""
     try:
-        with torch.cuda.graph(graph):
-            call()
+        return captured(call)
     except RuntimeError as error:
         print(f"{what} cannot be captured: {error}")
         return None
-    return graph.replay
 
 
 CAPTURED = ("linear_cross_entropy", TORCH, PRODUCTS, f"{PRODUCTS}, rows padded to 64")
@@ -202,7 +199,7 @@ def measure(
     calls = {what: call for what, call in calls.items() if facts[what] is not None}
     ways = {"launched": calls}
     if on_gpu:
-        graphs = {what: captured(what, calls[what]) for what in CAPTURED if what in calls}
+        graphs = {what: graph_of(what, calls[what]) for what in CAPTURED if what in calls}
         ways["captured"] = {what: call for what, call in graphs.items() if call is not None}
     sync = torch.cuda.synchronize if on_gpu else (lambda: None)
     rows = []
@@ -219,16 +216,14 @@ def measure(
     return rows
 
 
-def main(cases: list[str] | None = None) -> None:
-    """Measure the named cases, or all of them."""
-    named = {name: SHAPES[name] for name in cases or SHAPES}
-    write(
-        "loss_cuda",
-        [row for n, shape in named.items() for kind in LOGITS for row in measure(n, shape, kind)],
-    )
+def main(results: Results, shapes: dict[str, Shape] = SHAPES, repeats: int = 20) -> None:
+    """Measure every shape, flat and peaked; rows are written as they come."""
+    for name, shape in shapes.items():
+        for logits in LOGITS:
+            results.add(measure(name, shape, logits, repeats=repeats))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="*", choices=list(SHAPES))
-    main(parser.parse_args().cases)
+    parser.add_argument("--cases", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    main(Results("loss_cuda"), {name: SHAPES[name] for name in parser.parse_args().cases})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.bench_loss_gpu import BOUND, LOGITS, Shape, head, main, measure
+from benchmarks.bench_loss_gpu import BOUND, LOGITS, Shape, head, measure
 
 
 @pytest.mark.parametrize("logits", LOGITS)
@@ -19,8 +19,3 @@ def test_peaked_logits_prefer_the_label():
     given = head(Shape(64, 256, 130, 0.5), "peaked", "cpu", torch.float32)
     logits = given.hidden[given.positions] @ given.weight.t()
     assert (logits.argmax(1) == given.chosen).float().mean() > 0.9
-
-
-def test_an_unknown_case_is_refused():
-    with pytest.raises(KeyError, match="no such head"):
-        main(["no such head"])

@@ -253,7 +253,7 @@ def _rank(job: MaskJob, launch: _Launch) -> tuple[Tensor, Tensor, Tensor]:
             keys, leader, rates, first, bounds, limits, length, int(launch.layout["PACKED"]), kinds,
             thresholds(job.rate, 1.0, 0.0)[0],
             *thresholds(1.0, job.mask_share, job.random_share)[1:], int(job.at_least_one), places,
-            8 if weighted else triton.cdiv(32 + places, 8), HAS_REAL=launch.layout["HAS_REAL"],
+            64 if weighted else 32 + places, HAS_REAL=launch.layout["HAS_REAL"],
             HAS_UNITS=job.units is not None, HAS_RATES=weighted, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return leader, keys, limits

@@ -15,7 +15,7 @@ _UNIT = tl.constexpr(UNIT)
 NO_KEY = tl.constexpr(-1)  # as a number without a sign, the largest
 # Numbers that change from call to call, and must not compile a kernel again when they do.
 _VARYING = [
-    "n", "samples", "size", "seed", "epoch_word", "places", "passes", "select", "mask_below",
+    "n", "samples", "size", "seed", "epoch_word", "places", "width", "select", "mask_below",
     "random_below", "at_least_one", "kinds", "packed",
 ]  # fmt: skip
 
@@ -119,7 +119,7 @@ def _tied(key, counts, limit, left, BLOCK: tl.constexpr):
 def limit_keys(
     keys_ptr, leaders_ptr, rates_ptr, first_ptr, bounds_ptr, limits_ptr, length: tl.int64,
     packed: tl.int32, kinds: tl.int32, select: tl.int64, mask_below: tl.int64,
-    random_below: tl.int64, at_least_one: tl.int64, places: tl.int64, passes: tl.int64,
+    random_below: tl.int64, at_least_one: tl.int64, places: tl.int64, width: tl.int32,
     HAS_REAL: tl.constexpr, HAS_UNITS: tl.constexpr, HAS_RATES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """int64 [B, 3, 2]: limits on what is selected, made the mask token, made mask token or random.
@@ -129,8 +129,8 @@ def limit_keys(
 
     A row of at most a block is read once. Its limit is found by halving: any number will do that
     has as many keys below it as are wanted, and with keys as random as words some number of few
-    leading bits has, so that about log2 of the row's tokens steps suffice of ``8 * passes``. A
-    longer row is read ``passes`` times, for eight bits of the limit each.
+    leading bits has, so that about log2 of the row's tokens steps suffice of ``width``, the bits
+    of a key. A longer row is read once for eight bits of the limit each.
     """
     p = tl.program_id(0)
     which = p % kinds
@@ -156,7 +156,7 @@ def limit_keys(
             HAS_RATES,
         )  # fmt: skip
         one, low = tl.full([], 1, tl.uint64), tl.full([], 0, tl.uint64)
-        bits, fewer = (8 * passes).to(tl.int32), tl.full([], 0, tl.int32)
+        bits, fewer = width, tl.full([], 0, tl.int32)
         found = (k <= 0) | (k >= eligible)
         limit = tl.where(k > 0, limit - 1, limit)  # all of them, or none
         while (found == 0) & (bits > 0):
@@ -183,7 +183,7 @@ def limit_keys(
         k = _wanted(
             which, eligible, chances, select, mask_below, random_below, at_least_one, HAS_RATES
         )
-        left = k
+        left, passes = k, tl.cdiv(width, 8)
         for done in range(passes):
             shift = ((passes - 1 - done) * 8).to(tl.uint64)
             seen = tl.zeros([256], tl.int32)

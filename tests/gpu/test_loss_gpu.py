@@ -87,6 +87,7 @@ def test_two_runs_give_the_same_bits(linear):
         assert torch.equal(a, b)
 
 
+@pytest.mark.unchecked
 def test_labels_outside_the_classes_and_too_many_of_them_are_nan():
     leaves, labels = on_gpu(torch.bfloat16)
     labels[0, :3] = torch.tensor([5003, -1, 1 << 40])
@@ -96,6 +97,7 @@ def test_labels_outside_the_classes_and_too_many_of_them_are_nan():
     assert linear_cross_entropy(*leaves[:2], labels.clamp(-100, 5002), capacity=5).loss.isnan()
 
 
+@pytest.mark.long
 def test_offsets_pass_31_bits():
     """The last row of 2^31 logits: an int32 offset would be elsewhere."""
     if torch.cuda.mem_get_info()[0] < 20 << 30:
@@ -113,6 +115,7 @@ def test_offsets_pass_31_bits():
     assert not gradient[:-1].any()
 
 
+@pytest.mark.long
 def test_a_graph_captures_a_step():
     leaves, labels = on_gpu(torch.bfloat16)
 
@@ -133,6 +136,7 @@ def test_a_graph_captures_a_step():
         assert torch.equal(a, b)
 
 
+@pytest.mark.long
 def test_a_whole_graph_compiles_on_the_device():
     leaves, labels = on_gpu(torch.bfloat16)
     loss = lambda h, w, b: linear_cross_entropy(h, w, labels, b, capacity=900).loss  # noqa: E731
