@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkernels.rng.api import epoch_bits, seed_bits, threshold
+from maskkernels.rng.api import threshold
 from maskkernels.tokens.checks import (
     INTEGERS,
     check_column,
@@ -15,6 +15,8 @@ from maskkernels.tokens.checks import (
     check_like,
     check_table,
     check_vector,
+    epoch_bits,
+    seed_bits,
 )
 from maskkernels.units import op
 from maskkernels.units.lengths import length_thresholds
