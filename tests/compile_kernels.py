@@ -18,6 +18,7 @@ from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
@@ -151,15 +152,12 @@ def stack(usage: str) -> int:
 
 def spills(ptx: str, arch: int) -> int:
     """Spilled bytes as ptxas counts them: a stack frame alone may be a call's."""
-    bin = Path(triton.__file__).parent / "backends/nvidia/bin"
-    blackwell = bin / "ptxas-blackwell"
-    tool = blackwell if arch >= 100 and blackwell.exists() else bin / "ptxas"
     target = re.search(r"\.target (\w+)", ptx)
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
         name = target[1] if target else f"sm_{arch}"
-        command = [tool, "-v", f"--gpu-name={name}", file.name, "-o", "/dev/null"]
+        command = [get_ptxas(arch).path, "-v", f"--gpu-name={name}", file.name, "-o", "/dev/null"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     return sum(map(int, re.findall(r"(\d+) bytes spill", said)))
 
