@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
 
 from maskft.cli.config import MASK_ONLY_COLUMN, DataArguments
 from maskft.cli.messages import UsageError
+from maskft.cli.models import longest_row
 from maskft.cli.reading import (
     LONGEST_TEXT,
     NAMES,
@@ -72,13 +73,9 @@ def split_of(text: str, test_fraction: float, validation_fraction: float) -> str
     return "validation" if u < test_fraction + validation_fraction else "train"
 
 
-def row_length(tokenizer: Any, model_config: Any, given: int | None) -> int:
+def row_length(tokenizer: Any, model: Any, given: int | None) -> int:
     """Return the tokens in a row: ``given``, or 512, or what tokenizer and model take if less."""
-    limits = [int(tokenizer.model_max_length)]
-    positions = getattr(model_config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions)
-    limit = min(limits)
+    limit = longest_row(tokenizer, model)
     if given is not None and given > limit:
         raise UsageError(f"--max-length {given} is more than the model takes: {limit}")
     return given or min(limit, 512)

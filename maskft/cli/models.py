@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from maskft.cli.messages import UsageError, say
 
@@ -59,6 +60,62 @@ def load(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
             f"the tokenizer of {name} has {len(tokenizer)} tokens, the model embeds {size}"
         )
     return model, tokenizer
+
+
+def outline(name: str, trust_remote_code: bool, weights: bool) -> Any:
+    """Make the language model of that name, on the meta device unless ``weights``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot read the configuration of {name!r}: {reason[:300]}") from None
+    kinds = (
+        transformers.AutoModelForMaskedLM,
+        transformers.AutoModelForSeq2SeqLM,
+        transformers.AutoModelForCausalLM,
+    )
+    saved = (config.architectures or [None])[0]
+    fits = [kind for kind in kinds if type(config) in kind._model_mapping]
+    same = [k for k in fits if k._model_mapping[type(config)].__name__ == saved]
+    own = [kind for kind in kinds if kind.__name__ in getattr(config, "auto_map", {})]
+    auto = next(iter(own + same + fits), None)
+    if auto is None:
+        raise UsageError(
+            f"{name} is a {config.model_type}, and there is no language model of that type"
+        )
+    try:
+        if weights:
+            return auto.from_pretrained(name, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            return auto.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot load {name!r}: {reason[:300]}") from None
+
+
+def longest_row(tokenizer: Any, model: Any) -> int:
+    """Return how many tokens of a row the tokenizer and the model take.
+
+    RoBERTa's family numbers positions from ``padding_idx + 1``, so that many of its
+    ``max_position_embeddings`` are never used.
+
+    Args:
+        model: None: the tokenizer alone decides.
+    """
+    limits = [int(tokenizer.model_max_length)]
+    if model is not None:
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if isinstance(positions, int) and positions > 0:
+            limits.append(positions)
+        for module in model.modules():
+            table: Any = getattr(module, "position_embeddings", None)
+            if (padding := getattr(table, "padding_idx", None)) is not None:
+                limits.append(table.weight.shape[0] - padding - 1)
+    return min(limits)
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> UsageError:

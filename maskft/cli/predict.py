@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from maskft.cli.messages import UsageError
-from maskft.cli.models import load
+from maskft.cli.models import load, longest_row
 
 
 @torch.no_grad()
@@ -22,10 +22,7 @@ def fill(model: Any, tokenizer: Any, text: str, top_k: int = 5) -> list[list[tup
     places = (ids == tokenizer.mask_token_id).nonzero().flatten().tolist()
     if not places:
         raise UsageError(f"no {tokenizer.mask_token} in {text!r}: that is this model's mask token")
-    limit = min(
-        tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 1 << 30)
-    )
-    if len(ids) > limit:
+    if len(ids) > (limit := longest_row(tokenizer, model)):
         raise UsageError(f"the text has {len(ids)} tokens, the model takes {limit}")
     model.eval()
     device = next(model.parameters()).device

@@ -18,7 +18,7 @@ from maskft.cli.config import (
 )
 from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.messages import UsageError
-from maskft.cli.models import load_tokenizer
+from maskft.cli.models import load_tokenizer, outline
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
 from maskft.strategy.words import word_table
 from maskkernels import word_units
@@ -170,7 +170,7 @@ def main(argv: list[str]) -> int:
     tokenized = tokenize(
         texts.select(range(min(options.rows, len(texts)))),
         tokenizer,
-        row_length(tokenizer, None, data.max_length),
+        row_length(tokenizer, _model(model), data.max_length),
         masking.annotator(texts),
         sides,
     )
@@ -203,6 +203,14 @@ def main(argv: list[str]) -> int:
         console.print()
     console.print(summary(rows, masking.mlm_probability))
     return 0
+
+
+def _model(args: ModelArguments) -> Any:
+    """Return the model without its weights; None for a folder that holds a tokenizer alone."""
+    try:
+        return outline(args.model, args.trust_remote_code, weights=False)
+    except UsageError:
+        return None
 
 
 def legend(strategy: str, colour: bool) -> tuple[Text, Text]:

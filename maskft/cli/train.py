@@ -66,7 +66,7 @@ def train(
         args.label_smoothing_factor = 0.0  # not Trainer's any more
     collator = masking_args.collator(tokenizer, args.seed)
     texts = load_texts(data_args)
-    length = row_length(tokenizer, model.config, data_args.max_length)
+    length = row_length(tokenizer, model, data_args.max_length)
     annotator = masking_args.annotator(texts["train"])
     rows = {
         name: tokenize(split, tokenizer, length, annotator, sides) for name, split in texts.items()

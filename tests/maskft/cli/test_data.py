@@ -6,6 +6,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from maskft.cli import UsageError
 from maskft.cli.config import DataArguments
 from maskft.cli.data import LONGEST_TEXT, load_texts, row_length, split_of, tokenize
 from tests.support.small import build_byte_level
+from tests.support.tiny import KINDS, VOCABULARY, tiny_model
 
 TEXTS = [f"text number {i}" for i in range(400)]
 
@@ -205,10 +207,39 @@ def test_a_row_too_short_for_a_pair_is_refused(tokenizer):
 
 
 def test_row_length_stays_within_the_model(tokenizer, tiny_bert):
-    assert row_length(tokenizer, tiny_bert.config, None) == 64
-    assert row_length(tokenizer, tiny_bert.config, 20) == 20
+    assert row_length(tokenizer, tiny_bert, None) == 64
+    assert row_length(tokenizer, tiny_bert, 20) == 20
     with pytest.raises(UsageError, match="--max-length 65 is more than the model takes: 64"):
-        row_length(tokenizer, tiny_bert.config, 65)
+        row_length(tokenizer, tiny_bert, 65)
+
+
+@pytest.mark.parametrize("model_type", KINDS["masked"])
+def test_rows_are_as_long_as_every_family_takes(tokenizer, model_type):
+    """RoBERTa's family takes fewer tokens than it has positions; one more would be an error."""
+    model = tiny_model("masked", model_type).eval()
+    if model_type == "reformer":  # the tiny one's positions are 4 x 4, whatever its maximum says
+        model.config.max_position_embeddings = 16
+    longest = row_length(tokenizer, model, None)
+    taken = [n for n in (longest, longest + 1) if _takes(model, n)]
+    unbounded = model_type in ROTARY or longest == 512
+    assert taken == [longest, longest + 1][: 2 if unbounded else 1]
+
+
+# They compute their positions, and 64 is what they were trained on; tapas starts over in each cell
+ROTARY = (
+    "esmc", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "modernvbert", "neomme",
+    "nomic_bert", "tapas", "ultrabert", "ultravbert",
+)  # fmt: skip
+
+
+def _takes(model, length):
+    ids = torch.randint(6, VOCABULARY, (1, length))
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
