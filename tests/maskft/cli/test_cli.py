@@ -1,5 +1,6 @@
 """The maskft command from the outside: what it prints, writes and returns."""
 
+import io
 import json
 import os
 import re
@@ -244,7 +245,8 @@ def test_preview_marks_what_it_does(model_dir, text, capsys):
 
 
 def test_predict_reads_lines_and_every_mask(model_dir, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", iter(["the [MASK] fox\n", "\n", "[MASK] and [MASK]\n"]))
+    lines = "the [MASK] fox\n\n[MASK] and [MASK]\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     assert main(["predict", "--model", model_dir, "--top-k", "2", "-"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith("  ") for line in lines] == [False, True, False, True, True]
@@ -524,6 +526,9 @@ def test_options_of_strategies_reach_them(tokenizer):
     assert strategy(strategy="ngram") == NGram(3)
     assert strategy(strategy="span", span_p=0.5, span_longest=4) == Span(0.5, 4)
     assert strategy(strategy="span") == Span()
+    assert strategy(strategy="span", span_words="off") == Span(words=False)
+    assert strategy(strategy="ngram", span_words="off", ngram=2) == NGram(2, words=False)
+    assert strategy(strategy="ngram", span_words="on") == NGram()
     assert strategy(strategy="entity", entity_rest="none", entity_rate=0.5) == Entity("none", 0.5)
 
 
