@@ -8,6 +8,7 @@ change, so that a later run finds it there, and with it the rows tokenized from 
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,9 +55,13 @@ def read(name: str, columns: list[str]) -> Dataset:
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise UsageError(f"{name}: expected a file that ends in {', '.join(_SUFFIXES)}")
-    if not path.is_file():
-        raise UsageError(f"{name}: {'not a regular file' if path.exists() else 'no such file'}")
-    about = path.stat()
+    try:
+        about = path.stat()
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise UsageError(f"{name}: {'no such file' if missing else one_line(error)}") from None
+    if not stat.S_ISREG(about.st_mode):
+        raise UsageError(f"{name}: not a regular file")
     stamp = (_VERSION, str(path.resolve()), about.st_size, about.st_mtime_ns, kind, columns)
     digest = blake2b(repr(stamp).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     kept = Path(datasets.config.HF_DATASETS_CACHE) / "maskft" / digest / "texts.arrow"
