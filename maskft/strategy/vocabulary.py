@@ -4,9 +4,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from maskft.strategy.words import word_table
+from maskft.strategy.word_marks import WordMarks
 
 
 class Vocabulary:
@@ -14,7 +13,7 @@ class Vocabulary:
 
     Attributes:
         maskable: bool [V], false for the special tokens.
-        words: uint8 [V], ``maskft.strategy.words.word_table``.
+        words: where words begin and end, ``maskft.strategy.word_marks.WordMarks``.
     """
 
     def __init__(self, tokenizer: Any, device: torch.device) -> None:
@@ -26,8 +25,8 @@ class Vocabulary:
         self.maskable = maskable.to(device)
 
     @cached_property
-    def words(self) -> Tensor:
-        return word_table(self._tokenizer).to(self._device)
+    def words(self) -> WordMarks:
+        return WordMarks(self._tokenizer, self._device)
 
     def fits(self, tokenizer: Any, device: torch.device) -> bool:
         """These are the tables of ``tokenizer`` still: it has got no other tokens."""

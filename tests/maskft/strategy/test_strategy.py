@@ -161,7 +161,7 @@ def test_span_is_span_units_of_words_with_one_action_each(tokenizer, annotated):
     samples = hash_rows(ids, attention_mask=real)
     vocabulary = Vocabulary(tokenizer, ids.device)
     maskable = vocabulary.maskable
-    words = word_units(ids, vocabulary.words, attention_mask=real, maskable=maskable)
+    words = word_units(ids, vocabulary.words.table, attention_mask=real, maskable=maskable)
     spans = span_units(words, geometric_lengths(), sample_ids=samples, seed=5, epoch=3)
     policy = MaskingPolicy(tokenizer.mask_token_id, len(tokenizer), replacement="unit")
     expected = mask_tokens(
