@@ -18,7 +18,7 @@ from maskft import (
     DataCollatorForLanguageModeling,
     DataCollatorWithPacking,
     PackedBatchSampler,
-    PlainCollator,
+    UnmaskedCollator,
     mask_batch,
 )
 from maskkernels import pack_rows
@@ -116,7 +116,7 @@ def contenders(block: int) -> tuple[list[np.ndarray], dict[str, Callable[[], Any
     varlen = DataCollatorWithPacking(words, attention="varlen", **options)
     diagonal = DataCollatorWithPacking(words, attention="block_diagonal", **options)
     padded = DataCollatorForLanguageModeling(words, **options)
-    plain = PlainCollator(padded)
+    plain = UnmaskedCollator(padded)
     loaded = plain(batch)
     flattening = transformers.DataCollatorWithFlattening(return_flash_attn_kwargs=True)
     return rows, {

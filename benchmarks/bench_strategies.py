@@ -37,7 +37,7 @@ def contenders(
     full, calls = annotated(rows), {}
     for name, strategy in CONTENDERS.items():
         collator = DataCollatorForLanguageModeling(words, strategy=strategy, rng=rng)
-        known = ("input_ids", "attention_mask", *collator.columns_read())
+        known = ("input_ids", "attention_mask", *collator.required_columns())
         batch = [{k: example[k] for k in known} for example in full]
         calls[name] = lambda collator=collator, batch=batch: collator(batch)
     return calls

@@ -2,7 +2,8 @@
 
     from maskft import DataCollatorForLanguageModeling  # in place of transformers'
 
-Names load on first use, so that ``maskft --help`` does not wait for torch.
+Names load on first use, so that ``maskft --help`` does not wait for torch. Examples in docstrings
+use a ``tokenizer``, tokenized ``rows``, a ``model`` and a ``trainer`` of yours.
 """
 
 from importlib import import_module
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # the names of _HOMES, for tools that read code
     from maskft.collate.denoising import (
         DataCollatorForTextInfilling as DataCollatorForTextInfilling,
     )
-    from maskft.collate.unmasked import PlainCollator as PlainCollator
+    from maskft.collate.unmasked import UnmaskedCollator as UnmaskedCollator
     from maskft.collate.unmasked import mask_batch as mask_batch
     from maskft.fuse import fuse_loss as fuse_loss
     from maskft.fuse import unfuse_loss as unfuse_loss
@@ -39,11 +40,11 @@ _HOMES = {
     "DataCollatorWithPacking": "maskft.packing.collator",
     "MaskingCallback": "maskft.trainer.attach",
     "PackedBatchSampler": "maskft.packing.sampler",
-    "PlainCollator": "maskft.collate.unmasked",
     "Plan": "maskft.strategy",
     "RateSchedule": "maskft.strategy.schedule",
     "Strategy": "maskft.strategy",
     "Tokens": "maskft.strategy",
+    "UnmaskedCollator": "maskft.collate.unmasked",
     "attach": "maskft.trainer.attach",
     "detach": "maskft.trainer.attach",
     "fuse_loss": "maskft.fuse",

@@ -1,4 +1,4 @@
-"""Packages that only some features need, and the command that installs them."""
+"""Import packages that only some features need, or say how to install them."""
 
 from collections.abc import Iterable
 from importlib import import_module

@@ -15,11 +15,11 @@ MASKFT = [
     "DataCollatorWithPacking",
     "MaskingCallback",
     "PackedBatchSampler",
-    "PlainCollator",
     "Plan",
     "RateSchedule",
     "Strategy",
     "Tokens",
+    "UnmaskedCollator",
     "attach",
     "detach",
     "fuse_loss",
@@ -30,6 +30,7 @@ MASKKERNELS = [
     "CorruptedRows",
     "Denoiser",
     "ENDS",
+    "IGNORE_INDEX",
     "LossOutput",
     "MaskedTokens",
     "MaskingPolicy",
@@ -92,12 +93,13 @@ WITHOUT_THE_EXTRA = """
 import sys
 for name in ("accelerate", "datasets", "rich"):
     sys.modules[name] = None  # what an import of it then raises is ModuleNotFoundError
-from maskft import DataCollatorForLanguageModeling, mask_batch
+import maskft
 from maskft.cli import main
 from tests.support.small import CORPUS, build_wordpiece
 tokenizer = build_wordpiece()
 rows = [dict(tokenizer(text)) for text in CORPUS]
-batch = DataCollatorForLanguageModeling(tokenizer, strategy="whole_word", seed=1)(rows)
+assert all(getattr(maskft, name) for name in maskft.__all__)
+batch = maskft.DataCollatorForLanguageModeling(tokenizer, strategy="whole_word", seed=1)(rows)
 assert (batch["labels"] != -100).any()
 for command in ("train", "preview"):
     assert main([command, "--help"]) == 2

@@ -10,11 +10,18 @@ from maskft.annotate.spans import Span
 
 @dataclass(frozen=True)
 class JiebaWords(NamedByCode):
-    """Chinese words, for ``WordIds``.
+    """Find Chinese words, for ``WordIds``.
 
     Args:
         segment: the ``jieba`` module, or whatever has ``tokenize(text)`` that yields (word, begin,
             end).
+
+    Example:
+        >>> import jieba
+        >>> from maskft.annotate import JiebaWords
+        >>> jieba.setLogLevel("WARNING")
+        >>> JiebaWords(jieba)(["我来到北京"])
+        [[(0, 1), (1, 3), (3, 5)]]
     """
 
     segment: Any

@@ -1,4 +1,4 @@
-"""The version of our own code, for the names of caches that hold what it computed."""
+"""Identify the version of this package in the names of caches that hold what it computed."""
 
 from functools import cache
 from hashlib import blake2b
@@ -9,7 +9,7 @@ from typing import Any
 
 @cache
 def code_digest() -> str:
-    """A hash of the sources and the version of this package."""
+    """Hash the sources and the version of this package."""
     found = blake2b(digest_size=16)
     try:
         found.update(version("maskkernels").encode())
@@ -24,7 +24,7 @@ def code_digest() -> str:
 
 
 class NamedByCode:
-    """Pickles together with ``code_digest``.
+    """Pickle together with ``code_digest``.
 
     ``datasets`` names its cache by what an annotator pickles to, so that other code annotates again
     in place of finding the columns of the old.

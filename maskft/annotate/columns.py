@@ -14,10 +14,18 @@ Text = str | Sequence[str]  # a text, or its words
 
 @dataclass(frozen=True)
 class Entities(NamedByCode):
-    """The column "entity_ids" of tokenized texts.
+    """Make the column "entity_ids" of tokenized texts.
 
     Args:
         find: from texts to the spans (begin, end) of characters in each.
+
+    Example:
+        >>> from maskft.annotate import Entities
+        >>> foxes = Entities(lambda texts: [[(4, 13)] for text in texts])  # of characters
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> foxes.columns(texts, encoded)
+        {'entity_ids': [[-1, -1, 0, 0, -1]]}
     """
 
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
@@ -25,7 +33,7 @@ class Entities(NamedByCode):
     def columns(
         self, texts: Sequence[Text], encoded: Any, pairs: Sequence[Text] | None = None
     ) -> dict[str, list[list[int]]]:
-        """The columns of the rows of ``encoded``.
+        """Make the columns of the rows of ``encoded``.
 
         Args:
             texts, encoded: ``encoded = tokenizer(texts, return_offsets_mapping=True)``; rows of
@@ -43,11 +51,18 @@ class Entities(NamedByCode):
 
 @dataclass(frozen=True)
 class Keywords(NamedByCode):
-    """The column "keyword_weights" of tokenized texts.
+    """Make the column "keyword_weights" of tokenized texts.
 
     Args:
         weigh: from texts to weighted spans (begin, end, weight) of characters in each.
         default: as for ``token_weights``.
+
+    Example:
+        >>> from maskft.annotate import Keywords, WordWeights
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> Keywords(WordWeights({"fox": 5.0, "quick": 2.0}), default=1.0).columns(texts, encoded)
+        {'keyword_weights': [[1.0, 1.0, 2.0, 5.0, 1.0]]}
     """
 
     weigh: Callable[[Sequence[str]], Iterable[Iterable[Weighted]]]
@@ -56,7 +71,7 @@ class Keywords(NamedByCode):
     def columns(
         self, texts: Sequence[Text], encoded: Any, pairs: Sequence[Text] | None = None
     ) -> dict[str, list[list[float]]]:
-        """As ``Entities.columns``."""
+        """Make the columns, as ``Entities.columns`` does."""
         rows = _Rows(texts, encoded, pairs)
         weighted = rows.found(self.weigh)
         made = []
@@ -74,14 +89,21 @@ class Keywords(NamedByCode):
 
 @dataclass(frozen=True)
 class WordIds(NamedByCode):
-    """The column "word_ids" of tokenized texts: words that the vocabulary does not tell.
+    """Make the column "word_ids" of tokenized texts: words that the vocabulary does not show.
 
     Strategies of whole words, spans, entities and keywords read it in place of the vocabulary: for
-    Chinese, ``WordIds(JiebaWords(jieba))`` makes them mask words, not characters. Every token that
-    is in no word is one of its own.
+    Chinese, ``WordIds(JiebaWords(jieba))`` makes them mask words, not characters. Every token in no
+    word is a word of its own.
 
     Args:
         find: from texts to the spans (begin, end) of the words in each.
+
+    Example:
+        >>> from maskft.annotate import WordIds
+        >>> texts = ["the quick fox"]
+        >>> encoded = tokenizer(texts, return_offsets_mapping=True)
+        >>> WordIds(lambda texts: [[(0, 9)] for text in texts]).columns(texts, encoded)
+        {'word_ids': [[-1, 0, 0, 8, -1]]}
     """
 
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
@@ -89,7 +111,7 @@ class WordIds(NamedByCode):
     def columns(
         self, texts: Sequence[Text], encoded: Any, pairs: Sequence[Text] | None = None
     ) -> dict[str, list[list[int]]]:
-        """As ``Entities.columns``."""
+        """Make the columns, as ``Entities.columns`` does."""
         rows = _Rows(texts, encoded, pairs)
         made = []
         for row, parts in zip(_span_numbers(self.find, rows), rows.parts, strict=True):
@@ -105,14 +127,23 @@ class WordIds(NamedByCode):
 
 @dataclass(frozen=True)
 class Together(NamedByCode):
-    """The columns of several annotators."""
+    """Make the columns of several annotators.
+
+    Example:
+        >>> from maskft.annotate import Entities, Keywords, Together, WordWeights
+        >>> entities = Entities(lambda texts: [[(4, 13)] for text in texts])
+        >>> annotator = Together((entities, Keywords(WordWeights({"fox": 5.0}))))
+        >>> texts = ["the quick fox"]
+        >>> sorted(annotator.columns(texts, tokenizer(texts, return_offsets_mapping=True)))
+        ['entity_ids', 'keyword_weights']
+    """
 
     annotators: tuple[Any, ...]
 
     def columns(
         self, texts: Sequence[Text], encoded: Any, pairs: Sequence[Text] | None = None
     ) -> dict[str, list[Any]]:
-        """As ``Entities.columns``."""
+        """Make the columns, as ``Entities.columns`` does."""
         made: dict[str, list[Any]] = {}
         for annotator in self.annotators:
             made |= annotator.columns(texts, encoded, pairs)
@@ -122,7 +153,7 @@ class Together(NamedByCode):
 def _span_numbers(
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]], rows: "_Rows"
 ) -> list[list[int]]:
-    """``entity_ids`` of every row; the numbers of a second text go on from those of the first."""
+    """Compute ``entity_ids`` of each row; a second text continues the numbers of the first."""
     spans = rows.found(find)
     made = []
     for parts in rows.parts:
@@ -139,7 +170,7 @@ def _span_numbers(
 
 
 class _Rows:
-    """The rows of tokenized texts: which texts each holds, and where."""
+    """Hold the rows of tokenized texts: which texts each holds, and where."""
 
     def __init__(self, texts: Any, encoded: Any, pairs: Any) -> None:
         self.sides = [Texts(texts)] if pairs is None else [Texts(texts), Texts(pairs, "pairs")]
@@ -149,12 +180,12 @@ class _Rows:
         self.parts = list(rows_of(self.sides, encoded))
 
     def found(self, find: Callable[[Sequence[str]], Iterable[Iterable[Any]]]) -> list[Any]:
-        """What a finder gives for each text of each side."""
+        """List what a finder gives for each text of each side."""
         return [_found(find, side.texts) for side in self.sides]
 
 
 def _found(find: Callable[[Sequence[str]], Iterable[Iterable[Any]]], texts: Any) -> list[list[Any]]:
-    """What a finder gives for each text; another number of answers would go to the wrong texts."""
+    """List what ``find`` gives for each text; refuse another number of answers than texts."""
     found = [list(spans) for spans in find(texts)]
     if len(found) != len(texts):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Where the tokens of tokenized texts are in their texts, also of texts given in words."""
+"""Locate the tokens of tokenized texts in their texts, also of texts given in words."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from maskft.strategy.scripts import kind_of
 
 
 class Part(NamedTuple):
-    """One text of a row."""
+    """Hold one text of a row."""
 
     offsets: list[Span]  # of every token of the row, (0, 0) where it is of the other text
     side: int
@@ -18,7 +18,7 @@ class Part(NamedTuple):
 
 
 class Texts:
-    """The texts of one side, and where their words begin if they were given in words.
+    """Hold the texts of one side, and where their words begin if they were given in words.
 
     Args:
         texts: strings, or lists of words, as for ``tokenizer(..., is_split_into_words=True)``.
@@ -43,7 +43,7 @@ class Texts:
             self.starts = [starts for _, starts in joined]
 
     def placed(self, i: int, offsets: list[Span], word_ids: Sequence[int | None]) -> list[Span]:
-        """Offsets within the words of text ``i`` as offsets within the text."""
+        """Turn offsets within the words of text ``i`` into offsets within the text."""
         if self.starts is None:
             return offsets
         starts, words = self.starts[i], self.words[i]
@@ -63,7 +63,7 @@ class Texts:
 
 
 def rows_of(sides: Sequence[Texts], encoded: Any) -> Iterator[list[Part]]:
-    """The texts of each row of ``encoded``.
+    """Yield the texts of each row of ``encoded``.
 
     Raises:
         ValueError, TypeError: ``encoded`` without offsets, of one text or of other texts than
@@ -135,12 +135,12 @@ def _offset_rows(encoded: Any) -> list[list[Span]]:
 
 
 def _word_ids(encoded: Any, row: int) -> Sequence[int | None] | None:
-    """The word of each token; None where ``encoded`` does not say."""
+    """Return the word of each token; None where ``encoded`` does not say."""
     return encoded.word_ids(row) if getattr(encoded, "is_fast", False) else None
 
 
 def _in_words(offsets: Sequence[Span], word_ids: Sequence[int | None], text: str) -> bool:
-    """Whether every word begins at 0 and yet there are several: no text has two words there.
+    """Return whether every word begins at 0 though there are several, as in no text.
 
     But for a first character that is several once it is normalized (1/2 from one sign).
     """
@@ -167,7 +167,7 @@ def _words(words: Any, name: str) -> list[str]:
 
 
 def _joined(words: list[str]) -> tuple[str, list[int]]:
-    """(the text, where each word begins in it)."""
+    """Return the text and where each word begins in it."""
     starts, text = [0] if words else [], words[:1]
     at = len(words[0]) if words else 0
     for before, word in pairwise(words):

@@ -16,14 +16,14 @@ _NOT_SPACE = re.compile(r"\S+")
 
 
 class Gazetteer:
-    """Finds the names of a list, as whole words, the longest at each place; for ``Entities``.
+    """Find the names of a list, as whole words, the longest at each place; for ``Entities``.
 
     An Aho-Corasick automaton (ahocorasick_rs) reads each text once, however long the list. A name
     does not begin or end within a word. Scripts that are written without spaces (Chinese, Japanese,
-    Thai...) do not show where words end: there a name is found wherever its characters are. Spaces
-    between the words of a name may be of any width, line breaks too. Names and texts are compared
-    in Unicode's form NFC, so that accents, Korean syllables and the like are found however they are
-    encoded.
+    Thai...) do not show where words end: there a name is found wherever its characters occur.
+    Spaces between the words of a name may be of any width, line breaks too. Names and texts are
+    compared in Unicode's form NFC, so that accents, Korean syllables and the like are found however
+    they are encoded.
 
     A name that is inflected, or written together with other words, is not found: Korean particles
     and Arabic prepositions are part of the word. ``suffixes`` and ``prefixes`` name those that may
@@ -39,6 +39,11 @@ class Gazetteer:
     Raises:
         ValueError: no names. TypeError: names or affixes that are not strings, or one string in
         place of them. ModuleNotFoundError: ahocorasick_rs is not installed.
+
+    Example:
+        >>> from maskft.annotate import Gazetteer
+        >>> Gazetteer(["New York", "York"])(["from New York to York"])
+        [[(5, 13), (17, 21)]]
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class Gazetteer:
         return sorted({self._plain(unicodedata.normalize("NFC", text)) for text in texts} - {""})
 
     def _plain(self, text: str) -> str:
-        """As texts and names are compared: single spaces, and without case where it is ignored."""
+        """Normalise spaces, and case where it is ignored."""
         spaced = " ".join(text.split())
         return spaced.casefold() if self.ignore_case else spaced
 
@@ -116,7 +121,7 @@ class Gazetteer:
         )
 
     def _places(self, text: str, plain: str) -> Sequence[int]:
-        """Where each character of ``plain`` is in ``text``."""
+        """Locate each character of ``plain`` in ``text``."""
         if len(text) == len(plain) and not (self.ignore_case and len(text.casefold()) > len(text)):
             return range(len(text))  # nothing was cut out, and so nothing was put in
         places: list[int] = []
@@ -137,7 +142,7 @@ def _gazetteer(
 
 
 def _composed(text: str) -> tuple[str, list[Span]]:
-    """(``text`` in NFC, the part of ``text`` that each of its characters was made of)."""
+    """Return ``text`` in NFC, and the part of ``text`` that each of its characters is made of."""
     composed, sources = [], list[Span]()
     begins = [i for i, character in enumerate(text) if i == 0 or _composes_with_none(character)]
     for begin, end in pairwise([*begins, len(text)]):
@@ -153,7 +158,7 @@ def _composed(text: str) -> tuple[str, list[Span]]:
 
 
 def _composes_with_none(character: str) -> bool:
-    """What comes before a character is normalized without it."""
+    """Return whether what comes before a character is normalized without it."""
     if character.isascii():
         return True
     first = unicodedata.normalize("NFD", character)[0]
@@ -162,7 +167,7 @@ def _composes_with_none(character: str) -> bool:
 
 @cache
 def _second_parts() -> frozenset[str]:
-    """The characters that compose with one before them, though they are no combining marks."""
+    """List the characters that compose with one before them, though not combining marks."""
     found = {chr(point) for point in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # Hangul
     for point in range(0x20000):
         parts = unicodedata.decomposition(chr(point)).split()
@@ -172,7 +177,7 @@ def _second_parts() -> frozenset[str]:
 
 
 def _within_word(text: str, at: int) -> bool:
-    """Whether a word goes on from the character before ``at`` to the one there."""
+    """Say whether a word continues from the character before ``at`` to the one at it."""
     if not 0 < at < len(text):
         return False
     before, after = text[at - 1], text[at]

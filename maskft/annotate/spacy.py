@@ -18,7 +18,7 @@ _NO_ENTITIES = (
 
 
 class SpacyEntities:
-    """The named entities of a spaCy pipeline, for ``Entities``.
+    """Find the named entities of a spaCy pipeline, for ``Entities``.
 
     Args:
         pipeline: the name or folder of a pipeline, which is loaded when the first text comes, so
@@ -26,12 +26,21 @@ class SpacyEntities:
             parts that entities do not need; or what ``spacy.load`` gives; or whatever has ``pipe``
             and yields ``doc.ents``.
         labels: the kinds to keep ("PERSON", "ORG"...). None: all but spaCy's dates, times and
-            numbers (``NUMBERS``), of which encyclopaedias are full and which name nothing.
+            numbers (``NUMBERS``), which name nothing.
         batch_size: texts at a time.
 
     Raises:
         ValueError: there is no pipeline of this name; a batch_size below 1. TypeError: labels in
             one string. ModuleNotFoundError: spaCy is not installed.
+
+    Example:
+        >>> import spacy
+        >>> from maskft.annotate import SpacyEntities
+        >>> pipeline = spacy.blank("en")
+        >>> ruler = pipeline.add_pipe("entity_ruler")
+        >>> ruler.add_patterns([{"label": "GPE", "pattern": "Norway"}])
+        >>> SpacyEntities(pipeline)(["born in Norway"])
+        [[(8, 14)]]
     """
 
     def __init__(
@@ -103,7 +112,7 @@ def _pipeline_folder(name: str) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    """A hash of the files in a folder."""
+    """Hash the files of a folder."""
     found = blake2b(digest_size=16)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -113,7 +122,7 @@ def _digest(folder: Path) -> str:
 
 
 def _load_pipeline(name: str) -> Any:
-    """A pipeline, without the parts that its entities do not need."""
+    """Load a pipeline without the parts that its entities do not need."""
     pipeline = optional("spacy", "spacy").load(name)
     factories = pipeline.pipe_factories
     if any("ruler" in factory for factory in factories.values() if factory != "attribute_ruler"):

@@ -10,7 +10,7 @@ Weighted = tuple[int, int, float]  # and a weight
 
 
 def entity_ids(offset_mapping: Sequence[Span], spans: Iterable[Span], text: str) -> list[int]:
-    """Which entity each token of a row is in, from spans of characters.
+    """Number the entity of each token of a row, from spans of characters.
 
     Every token that shares a character with a span, space at its ends aside, is in the entity: one
     that the span cuts through belongs to it whole. Where spans overlap, cross or share a token, the
@@ -28,6 +28,12 @@ def entity_ids(offset_mapping: Sequence[Span], spans: Iterable[Span], text: str)
 
     Raises:
         ValueError: a span that is reversed or not within the text; offsets of a pair of texts.
+
+    Example:
+        >>> from maskft.annotate import entity_ids
+        >>> offsets = [(0, 0), (0, 3), (4, 8), (8, 12), (13, 18), (0, 0)]  # of [CLS] ... [SEP]
+        >>> entity_ids(offsets, [(0, 12)], "Ada Lovelace wrote")
+        [-1, 0, 0, 0, -1, -1]
     """
     index, begins, ends = _tokens(offset_mapping)
     found = []
@@ -46,10 +52,15 @@ def entity_ids(offset_mapping: Sequence[Span], spans: Iterable[Span], text: str)
 
 
 def entity_ids_from_tokens(length: int, spans: Iterable[Span]) -> list[int]:
-    """``entity_ids`` for a row of ``length`` tokens, from spans [begin, end) of tokens.
+    """Do what ``entity_ids`` does, for a row of ``length`` tokens and spans [begin, end) of tokens.
 
     Raises:
         ValueError: a span that is empty, reversed or not within the row.
+
+    Example:
+        >>> from maskft.annotate import entity_ids_from_tokens
+        >>> entity_ids_from_tokens(6, [(1, 3), (4, 5)])
+        [-1, 0, 0, -1, 1, -1]
     """
     spans = list(spans)
     for begin, end in spans:
@@ -63,7 +74,7 @@ def token_weights(
     weighted: Iterable[Weighted],
     default: float | None = None,
 ) -> list[float]:
-    """The weight of each token of a row, from weighted spans of characters.
+    """Weigh each token of a row, from weighted spans of characters.
 
     Args:
         weighted: (begin, end, weight), not negative. A token in several has the largest.
@@ -73,6 +84,11 @@ def token_weights(
     Raises:
         ValueError: a weight or default that is negative, infinite or NaN; offsets of a pair of
             texts.
+
+    Example:
+        >>> from maskft.annotate import token_weights
+        >>> token_weights([(0, 3), (4, 8), (8, 12)], [(4, 12, 5.0)], default=1.0)
+        [1.0, 5.0, 5.0]
     """
     weighted = list(weighted)
     if not all(0.0 <= weight < math.inf for _, _, weight in weighted):
@@ -91,7 +107,7 @@ def token_weights(
 
 
 def _tokens(offset_mapping: Sequence[Span]) -> tuple[list[int], list[int], list[int]]:
-    """(index, begin, end) of the tokens that stand for text."""
+    """List (index, begin, end) of the tokens that are not special."""
     index = [i for i, (begin, end) in enumerate(offset_mapping) if begin < end]
     begins, ends = ([offset_mapping[i][side] for i in index] for side in (0, 1))
     if any(b < a for a, b in pairwise(begins)):
@@ -104,7 +120,7 @@ def _tokens(offset_mapping: Sequence[Span]) -> tuple[list[int], list[int], list[
 
 
 def _number(found: list[tuple[int, int, int]], length: int) -> list[int]:
-    """Ids of the longest of (first token, last + 1, size), none over another."""
+    """Number the longest spans of (first token, last + 1, size) that do not overlap."""
     row = [-1] * length
     kept: list[Span] = []
     for begin, end, _ in sorted(found, key=lambda span: (-span[2], span[0])):

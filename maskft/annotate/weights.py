@@ -20,16 +20,21 @@ _WORD = regex.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[\w\p{{M}}])+")
 
 @dataclass(frozen=True)
 class WordWeights(NamedByCode):
-    """Weights from a mapping, for ``Keywords``; a word that is not in it has none of its own.
+    """Weigh words by a mapping, for ``Keywords``; a word that is not in it has no weight.
 
     Args:
         weights: from words, in lower case, to their weights. Words are compared in Unicode's form
             NFC, so that accents are found however they are encoded.
-        by_count: True: times n, how often the word stands in the text; "log": times 1 + log(n).
+        by_count: True: times n, how often the word occurs in the text; "log": times 1 + log(n).
             Where the weights are IDF that makes TF-IDF.
         words: from texts to the spans of their words, such as ``JiebaWords``. None: letters (with
             their accents and vowel signs) and digits in a row, and single characters of Chinese and
             Japanese.
+
+    Example:
+        >>> from maskft.annotate import WordWeights
+        >>> WordWeights({"fox": 2.0}, by_count=True)(["the fox and the fox"])
+        [[(4, 7, 4.0), (16, 19, 4.0)]]
     """
 
     weights: Mapping[str, float]
@@ -58,7 +63,7 @@ class WordWeights(NamedByCode):
 
 
 def _key(word: str) -> str:
-    """A word as words are compared."""
+    """Return a word as words are compared."""
     return unicodedata.normalize("NFC", word.lower())
 
 
@@ -71,7 +76,7 @@ def tfidf_weights(
     vectorizer: Any = None,
     words: Callable[[Sequence[str]], Iterable[Iterable[Span]]] | None = None,
 ) -> WordWeights:
-    """TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
+    """Compute TF-IDF of the words of a corpus, for ``Keywords``: tf counts a word in its own text.
 
     Args:
         texts: the corpus.
@@ -81,6 +86,12 @@ def tfidf_weights(
 
     Raises:
         ValueError: texts without a word. ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> from maskft.annotate import tfidf_weights
+        >>> weigh = tfidf_weights(["the fox", "the dog"])
+        >>> weigh.weights["fox"] > weigh.weights["the"]
+        True
     """
     if vectorizer is None:
         text = optional("sklearn.feature_extraction.text", "keywords")
@@ -103,12 +114,19 @@ def tfidf_weights(
 
 @dataclass(frozen=True)
 class YakeWeights:
-    """Weights of the words that YAKE takes for keywords: -log of their score, for ``Keywords``.
+    """Weigh the words that YAKE extracts by -log of their score, for ``Keywords``.
 
     Args:
         extractor: ``yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0)`` (less drops words that
             look like others), or whatever has ``extract_keywords(text)`` that gives (word, score),
             the best with the lowest score.
+
+    Example:
+        >>> import yake
+        >>> from maskft.annotate import YakeWeights
+        >>> weigh = YakeWeights(yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0))
+        >>> [(begin, end) for begin, end, _ in weigh(["insulin lowers glucose"])[0]]
+        [(0, 7), (8, 14), (15, 22)]
     """
 
     extractor: Any

@@ -1,4 +1,4 @@
-"""The ``maskft`` command: train, preview, predict, doctor.
+"""Run the ``maskft`` command: train, preview, predict, doctor.
 
     maskft train --model bert-base-uncased --train-file notes.txt --output-dir notes-bert
     maskft preview --model bert-base-uncased --train-file notes.txt --strategy whole_word
@@ -43,7 +43,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand; returns the exit status."""
+    """Run a subcommand and return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())

@@ -1,4 +1,4 @@
-"""Annotators from the options --entities, --keywords and --words."""
+"""Make annotators from the options --entities, --keywords and --words."""
 
 from pathlib import Path
 from typing import Any

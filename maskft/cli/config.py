@@ -1,4 +1,4 @@
-"""The options of the command line, as dataclasses that HfArgumentParser reads."""
+"""Define the options of the command line, as dataclasses that HfArgumentParser reads."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
@@ -10,7 +10,7 @@ from maskft.collate.collator import RNGS, STRATEGIES
 from maskft.strategy import Entity, NGram, Span, Strategy
 from maskft.strategy.schedule import parse_schedule
 
-WITHIN_COLUMN = "within"  # not 0 where --within lets tokens be masked
+MASK_ONLY_COLUMN = "mask_only"  # not 0 where a token may be masked
 WORDS = ("vocabulary", "jieba")
 # Options of one strategy: the option, the strategy, what it gives it
 _OWN = {
@@ -30,7 +30,7 @@ class ModelArguments:
 
     model: str = field(metadata={"help": "name or folder of a masked language model"})
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "run code that comes with the model; off unless asked"}
+        default=False, metadata={"help": "run code that comes with the model (off by default)"}
     )
 
 
@@ -59,7 +59,10 @@ class DataArguments:
     )
     validation_fraction: float = field(
         default=0.05,
-        metadata={"help": "share of texts held out; which ones, a hash of each text decides"},
+        metadata={
+            "help": "share of texts held out, chosen by hash, so that identical texts fall in the "
+            "same split"
+        },
     )
     test_fraction: float = field(default=0.05, metadata={"help": "likewise, for the test split"})
 
@@ -79,7 +82,7 @@ class DataArguments:
             raise UsageError(f"--text-column and --pair-column are both {self.text_column!r}")
 
     def columns(self) -> list[str]:
-        """The columns of text, in the order of the pair."""
+        """List the columns of text, in the order of the pair."""
         return [self.text_column, *([] if self.pair_column is None else [self.pair_column])]
 
 
@@ -143,7 +146,7 @@ class MaskingArguments:
             "marks), or jieba for Chinese"
         },
     )
-    within: str | None = field(
+    mask_only: str | None = field(
         default=None,
         metadata={
             "help": "with --pair-column: mask nothing but this text of the pair: the name of its "
@@ -167,7 +170,7 @@ class MaskingArguments:
     )
 
     def collator(self, tokenizer: Any, seed: int) -> Any:
-        """The collator these options describe.
+        """Make the collator that these options describe.
 
         Raises:
             UsageError: an option or the tokenizer does not fit.
@@ -184,14 +187,14 @@ class MaskingArguments:
                 rng=self.rng,
                 strategy=self._chosen(),
                 selection=self.selection,
-                within=None if self.within is None else WITHIN_COLUMN,
+                mask_only=None if self.mask_only is None else MASK_ONLY_COLUMN,
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
 
     def _chosen(self) -> str | Strategy:
-        """The strategy with the options that were given for it."""
+        """Make the strategy with the options that were given for it."""
         options, made = {}, None
         for name, (strategy, kind, argument) in _OWN.items():
             if (value := getattr(self, name)) is None:
@@ -202,23 +205,23 @@ class MaskingArguments:
         return self.strategy if made is None else made(**options)
 
     def sides(self, data: DataArguments) -> tuple[int, ...] | None:
-        """Which texts of a pair ``within`` names, 0 for the first; None: it is not given.
+        """List the texts of a pair that ``mask_only`` names, 0 for the first; None if not given.
 
         Raises:
             UsageError: it names none, or there are no pairs.
         """
-        if self.within is None:
+        if self.mask_only is None:
             return None
         columns = data.columns()
         if len(columns) < 2:
-            raise UsageError("--within needs a second text: --pair-column names its column")
+            raise UsageError("--mask-only needs a second text: --pair-column names its column")
         named = {"0": (0,), "1": (1,), "0,1": (0, 1), columns[0]: (0,), columns[1]: (1,)}
-        if self.within not in named:
-            raise UsageError(f"--within must be one of {tuple(named)}, got {self.within!r}")
-        return named[self.within]
+        if self.mask_only not in named:
+            raise UsageError(f"--mask-only must be one of {tuple(named)}, got {self.mask_only!r}")
+        return named[self.mask_only]
 
     def annotator(self, train: Any) -> Any:
-        """What adds the strategy's columns to tokenized texts; None where it needs none.
+        """Make what adds the strategy's columns to tokenized texts; None where it needs none.
 
         Args:
             train: the dataset of training texts, for the weights of words.
@@ -257,7 +260,7 @@ def _goes_with(name: str, strategy: str, chosen: str) -> str:
 
 @dataclass
 class TrainArguments(TrainingArguments):
-    """Trainer's own arguments, with a few defaults of ours."""
+    """Trainer's own arguments, with some other defaults."""
 
     output_dir: str = field(
         default="maskft-output", metadata={"help": "folder for checkpoints, model and metrics"}
@@ -280,7 +283,7 @@ class TrainArguments(TrainingArguments):
     )
 
     def block(self) -> bool | int:
-        """What ``attach`` takes for ``packing``.
+        """Convert to what ``attach`` takes for ``packing``.
 
         Raises:
             UsageError: neither on nor off nor a positive number.
@@ -293,14 +296,14 @@ class TrainArguments(TrainingArguments):
 
 
 class _Parser(HfArgumentParser):
-    """Says what is wrong in one sentence, without the 200 lines of usage before it."""
+    """Report an error in one sentence, without 200 lines of usage before it."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} ({self.prog} --help lists the options)")
 
 
 def parse(prog: str, description: str, kinds: tuple[type, ...], argv: list[str]) -> tuple[Any, ...]:
-    """Instances of ``kinds`` from the command line ``argv``.
+    """Make instances of ``kinds`` from the command line ``argv``.
 
     Raises:
         UsageError: an option that is unknown or does not fit.

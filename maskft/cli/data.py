@@ -1,4 +1,4 @@
-"""Text files or a dataset, to rows of token ids in three splits.
+"""Turn text files or a dataset into rows of token ids in three splits.
 
 The split rule: u = blake2b(text) / 2^64 of the UTF-8 bytes; a text is test if u < test_fraction,
 validation if u < test_fraction + validation_fraction, else train. It does not depend on the order
@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from maskft.cli.config import WITHIN_COLUMN, DataArguments
+from maskft.cli.config import MASK_ONLY_COLUMN, DataArguments
 from maskft.cli.messages import UsageError
 
 SPLITS = ("train", "validation", "test")
@@ -32,10 +32,10 @@ _LOADERS = {
 
 
 def load_texts(args: DataArguments) -> dict[str, Dataset]:
-    """The texts of each split that is asked for, in a column "text"; second ones in "pair".
+    """Load the texts of each split into a column "text", the second texts of pairs into "pair".
 
-    Rows without text are left out, of a pair those without one of the two. What split a pair
-    belongs to, its first text decides.
+    Rows without text are left out, and pairs without one of the two. The first text of a pair
+    decides its split.
 
     Raises:
         UsageError: a file or column that cannot be read, or a split that comes out empty.
@@ -63,7 +63,7 @@ def load_texts(args: DataArguments) -> dict[str, Dataset]:
 
 
 def split_of(text: str, test_fraction: float, validation_fraction: float) -> str:
-    """The split a text belongs to; see the rule at the top of this file."""
+    """Choose the split of a text; see the rule at the top of this file."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     u = int.from_bytes(digest, "big") / 2**64
     if u < test_fraction:
@@ -71,16 +71,16 @@ def split_of(text: str, test_fraction: float, validation_fraction: float) -> str
     return "validation" if u < test_fraction + validation_fraction else "train"
 
 
-def row_length(tokenizer: Any, model_config: Any, asked: int | None) -> int:
-    """Tokens in a row: what was asked for, within what tokenizer and model can take, else 512."""
+def row_length(tokenizer: Any, model_config: Any, given: int | None) -> int:
+    """Return the tokens in a row: ``given``, or 512, or what tokenizer and model take if less."""
     limits = [int(tokenizer.model_max_length)]
     positions = getattr(model_config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         limits.append(positions)
     limit = min(limits)
-    if asked is not None and asked > limit:
-        raise UsageError(f"--max-length {asked} is more than the model takes: {limit}")
-    return asked or min(limit, 512)
+    if given is not None and given > limit:
+        raise UsageError(f"--max-length {given} is more than the model takes: {limit}")
+    return given or min(limit, 512)
 
 
 def tokenize(
@@ -88,22 +88,22 @@ def tokenize(
     tokenizer: Any,
     max_length: int,
     annotator: Any = None,
-    within: tuple[int, ...] | None = None,
+    mask_only: tuple[int, ...] | None = None,
 ) -> Dataset:
-    """Rows of at most ``max_length`` token ids; a longer text goes on in rows of its own.
+    """Make rows of at most ``max_length`` token ids; a longer text continues in further rows.
 
-    A pair of texts (columns "text" and "pair") shares its rows. Where one is too long, its parts
-    stand beside the whole other; where both are, the n-th part of one beside the n-th of the other,
-    and what is left of one beside the last part of the other.
+    A pair of texts (columns "text" and "pair") shares its rows. If one is too long, each of its
+    parts goes with the whole other text; if both are, the n-th part of one goes with the n-th of
+    the other, and the remaining parts of one with the last part of the other.
 
     Args:
         annotator: adds columns to the rows (``maskft.annotate``); None adds none.
-        within: adds the column "within": 1 for tokens of the first text (0), the second (1) or
-            both, else 0. Unlike token types, every fast tokenizer can tell. None adds none.
+        mask_only: adds the column "mask_only": 1 for tokens of the first text (0), the second (1)
+            or both, else 0. Unlike token types, every fast tokenizer can tell. None adds none.
 
     Raises:
-        UsageError: an annotator or a pair, and a tokenizer that does not say where its tokens
-            stand; a row too short for a pair.
+        UsageError: an annotator or a pair, and a tokenizer that does not locate its tokens
+            in the text; a row too short for a pair.
     """
     paired = "pair" in texts.column_names
     if (annotator is not None or paired) and not tokenizer.is_fast:
@@ -129,10 +129,10 @@ def tokenize(
         if annotator is not None:
             made |= annotator.columns(batch["text"], encoded, pairs)
         sides: list[list[int | None]] = []
-        if within is not None or paired:
+        if mask_only is not None or paired:
             sides = [encoded.sequence_ids(row) for row in range(len(encoded["input_ids"]))]
-        if within is not None:
-            made[WITHIN_COLUMN] = [[int(side in within) for side in row] for row in sides]
+        if mask_only is not None:
+            made[MASK_ONLY_COLUMN] = [[int(side in mask_only) for side in row] for row in sides]
         if not paired:
             return made
         parts = [(row, part) for row, of_token in enumerate(sides)
@@ -146,10 +146,10 @@ def tokenize(
 
 
 def _abreast(sides: Sequence[int | None], length: int) -> list[list[int]]:
-    """The tokens of each row that a pair of texts is cut into, as places in the whole pair.
+    """Cut a pair of texts into rows, each a list of places in the whole pair.
 
     Args:
-        sides: of each token, the text it is of (0, 1), or None where it stands around them.
+        sides: of each token, the text it is of (0, 1), or None for special tokens.
         length: of a row, at most. The longer text is cut first, down to half of the row's room.
     """
     places = [[i for i, side in enumerate(sides) if side == wanted] for wanted in (0, 1)]
@@ -228,7 +228,7 @@ def _missing_column(name: str, column: str, columns: Any) -> UsageError:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line that is not blank; refuses what is not UTF-8."""
+    """Yield (number, text) of each line that is not blank; refuse what is not UTF-8."""
     empty = True
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -1,4 +1,4 @@
-"""``maskft doctor``: what fuse_loss would do to a model, which backend runs, and why."""
+"""``maskft doctor``: report what fuse_loss does to a model, which backend runs, and why."""
 
 import argparse
 import inspect
@@ -16,7 +16,7 @@ from maskkernels.backend import BACKENDS, resolve, why_not
 
 
 def examine(model: Any, device: torch.device) -> list[tuple[str, str]]:
-    """(heading, what there is to say) about a model that is on ``device`` or would be."""
+    """List (heading, finding) about a model that is on ``device`` or would be."""
     lines = []
     try:
         head = read(model)
@@ -78,7 +78,7 @@ def _logits(head: Head) -> str:
 
 
 def outline(name: str, trust_remote_code: bool, weights: bool) -> Any:
-    """The language model of that name; on the meta device, without weights, unless asked for them.
+    """Make the language model of that name, on the meta device unless ``weights``.
 
     Raises:
         UsageError: there is none.

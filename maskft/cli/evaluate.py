@@ -1,4 +1,4 @@
-"""Logits of the predicted tokens alone, and a model's scores on fixed masks."""
+"""Score a model on fixed masks, from the logits of the predicted tokens only."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from maskft.collate.collator import DataCollatorForLanguageModeling
 
 
 def predicted_logits(model: Any, inputs: dict[str, Tensor], predicted: Tensor) -> Tensor:
-    """The logits [R, V], float32, of the R tokens to be predicted; the decoder sees no others.
+    """Compute the logits [R, V], float32, of the R predicted tokens; the decoder sees no others.
 
     Args:
         model: a masked language model, wrapped (DDP) or not.
@@ -33,7 +33,7 @@ def predicted_logits(model: Any, inputs: dict[str, Tensor], predicted: Tensor) -
     finally:
         if handle is not None:
             handle.remove()
-    if logits.shape[:-1] == predicted.shape:  # a model that decodes in a way of its own
+    if logits.shape[:-1] == predicted.shape:  # a model that decodes elsewhere
         logits = logits[predicted]
     return logits.float()
 

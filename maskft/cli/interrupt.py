@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 class SteadyTrainer(Trainer):
-    """A Trainer whose loader workers live on at Ctrl-C: the step that is under way needs them."""
+    """Keep the loader workers alive at Ctrl-C: the current step needs them."""
 
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()
@@ -34,17 +34,17 @@ def _ignore_interrupts(then: Any, worker: int) -> None:
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once."""
+    """At Ctrl-C finish the step, save a checkpoint and stop; at a second one stop at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.interrupted = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         before = signal.getsignal(signal.SIGINT)
 
         def ask(*_: Any) -> None:
-            self.asked = True
+            self.interrupted = True
             signal.signal(signal.SIGINT, before)
 
         signal.signal(signal.SIGINT, ask)
@@ -54,6 +54,6 @@ class StopOnInterrupt(TrainerCallback):
             signal.signal(signal.SIGINT, before)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.asked:
+        if self.interrupted:
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False

@@ -1,4 +1,4 @@
-"""What the command line says to the person who runs it, besides results."""
+"""Say something to the person who runs the command line, other than results."""
 
 import sys
 

@@ -10,7 +10,7 @@ from maskft.cli.messages import UsageError, say
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
         UsageError: there is none, or it has no mask token.
@@ -28,7 +28,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
 
 
 def load(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """(model, tokenizer); says so where the checkpoint has no masked-language-model head.
+    """Load (model, tokenizer), and say so if the checkpoint has no masked-language-model head.
 
     Raises:
         UsageError: the model or its tokenizer cannot be loaded.

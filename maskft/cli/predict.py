@@ -1,4 +1,4 @@
-"""``maskft predict``: the most probable tokens for each mask in a text."""
+"""``maskft predict``: print the most probable tokens for each mask in a text."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from maskft.cli.models import load
 
 @torch.no_grad()
 def fill(model: Any, tokenizer: Any, text: str, top_k: int = 5) -> list[list[tuple[str, float]]]:
-    """For each mask in ``text``, its ``top_k`` (token, probability), most probable first.
+    """List the ``top_k`` (token, probability) of each mask in ``text``, most probable first.
 
     Raises:
         UsageError: no mask in the text, or the text is longer than the model takes.

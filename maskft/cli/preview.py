@@ -1,4 +1,4 @@
-"""``maskft preview``: rows as the model would see them."""
+"""``maskft preview``: print rows as the model would see them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from maskft.cli.config import (
-    WITHIN_COLUMN,
+    MASK_ONLY_COLUMN,
     DataArguments,
     MaskingArguments,
     ModelArguments,
@@ -20,8 +20,7 @@ from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.messages import UsageError
 from maskft.cli.models import load_tokenizer
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
-from maskft.strategy.words import word_table
-from maskkernels import word_units
+from maskft.strategy.word_marks import WordMarks
 
 STYLES = {"masked": "bold white on blue", "replaced": "bold white on red", "kept": "black on green"}
 _OPEN, _CLOSE = "⟦", "⟧"  # no vocabulary has them
@@ -59,7 +58,7 @@ class Piece:
 def pieces(
     tokenizer: Any, seen: list[int], labels: list[int], row: dict[str, Any], rest: bool = True
 ) -> list[Piece]:
-    """The tokens of a row without padding.
+    """Describe the tokens of a row without padding.
 
     Args:
         row: as it was before it was masked.
@@ -67,8 +66,8 @@ def pieces(
     """
     special, made = tokenizer.all_special_ids, []
     entities, words = (row.get(name, [-1] * len(seen)) for name in (ENTITY_COLUMN, WORD_COLUMN))
-    within = row.get(WITHIN_COLUMN, [1] * len(seen))
-    for new, old, entity, word, allowed in zip(seen, labels, entities, words, within, strict=True):
+    may = row.get(MASK_ONLY_COLUMN, [1] * len(seen))
+    for new, old, entity, word, allowed in zip(seen, labels, entities, words, may, strict=True):
         token = tokenizer.convert_ids_to_tokens(new)
         if old == -100:
             eligible = bool(allowed) and new not in special and (rest or entity >= 0)
@@ -80,9 +79,9 @@ def pieces(
 
 
 def render(row: Iterable[Piece], colour: bool) -> Text:
-    """A row for a terminal, or with plain marks.
+    """Render a row for a terminal, or with plain marks.
 
-    Entities are underlined, or in double brackets; tokens of one word stand together where the row
+    Entities are underlined, or in double brackets; tokens of one word are joined where the row
     has words of its own; tokens that may not be masked are dim.
     """
     text, before = Text(), Piece("", "")
@@ -118,11 +117,9 @@ def _shown(piece: Piece, colour: bool) -> str:
 
 
 def heaviest(tokenizer: Any, row: dict[str, Any], count: int = 6) -> str:
-    """The words of a row with the largest weights, and the one with the least."""
+    """Name the words of a row with the largest weights, and the one with the least."""
     ids, special = row["input_ids"], tokenizer.all_special_ids
-    words = (
-        row.get(WORD_COLUMN) or word_units(torch.tensor([ids]), word_table(tokenizer))[0].tolist()
-    )
+    words = row.get(WORD_COLUMN) or WordMarks(tokenizer).units(torch.tensor([ids]))[0].tolist()
     weights: dict[str, float] = {}
     for _, places in groupby(range(len(ids)), key=words.__getitem__):
         first, *rest = places
@@ -134,15 +131,15 @@ def heaviest(tokenizer: Any, row: dict[str, Any], count: int = 6) -> str:
     return "weights: " + ", ".join(named[:count]) + (f" ... {named[-1]}" if named[count:] else "")
 
 
-def summary(rows: list[list[Piece]], asked: float) -> str:
-    """What was chosen of what could be, and what became of it."""
+def summary(rows: list[list[Piece]], rate: float) -> str:
+    """Count what was selected of what could be, and what became of it."""
     every = [piece for row in rows for piece in row]
     counts = {kind: sum(piece.kind == kind for piece in every) for kind in STYLES}
     eligible, selected = sum(piece.eligible for piece in every), sum(counts.values())
     shares = ", ".join(f"{kind} {n / max(selected, 1):.1%}" for kind, n in counts.items())
     line = (
         f"{selected} of {eligible} maskable tokens selected ({selected / max(eligible, 1):.1%}, "
-        f"asked {asked:.1%}); of those {shares}"
+        f"asked {rate:.1%}); of those {shares}"
     )
     entities = [
         [p for p in row if p.entity == n] for row in rows for n in {p.entity for p in row} - {-1}

@@ -9,7 +9,7 @@ from maskft.cli.messages import say
 
 
 class Progress(TrainerCallback):
-    """A line at every log: step, epoch, loss, learning rate, real tokens a second, time left."""
+    """Print a line at every log: step, epoch, loss, learning rate, tokens/s, time left."""
 
     def __init__(self) -> None:
         self.tokens_per_second = 0.0

@@ -43,12 +43,12 @@ def train(
     masking_args: MaskingArguments,
     args: TrainArguments,
 ) -> dict[str, Any]:
-    """Fine-tune a masked language model; returns what is also written to metrics.json.
+    """Fine-tune a masked language model and return what is also written to metrics.json.
 
     The model, its tokenizer and metrics.json go to ``args.output_dir``, checkpoints below it.
 
     Raises:
-        UsageError: something the user can mend, before any training where that is possible.
+        UsageError: a mistake of the user's, found before training where that is possible.
         Interrupted: SIGINT arrived; a checkpoint was saved.
     """
     data_args.check()
@@ -109,7 +109,7 @@ def train(
     with _disk_errors(output):
         with stop.listening():
             result = trainer.train(resume_from_checkpoint=resume)
-        if stop.asked:
+        if stop.interrupted:
             raise Interrupted(get_last_checkpoint(str(output)) or str(output))
         after = scores()
         metrics = {
@@ -143,7 +143,7 @@ def train(
 
 
 def score_table(metrics: dict[str, Any]) -> Table:
-    """Held-out scores before and after, for a person."""
+    """Lay out the held-out scores before and after training."""
     table = Table(title="masked tokens of held-out text")
     for heading in ("split", "", "cross-entropy", "perplexity", "accuracy", "tokens"):
         table.add_column(heading, justify="left" if heading in ("split", "") else "right")
@@ -183,7 +183,7 @@ def main(argv: list[str]) -> int:
 
 
 def _writable(folder: str) -> Path:
-    """The output folder, made and tried before hours of training depend on it."""
+    """Make the output folder and try it, before hours of training depend on it."""
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -195,14 +195,14 @@ def _writable(folder: str) -> Path:
     return path
 
 
-def _checkpoint(asked: Any, output: Path) -> str | None:
-    """The checkpoint to resume from: a folder, or the last one of the output folder for True."""
-    if asked is None or str(asked).lower() in ("false", "none"):
+def _checkpoint(given: Any, output: Path) -> str | None:
+    """Find the checkpoint to resume from: a folder, or the last one in ``output`` for True."""
+    if given is None or str(given).lower() in ("false", "none"):
         return None
-    if str(asked).lower() != "true":
-        if not (Path(asked) / "trainer_state.json").is_file():
-            raise UsageError(f"--resume_from_checkpoint {asked}: no checkpoint there")
-        return str(asked)
+    if str(given).lower() != "true":
+        if not (Path(given) / "trainer_state.json").is_file():
+            raise UsageError(f"--resume_from_checkpoint {given}: no checkpoint there")
+        return str(given)
     last = get_last_checkpoint(str(output))
     if last is None:
         raise UsageError(f"--resume_from_checkpoint: there is no checkpoint in {output}")
@@ -211,7 +211,7 @@ def _checkpoint(asked: Any, output: Path) -> str | None:
 
 @contextmanager
 def _disk_errors(output: Path) -> Iterator[None]:
-    """A full disk is the user's to mend; safetensors reports it in an exception of its own."""
+    """Report a full disk as a UsageError; safetensors raises an exception of its own for it."""
     try:
         yield
     except Exception as error:

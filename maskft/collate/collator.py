@@ -1,4 +1,4 @@
-"""Examples to masked batch: Transformers' collator, with masks from maskkernels."""
+"""From examples to a masked batch: Transformers' collator, with masks from maskkernels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from maskft.collate.columns import MaskingColumns, UnmaskedBatch
-from maskft.collate.labels import IGNORE_INDEX, label_places
+from maskft.collate.labels import label_places, labels_of_next_tokens
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
 from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
@@ -28,10 +28,11 @@ _policy = lru_cache(maxsize=8, typed=True)(MaskingPolicy)  # checks its fields f
 
 @dataclass
 class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForLanguageModeling):
-    """Pad examples and mask them: Transformers' collator of the same name, and drop-in for it.
+    """Pad and mask examples: a drop-in replacement for Transformers' collator of the same name.
 
-    Every argument, default, output, warning and error of the parent class holds. The masks follow
-    the same law and come from maskkernels. The arguments below are new and keyword-only.
+    ``mask(prepare(examples))`` is all that a call does. Arguments, defaults, outputs, warnings and
+    errors are those of the parent class. The masks have the same distribution and come from
+    maskkernels. The arguments below are new and keyword-only.
 
     Args:
         rng: where the masks come from.
@@ -42,8 +43,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             ``set_epoch`` at every epoch (``maskft.attach`` does it for a Trainer).
             "hf": bit for bit the masks that Transformers' own collator draws with this seed.
         strategy: what is masked together, and how often: "random" (single tokens), "whole_word",
-            "span", "ngram", "entity", "keyword"; a strategy of ``maskft.strategy`` with options of
-            its own; or a function of yours (see there). Words are found from a ``word_ids`` column
+            "span", "ngram", "entity", "keyword"; a strategy from ``maskft.strategy`` with its own
+            options; or your own function (see there). Words are found from a ``word_ids`` column
             where the examples have one, else from the tokenizer's vocabulary; from
             ``offset_mapping`` only where the vocabulary has no word marks.
             Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
@@ -51,25 +52,28 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
             round(rate * maskable) of them in every row, or the rounded sum of the rates that the
             strategy gives them.
-        at_least_one: with selection="budget", one where that would be none.
+        at_least_one: with selection="budget", mask one where the rounded number is 0.
         replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
             of a unit. None: "unit" for spans, else "token".
-        within: masks nothing but tokens of these token types (an int or several), or those where
-            the column of this name is not 0: the question of a pair, the source of a translation.
-        schedule: the rate in the course of training: a function from the share of training that is
-            done to a rate, as ``maskft.RateSchedule``. ``maskft.attach`` tells the collator where
-            training stands; without, and in evaluation, the rate is ``mlm_probability``.
+        mask_only: mask only tokens of these token types (an int or several), or tokens where the
+            column of this name is not 0, such as the question of a pair.
+        schedule: maps progress in [0, 1] to a rate, as ``maskft.RateSchedule`` does. ``attach``
+            reports progress; without it, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
-        label_positions: batches have ``label_positions`` too, int64 [R]: where the labels are in
-            the flattened batch. A model with ``fuse_loss`` takes it, and a GPU then need not search
-            for them; other models know no such argument. True: as many as there are labels. A
-            number: always so many, -1 after the last, for static shapes (evaluation excepted).
-            With selection="budget" a row of n maskable tokens has round(rate * n) labels, halves
-            rounded up. More labels than that: ValueError.
+        label_positions: add ``label_positions`` to the batch, int64 [R]: the places of labelled
+            tokens in the flattened batch. Only a model with ``fuse_loss`` takes it, and then need
+            not search for them on a GPU. True: as many as there are labels. A number: always that
+            many, -1 after the last, for static shapes (not in evaluation); more labels raise
+            ValueError. With "budget" n maskable tokens have round(rate * n), halves rounded up.
 
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which.
+
+    Example:
+        >>> from maskft import DataCollatorForLanguageModeling
+        >>> sorted(DataCollatorForLanguageModeling(tokenizer, strategy="span", seed=1)(rows))
+        ['attention_mask', 'input_ids', 'labels', 'token_type_ids']
     """
 
     whole_word_mask: bool = False  # these two again for the type checker, which skips Transformers
@@ -79,7 +83,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     selection: str = field(default="bernoulli", kw_only=True)
     at_least_one: bool = field(default=False, kw_only=True)
     replacement: str | None = field(default=None, kw_only=True)
-    within: str | int | Sequence[int] | None = field(default=None, kw_only=True)
+    mask_only: str | int | Sequence[int] | None = field(default=None, kw_only=True)
     schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
     sample_id_column: str | None = field(default=None, kw_only=True)
     label_positions: bool | int = field(default=False, kw_only=True)
@@ -110,30 +114,30 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         self._vocabulary: Vocabulary | None = None
 
     def _check_options(self) -> None:
-        """Options that do not go together."""
+        """Refuse options that do not go together."""
         own = isinstance(self._strategy, (Random, WholeWord))
-        plain = (self.selection, self.replacement, self.within, self.schedule)
+        plain = (self.selection, self.replacement, self.mask_only, self.schedule)
         if self.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
             raise ValueError(
                 "rng='hf' draws what Transformers' collator does: strategy='random' or "
-                "'whole_word', without selection, replacement, within or schedule; use "
+                "'whole_word', without selection, replacement, mask_only or schedule; use "
                 "rng='stream' or rng='sample'"
             )
         if self.at_least_one and self.selection != "budget":
             raise ValueError("at_least_one goes with selection='budget'")
         if self.replacement == "unit" and isinstance(self._strategy, Random):
             raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
-        if self.within is not None and not isinstance(self.within, str):
-            types = [self.within] if isinstance(self.within, int) else list(self.within)
+        if self.mask_only is not None and not isinstance(self.mask_only, str):
+            types = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
             if not types or not all(isinstance(kind, int) for kind in types):
                 raise ValueError(
-                    "within must be the name of a column, a token type or several, got "
-                    f"{self.within!r}"
+                    "mask_only must be the name of a column, a token type or several, got "
+                    f"{self.mask_only!r}"
                 )
-        room = self.label_positions
-        if not isinstance(room, int) or (not isinstance(room, bool) and room < 1):
+        count = self.label_positions
+        if not isinstance(count, int) or (not isinstance(count, bool) and count < 1):
             raise ValueError(
-                f"label_positions must be True, False or a positive number, got {room!r}"
+                f"label_positions must be True, False or a positive number, got {count!r}"
             )
         if self.schedule is not None and not callable(self.schedule):
             raise TypeError(
@@ -144,29 +148,34 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     def set_progress(
         self, step: int, steps: int, *, epoch: int = 0, epochs: int = 1, batches_a_step: int = 1
     ) -> None:
-        """Say where training stands, for ``schedule``: the next batch is the first of ``step``.
+        """Report training progress to ``schedule``: the next batch is the first of ``step``.
 
-        The collator counts its batches from here on, each worker its own, so that once at the
-        beginning of every epoch (and of a resumed one) is enough: before iterating over the
-        DataLoader, as ``set_epoch``.
+        From here on each worker counts its own batches, so call this once before each epoch (and
+        when resuming), before iterating over the DataLoader, as ``set_epoch``.
 
         Args:
-            step, steps: optimiser steps done, and in all.
-            epoch, epochs: likewise, for a schedule that changes by epoch.
+            step, steps: optimiser steps done, and in total.
+            epoch, epochs: epochs done, and in total, for a schedule that changes by epoch.
             batches_a_step: gradient accumulation.
         """
         self._progress.begin(step, steps, epoch, epochs, batches_a_step)
 
-    def columns_read(self) -> list[str]:
-        """The columns that masking reads and the model does not know."""
+    def required_columns(self) -> list[str]:
+        """Return the columns that masking needs and the model does not take."""
         return self._reads().needed()
 
-    def columns_welcome(self) -> list[str]:
-        """The columns that masking reads where the examples have them."""
+    def optional_columns(self) -> list[str]:
+        """Return the columns that masking reads if the examples have them."""
         return self._reads().welcome()
 
+    def follow(self, other: SampleDraws) -> None:
+        """Share the epoch of another collator, and its progress in a schedule."""
+        super().follow(other)
+        if isinstance(other, DataCollatorForLanguageModeling):
+            self._progress = other._progress
+
     def for_evaluation(self) -> "DataCollatorForLanguageModeling":
-        """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
+        """Return a copy with fixed masks: rng="sample" at an epoch that training never reaches."""
         fixed = super().for_evaluation()
         fixed.schedule = None
         fixed.label_positions = bool(self.label_positions)  # its batches may be larger
@@ -184,7 +193,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return self.mask(self.prepare(examples, "np"))
 
     def prepare(self, examples: Any, framework: str = "pt") -> UnmaskedBatch:
-        """Pad the examples, and gather all that their masks depend on.
+        """Pad the examples, and collect all that their masks depend on.
 
         Args:
             examples: what Transformers' collator takes, or a whole table.
@@ -218,22 +227,24 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             real = padding.real(rows, shape[1])
         unmasked.attention_mask = torch.as_tensor(real)
         unmasked.sample_ids = self._sample_ids(taken)
-        reads.lay_beside(unmasked, taken, padding)
+        reads.add_to(unmasked, taken, padding)
         return unmasked
 
     def mask(self, unmasked: UnmaskedBatch) -> dict[str, Any]:
-        """Plan the masks of a batch, mask it, and say where its labels are.
+        """Plan the masks of a batch, mask it, and add its labels.
 
         Args:
             unmasked: what ``prepare`` made, on any device; its ``batch`` becomes the result.
 
         Returns:
-            the model's batch: input_ids with masks, labels (int64 as the ids), and label_positions
-            where ``label_positions`` is set.
+            the model's batch: masked input_ids, labels of the same dtype, and ``label_positions``
+            if the option is set.
         """
         batch = unmasked.batch
         if not self.mlm:
-            batch["labels"] = self._labels_unmasked(unmasked)
+            batch["labels"] = labels_of_next_tokens(
+                batch["input_ids"], self.tokenizer.pad_token_id, unmasked.cu_seqlens
+            )
             return batch
         self._seed_generator()
         batch["input_ids"], batch["labels"] = self._mask(unmasked)
@@ -248,10 +259,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         special_tokens_mask: Any | None = None,
         offset_mapping: Any | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mask padded ids on their device, as Transformers' method of this name; both results new.
+        """Mask padded ids, as Transformers' method of this name does; both results are new.
 
-        Here a subclass may mask in its own way. Otherwise ``mask`` does not call it, because masks
-        depend on more than these arguments (unless rng="hf").
+        A subclass may replace this method, and ``mask`` then calls it. ``mask`` also calls it for
+        rng="hf". Otherwise masks depend on more than these arguments.
 
         Args:
             inputs: int32 or int64 [B, T].
@@ -270,7 +281,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         special_tokens_mask: Any | None = None,
         offset_mapping: Any | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """``torch_mask_tokens`` for numpy arrays."""
+        """Mask NumPy arrays, as ``torch_mask_tokens`` masks tensors."""
         self._seed_generator()
         if self.rng == "hf":
             return super().numpy_mask_tokens(inputs.copy(), special_tokens_mask, offset_mapping)
@@ -279,14 +290,14 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return input_ids.numpy(), labels.numpy()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Note which of Transformers' masking methods a subclass defines: ``mask`` calls those."""
+        """Note which of Transformers' masking methods a subclass replaces: ``mask`` calls those."""
         super().__init_subclass__(**kwargs)
         below = cls.__mro__[: cls.__mro__.index(DataCollatorForLanguageModeling)]
         defined = {name for base in below for name in vars(base)}
         cls._own_masking = frozenset({"torch_mask_tokens", "numpy_mask_tokens"} & defined)
 
     def _mask(self, unmasked: UnmaskedBatch) -> tuple[Any, Any]:
-        """(input_ids, labels) of a batch, tensors or arrays as its ids are."""
+        """Return (input_ids, labels) of a batch, tensors or arrays as its ids are."""
         ids = unmasked.tokens
         method = "numpy_mask_tokens" if unmasked.is_numpy else "torch_mask_tokens"
         if self.rng == "hf" or method in self._own_masking:
@@ -299,7 +310,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return found if unmasked.cu_seqlens is None else unmasked.packed(*found)
 
     def _draw_masks(self, ids: Tensor, unmasked: UnmaskedBatch) -> tuple[Tensor, Tensor]:
-        """(input_ids, labels), like ``ids`` and new: the strategy plans, and maskkernels masks."""
+        """Return new (input_ids, labels): the strategy plans, and maskkernels masks."""
         vocabulary = self._vocabulary_on(ids.device)
         maskable, special = vocabulary.maskable, unmasked.special_tokens_mask
         if special is not None:
@@ -345,27 +356,16 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         )
         return masked.input_ids, masked.labels
 
-    def _labels_unmasked(self, unmasked: UnmaskedBatch) -> Any:
-        """Labels of a causal model, which predicts every token from those before it."""
-        labels = torch.as_tensor(unmasked.batch["input_ids"]).clone()
-        bounds, pad_token_id = unmasked.cu_seqlens, self.tokenizer.pad_token_id
-        if bounds is not None:  # the first token of a row is nobody's next
-            labels[0, bounds[:-1][bounds.diff() > 0]] = IGNORE_INDEX
-            labels[0, unmasked.count :] = IGNORE_INDEX
-        elif pad_token_id is not None:
-            labels[labels == pad_token_id] = IGNORE_INDEX
-        return labels.numpy() if unmasked.is_numpy else labels
-
     def _reads(self) -> MaskingColumns:
-        return MaskingColumns(self._strategy, self.within, self.sample_id_column)
+        return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column)
 
     def _seed_generator(self) -> None:
-        """As the parent does: the stream of a seed begins at the first batch, in each worker."""
+        """Start the stream of a seed at the first batch, in each worker, as the parent does."""
         if self.seed is not None and self.generator is None and self.rng != "sample":
             self.create_rng()
 
     def _rate(self) -> float:
-        """The rate of the batch that is being made."""
+        """Return the rate of the batch that is being made."""
         if self.schedule is None:
             return self.mlm_probability
         done = self._progress.next_batch(by=getattr(self.schedule, "by", "step"))
@@ -384,6 +384,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         )
 
     def _vocabulary_on(self, device: torch.device) -> Vocabulary:
-        if self._vocabulary is None or not self._vocabulary.fits(self.tokenizer, device):
-            self._vocabulary = Vocabulary(self.tokenizer, device)
+        """Return the tokenizer's tables, rebuilt if its tokens have changed."""
+        tokenizer, special_ids = self.tokenizer, tuple(self.tokenizer.all_special_ids)
+        made_of = (tokenizer, device, len(tokenizer), special_ids)
+        if self._vocabulary is None or self._vocabulary.made_of != made_of:
+            self._vocabulary = Vocabulary(*made_of)
         return self._vocabulary

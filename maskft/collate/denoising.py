@@ -1,4 +1,4 @@
-"""Examples to denoising batches for encoder-decoder models: T5's and UL2's spans, BART's text."""
+"""From examples to denoising batches for encoder-decoder models: T5, UL2 and BART."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ RNGS = ("stream", "sample")
 
 @dataclass(kw_only=True)
 class _Denoising(SampleDraws, DataCollatorMixin):
-    """What both collators do: rows in, corrupted rows out, padded to a batch."""
+    """Corrupt rows and pad them to a batch: what both collators share."""
 
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
@@ -83,7 +83,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
         return {name: column.numpy() for name, column in self.torch_call(examples).items()}
 
     def _columns(self, examples: Any) -> Mapping[str, Any]:
-        """The columns that matter here, of examples in any form."""
+        """Return the columns that are read here, of examples in any form."""
         names = ["input_ids", *([self.sample_id_column] if self.sample_id_column else [])]
         columns = table_columns(examples)
         if columns is None:
@@ -114,7 +114,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
 
 @dataclass
 class DataCollatorForSpanCorruption(_Denoising):
-    """Examples to a batch for T5 or UL2: spans become sentinels, the labels say what was there.
+    """Make batches for T5 or UL2: sentinels replace spans, and the labels are the spans.
 
     Text should be cut into blocks that become full inputs: ``maskkernels.corrupted_lengths`` says
     how long a block becomes. Tokens are looked up when the collator is made.
@@ -135,7 +135,7 @@ class DataCollatorForSpanCorruption(_Denoising):
             there is no "hf". ``set_epoch`` and ``for_evaluation`` too.
 
     Returns:
-        from a call: input_ids and attention_mask [B, T], labels [B, L] with -100 beside the
+        from a call: input_ids and attention_mask [B, T], labels [B, L], -100 after the
         targets. A Transformers model shifts the labels to its decoder's inputs by itself. Of the
         examples' columns, ``input_ids`` is read, and ``attention_mask``, whose zeros are left out.
 
@@ -144,6 +144,12 @@ class DataCollatorForSpanCorruption(_Denoising):
             that does not fit, more spans than sentinels; saying which and what to do.
 
     Source: Raffel et al. (2020) for T5, Tay et al. (2022) for UL2.
+
+    Example:
+        >>> from maskft import DataCollatorForSpanCorruption
+        >>> batch = DataCollatorForSpanCorruption(t5_tokenizer, seed=1)(rows)
+        >>> sorted(batch)
+        ['attention_mask', 'input_ids', 'labels']
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -174,7 +180,7 @@ class DataCollatorForSpanCorruption(_Denoising):
 
 @dataclass
 class DataCollatorForTextInfilling(_Denoising):
-    """Examples to a batch for BART: spans become masks, sentences are shuffled, labels are whole.
+    """Make batches for BART: spans masked, sentences shuffled, labels the whole text.
 
     Args:
         tokenizer: gives the ids of padding, of the mask, and of the tokens around a row, which stay
@@ -189,13 +195,19 @@ class DataCollatorForTextInfilling(_Denoising):
 
     Returns:
         from a call: input_ids and attention_mask [B, T], labels [B, L], the rows as they were with
-        -100 beside them.
+        -100 after them.
 
     Raises:
         ValueError, TypeError: an argument, a tokenizer without a mask or padding, an example that
             does not fit; saying which and what to do.
 
     Source: Lewis et al. (2020).
+
+    Example:
+        >>> from maskft import DataCollatorForTextInfilling
+        >>> batch = DataCollatorForTextInfilling(bart_tokenizer, seed=1)(rows)
+        >>> sorted(batch)
+        ['attention_mask', 'input_ids', 'labels']
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -227,14 +239,14 @@ class DataCollatorForTextInfilling(_Denoising):
 
 
 def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that a tokenizer puts around a row."""
+    """Return the tokens that a tokenizer puts around a row."""
     names = ("bos_token_id", "cls_token_id", "sep_token_id", "eos_token_id", "pad_token_id")
     found = {getattr(tokenizer, name) for name in names}
     return tuple(sorted(i for i in found if i is not None))
 
 
 def _flags(rows: Any, bounds: Tensor) -> Tensor | None:
-    """An attention mask end to end; None where it keeps every token."""
+    """Return an attention mask end to end; None if it keeps every token."""
     flags, own = flatten_rows(rows)
     if not torch.equal(own, bounds):
         lengths = zip(bounds.diff().tolist(), own.diff().tolist(), strict=False)

@@ -1,4 +1,4 @@
-"""The ids that denoising looks up in a vocabulary: sentinels, and ends of sentences."""
+"""Look up the ids of sentinels and of ends of sentences in a vocabulary."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ _BYT5_OFFSET, _BYT5_SENTINELS = 3, 100  # the special tokens in front of ByT5's 
 
 
 def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids of ``<extra_id_0>``, ``<extra_id_1>``... in this order, as models were pretrained.
+    """Return the ids of ``<extra_id_0>``, ``<extra_id_1>``..., as models were pretrained.
 
     T5, mT5, UMT5 and UL2: by the names, whatever their ids, which fall from the end of T5's
     vocabulary and rise where they were added by hand. mT5's own are written ``▁<extra_id_0>``;
@@ -43,7 +43,7 @@ def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids of the marks that end sentences, with and without a space in front.
+    """Return the ids of the marks that end sentences, with and without a space in front.
 
     Those of all scripts, as Unicode's property Sentence_Terminal lists them: full stops, question
     and exclamation marks, the danda, the Arabic and Urdu stops, the Ethiopic ones... A mark that

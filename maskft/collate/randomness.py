@@ -1,4 +1,4 @@
-"""Where a collator's random numbers come from: its seed, its epoch, and the names of the rows."""
+"""The random numbers of a collator: its seed, its epoch and the sample ids of the rows."""
 
 import copy
 import operator
@@ -14,7 +14,7 @@ Collator = TypeVar("Collator", bound="SampleDraws")
 
 
 class SampleDraws:
-    """The part of a collator that decides which random words its batches get.
+    """Decide which random words the batches of a collator get.
 
     A collator that mixes this in is a dataclass with these fields and calls ``_begin_draws`` at the
     end of its ``__post_init__``.
@@ -43,7 +43,7 @@ class SampleDraws:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by every worker
 
     def set_epoch(self, epoch: int) -> None:
-        """Use the random words of ``epoch`` (rng="sample") from the next batch on, in workers too.
+        """Use the random words of ``epoch`` (rng="sample") from the next batch on, also in workers.
 
         Call it before iterating over the DataLoader, as for DistributedSampler.
         """
@@ -52,39 +52,43 @@ class SampleDraws:
             raise ValueError(f"epoch must not be negative, got {epoch}")
         self._epoch.fill_(epoch % (1 << 24))
 
+    def follow(self, other: "SampleDraws") -> None:
+        """Share the epoch of another collator: ``set_epoch`` of one sets both."""
+        self._epoch = other._epoch
+
     def for_evaluation(self: Collator) -> Collator:
-        """A copy whose batches never change: rng="sample" at an epoch training never reaches."""
+        """Return a copy with fixed batches: rng="sample" at an epoch training never reaches."""
         fixed = copy.copy(self)
         fixed.rng, fixed.generator = "sample", None
         fixed.seed = (self.seed or 0) % (1 << 64)
         fixed._epoch = torch.tensor(EVALUATION_EPOCH)
         return fixed
 
-    def columns_read(self) -> list[str]:
-        """The columns that are read and that the model does not know."""
+    def required_columns(self) -> list[str]:
+        """Return the columns that the collator needs and the model does not take."""
         return [] if self.sample_id_column is None else [self.sample_id_column]
 
-    def columns_welcome(self) -> list[str]:
-        """The columns that are read where the examples have them."""
+    def optional_columns(self) -> list[str]:
+        """Return the columns that are read if the examples have them."""
         return []
 
     def _draws(
         self, count: int, sample_ids: Tensor | None, device: torch.device | None = None
     ) -> dict[str, Any]:
-        """The seed, epoch and sample_ids of an op on ``count`` rows."""
+        """Return the seed, epoch and sample_ids of an op on ``count`` rows."""
         if self.rng == "stream":
             draw = torch.empty((), dtype=torch.int64).random_(generator=self.generator)
             return {"seed": int(draw), "epoch": 0, "sample_ids": torch.arange(count, device=device)}
         return {"seed": self.seed or 0, "epoch": int(self._epoch), "sample_ids": sample_ids}
 
     def _seed_generator(self) -> None:
-        """The stream of a seed begins at the first batch, in each worker another."""
+        """Start the stream of a seed at the first batch, another one in each worker."""
         if self.rng == "stream" and self.seed is not None and self.generator is None:
             worker = get_worker_info()
             self.generator = torch.Generator().manual_seed(self.seed + (worker.id if worker else 0))
 
     def _sample_ids(self, columns: Mapping[str, Any]) -> Tensor | None:
-        """int64 [B] from the sample-id column; None without one."""
+        """Return int64 [B] from the sample-id column; None without one."""
         if self.sample_id_column is None:
             return None
         ids = []

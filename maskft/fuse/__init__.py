@@ -1,4 +1,4 @@
-"""How a loss gets into a model: ``fuse_loss`` and what acts on the one model it is given."""
+"""Put a fused loss into a model: ``fuse_loss``, and what acts on the model it is given."""
 
 from maskft.fuse.api import fuse_loss, unfuse_loss
 from maskft.fuse.forward import fused

@@ -27,10 +27,10 @@ def fuse_loss(
     check: Any = False,
     backend: str = "auto",
 ) -> Any:
-    """Have ``model`` compute its head and its loss for the predicted rows only, from now on.
+    """Make ``model`` compute its head and its loss on the predicted rows only.
 
     Acts on this one object, which it returns; ``unfuse_loss`` undoes it. Calls with ``labels``
-    change, all others stay as they are. The rows whose label is not -100 are gathered behind the
+    change, all others stay as they are. The rows whose label is not -100 are gathered after the
     base model; head and loss see no others, and ``maskkernels.linear_cross_entropy`` runs in place
     of the decoder, in its own ``__call__`` (so that DDP and FSDP2 find its weights in place). A
     decoder that is not a plain nn.Linear (LoRA, quantised...) is called on those rows instead, and
@@ -48,7 +48,7 @@ def fuse_loss(
         model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
             one. Fuse before ``torch.compile``; before or after DDP and FSDP2.
         logits: whether outputs have ``logits``: False, True, or "eval" for evaluation only (what
-            Trainer's compute_metrics needs). Where they do, all rows are decoded as ever.
+            Trainer's compute_metrics needs). Where they do, all rows are decoded.
         capacity: at most so many labels per call. On a GPU and in compiled code this many rows are
             then gathered, whatever the labels: shapes stay the same and the host never waits to
             count them (without it, and without ``label_positions``, a GPU waits once per call;
@@ -66,6 +66,14 @@ def fuse_loss(
             found another loss or other gradients than stock. In a call: ``label_positions`` that
             are not those of the labels. A GPU and compiled code, where looking would wait, give a
             NaN loss for labels left out.
+
+    Example:
+        >>> from maskft import DataCollatorForLanguageModeling, fuse_loss
+        >>> batch = DataCollatorForLanguageModeling(tokenizer, seed=1)(rows)
+        >>> stock = model.eval()(**batch).loss.item()
+        >>> fused = fuse_loss(model)(**batch)
+        >>> abs(fused.loss.item() - stock) < 1e-4, fused.logits is None
+        (True, True)
     """
     if not any(logits is value or logits == value for value in LOGITS):
         raise ValueError(f"logits must be one of {LOGITS}, got {logits!r}")
@@ -109,6 +117,11 @@ def unfuse_loss(model: Any) -> Any:
 
     Raises:
         ValueError: something else (accelerate, for one) has since wrapped ``model.forward``.
+
+    Example:
+        >>> from maskft import fuse_loss, unfuse_loss
+        >>> unfuse_loss(fuse_loss(model)) is model
+        True
     """
     inner = unwrap(model)
     forward = fused(inner)

@@ -1,4 +1,4 @@
-"""Which rows of a batch a call computes, and what they predict."""
+"""Choose which rows of a batch a call computes, and what they predict."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from maskft.collate.labels import IGNORE_INDEX
 
 
 def shifted(labels: Tensor) -> Tensor:
-    """What each row of a causal model predicts: the next row's label."""
+    """Shift labels to the rows of a causal model that predict them: each the next row's label."""
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
 
 
 def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> bool:
-    """Raise unless ``positions`` name each label once; returns whether it has looked.
+    """Raise unless ``positions`` name each label once; return whether it has looked.
 
     On a GPU looking would wait for it. Nothing predicts the first label of a row where ``shift``:
     it may be left out.
@@ -108,14 +108,14 @@ class LabelledCall:
             raise ValueError(f"{len(self.rows)} labels in a batch, capacity is {capacity}")
 
     def predicted(self, hidden: Tensor) -> Tensor:
-        """The chosen rows of ``hidden`` [B, T, H], as [1, R, H]."""
+        """Gather the chosen rows of ``hidden`` [B, T, H], as [1, R, H]."""
         if self.rows is None:
             return hidden
         rows = self.rows.to(hidden.device).clamp(min=0)
         return hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows).unsqueeze(0)
 
     def labels(self) -> Tensor:
-        """What the chosen rows predict, [1, R]; [B, T] where all are computed."""
+        """Gather what the chosen rows predict, [1, R]; [B, T] where all are computed."""
         if self.rows is None:
             return self.targets
         rows = self.rows.to(self.targets.device)
@@ -123,5 +123,5 @@ class LabelledCall:
         return torch.where(rows >= 0, labels, IGNORE_INDEX).unsqueeze(0)
 
     def or_nan(self, loss: Tensor) -> Tensor:
-        """``loss``, or NaN where more rows have a label than are computed."""
+        """Return ``loss``, or NaN if more rows have a label than are computed."""
         return loss if self._overfull is None else torch.where(self._overfull, torch.nan, loss)

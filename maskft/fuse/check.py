@@ -1,4 +1,4 @@
-"""A fused model against itself as it was: loss and gradients on one batch."""
+"""Compare the loss and gradients of a fused model with those of the stock model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +82,7 @@ def compare(
 
 
 def random_batch(model: Any) -> dict[str, Tensor]:
-    """2 rows of 16 random tokens, a third of them labelled."""
+    """Draw 2 rows of 16 random tokens, a third of them labelled."""
     size = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(size, (2, 16), generator=generator)

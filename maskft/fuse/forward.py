@@ -22,13 +22,13 @@ from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
 
 
 def fused(model: Any) -> "FusedForward | None":
-    """What acts on a model that is fused; None on another."""
+    """Return what acts on a fused model; None for another model."""
     return vars(model).get("_fused_loss")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``fuse_loss`` was asked for, and whether the decoder gives way to the loss."""
+    """The options of ``fuse_loss``, and whether the loss replaces the decoder."""
 
     logits: bool | str
     capacity: int | None
@@ -51,7 +51,7 @@ class Now(threading.local):
     call: LabelledCall | None = None
 
     def __reduce__(self) -> tuple[type["Now"], tuple[()]]:
-        """A copy is in no call."""
+        """Make a copy, which is in no call."""
         return Now, ()
 
 
@@ -73,8 +73,8 @@ class FusedForward:
         self._hook: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedForward":
-        """A copy within a copy of the model; idle where a part (PEFT: the decoder) is copied alone,
-        which must not take the whole model along."""
+        """Copy within a copy of the model. Where only a part is copied (PEFT: the decoder), the
+        twin is idle, so that it does not take the whole model along."""
         state = dict(vars(self))
         if id(self.model) not in memo:
             state |= {"model": None, "decoder": None, "_hook": None, "_before": {}}
@@ -151,7 +151,7 @@ class FusedForward:
         return self._run(call, kwargs, bool(wanted))
 
     def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """The base model's hook: its hidden states, of the predicted rows only."""
+        """Hook of the base model: keep the hidden states of the predicted rows only."""
         call = self.now.call
         if call is None or call.rows is None or call.gathered:
             return None
@@ -165,7 +165,7 @@ class FusedForward:
         return output
 
     def decode(self, call: LabelledCall, hidden: Tensor, decoder: nn.Linear) -> Tensor:
-        """What the decoder returns in place of logits: [..., V], every element the loss."""
+        """Compute what the decoder returns in place of logits: [..., V], every element the loss."""
         head = self.head
         if call.stand_in is not None:
             raise RuntimeError(f"{head.name} calls its decoder more than once: use linear=False")
@@ -347,16 +347,16 @@ class FusedLossFunction:
 
 
 def router_losses(head: Head, model: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether the model adds losses of its router's in code of its own."""
+    """Say whether the model adds its router's losses in code of its own."""
     name = "output_router_logits"
     if head.calls_loss_function or name not in head.parameters:
         return False
-    asked = kwargs.get(name)
-    return bool(getattr(model.config, name, False) if asked is None else asked)
+    given = kwargs.get(name)
+    return bool(getattr(model.config, name, False) if given is None else given)
 
 
 def _signature(model: Any) -> inspect.Signature:
-    """What the model's forward takes and ``label_positions``, for Trainer to keep such columns."""
+    """Add ``label_positions`` to the model's signature, so that Trainer keeps that column."""
     parameters = [
         p.replace(annotation=inspect.Parameter.empty)
         for p in inspect.signature(model.forward).parameters.values()
@@ -369,7 +369,7 @@ def _signature(model: Any) -> inspect.Signature:
 
 
 def _no_replica() -> Any:
-    """What nn.DataParallel calls; its replicas would all run the one model that is fused."""
+    """Refuse nn.DataParallel: its replicas would all run the one model that is fused."""
     raise RuntimeError(
         "nn.DataParallel cannot run a fused model: start one process per GPU (torchrun, accelerate "
         "launch), let CUDA_VISIBLE_DEVICES name one GPU, or unfuse_loss(model)"

@@ -1,6 +1,6 @@
-"""What a Transformers language model does between its last hidden states and its loss.
+"""Read what a Transformers language model does between its last hidden states and its loss.
 
-Read from the instance: its class, its code, its configuration. ``forward.py`` acts on it.
+It is read from the instance: its class, code and configuration. ``forward.py`` acts on it.
 """
 
 import inspect
@@ -37,7 +37,7 @@ _MULTIPLIED_BY_LOGITS_SCALING = ("HyperCLOVAXForCausalLM",)  # Granite divides
 _SCALES_HIDDEN_STATES = ("MiniCPM3ForCausalLM",)
 # Models that take padding out of the decoder inputs that they make.
 _MASKS_DECODER_INPUTS = ("EncoderDecoderModel",)
-# Biases that are added after the decoder, by where they stand.
+# Biases that are added after the decoder, as attributes of the model.
 _BIASES = {"EsmForMaskedLM": "lm_head.bias"}
 
 
@@ -51,9 +51,9 @@ class Head:
         calls_loss_function: whether the model computes its loss with ``self.loss_function``, or
             with code of its own (and then has nothing to add to it).
         decoder_inputs_from_labels: whether ``forward`` makes its decoder's inputs from labels.
-        rows_because: why logits are needed; None where the decoder can give way to the loss.
+        rows_because: why logits are needed; None where the loss can replace the decoder.
         softcap, scale: of the logits.
-        bias: where a bias stands that is added after the decoder.
+        bias: the attribute of a bias that is added after the decoder.
         parameters: the names of what ``forward`` takes, in order.
     """
 
@@ -69,7 +69,7 @@ class Head:
 
 
 def read(model: Any) -> Head:
-    """The head of a language model.
+    """Read the head of a language model.
 
     Raises:
         TypeError: a class that is not covered, by name.
@@ -106,7 +106,7 @@ def read(model: Any) -> Head:
 
 
 def decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
-    """What a model makes for its decoder of ``labels``, [B, T] as they are."""
+    """Make the decoder inputs that the model makes of ``labels`` [B, T]."""
     owner = _owner(model)
     config = model.config
     if hasattr(model, "_shift_right"):
@@ -123,7 +123,7 @@ def decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
 
 
 def plain_linear(module: Any) -> bool:
-    """Whether ``module`` computes F.linear(x, weight, bias) with plain tensors, and nothing else.
+    """Say whether ``module`` computes F.linear(x, weight, bias) with plain tensors, nothing else.
 
     Not so: adapters (LoRA), quantised layers, modules that another library has wrapped or hooked.
     """
@@ -134,7 +134,7 @@ def plain_linear(module: Any) -> bool:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether there are forward hooks, other than FSDP's."""
+    """Say whether there are forward hooks, other than FSDP's."""
     return bool(module._forward_hooks or module._forward_pre_hooks) and not _sharded(module)
 
 
@@ -143,7 +143,7 @@ def _sharded(module: nn.Module) -> bool:
 
 
 def unwrap(model: Any) -> Any:
-    """The Transformers model within DDP, a PEFT model, or both.
+    """Return the Transformers model within DDP, a PEFT model, or both.
 
     Raises:
         TypeError: no Transformers model, or a compiled one.
@@ -166,7 +166,7 @@ def unwrap(model: Any) -> Any:
 
 
 def _owner(model: Any) -> Any:
-    """The class whose ``forward`` runs; FSDP and others put their own before it."""
+    """Find the class whose ``forward`` runs; FSDP and others put their own before it."""
     return next(c for c in type(model).__mro__ if "forward" in vars(c))
 
 

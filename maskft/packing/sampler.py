@@ -1,4 +1,4 @@
-"""Which rows share a packed batch: blocks of rows that fill a number of tokens."""
+"""Which rows share a packed batch: blocks that rows fill."""
 
 import itertools
 import operator
@@ -13,7 +13,7 @@ from maskkernels import Packing, pack_rows
 
 
 class PackedBatchSampler(Sampler[list[int]]):
-    """Batches of rows that fill a block of tokens: for ``DataLoader(batch_sampler=...)``.
+    """Sample batches of rows that fill blocks: for ``DataLoader(batch_sampler=...)``.
 
     Rows are shuffled and packed by ``maskkernels.pack_rows``, once: all epochs have as many
     batches. At every epoch rows of one length change places, so that a row meets other rows, and
@@ -22,7 +22,7 @@ class PackedBatchSampler(Sampler[list[int]]):
 
     Args:
         lengths: the tokens of each row, as ``pack_rows`` takes them.
-        block: tokens in a batch, at most.
+        block_size: tokens in a batch, at most.
         shuffle: False keeps the order of the rows, and packs the same blocks every time.
         seed: of the shuffling; seed + epoch seeds an epoch, as in DistributedSampler.
         window: rows that are packed together by decreasing length: the larger the fuller the
@@ -35,12 +35,18 @@ class PackedBatchSampler(Sampler[list[int]]):
 
     Raises:
         TypeError, ValueError: as ``pack_rows``; a rank outside [0, num_replicas).
+
+    Example:
+        >>> from maskft import PackedBatchSampler
+        >>> sampler = PackedBatchSampler([5, 3, 4, 4], block_size=8, shuffle=False)
+        >>> list(sampler)
+        [[0, 1], [2, 3]]
     """
 
     def __init__(
         self,
         lengths: Any,
-        block: int,
+        block_size: int,
         *,
         shuffle: bool = True,
         seed: int = 0,
@@ -53,7 +59,7 @@ class PackedBatchSampler(Sampler[list[int]]):
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank must be in [0, num_replicas={num_replicas}), got {rank}")
         self.lengths = torch.as_tensor(lengths)
-        self.block, self.shuffle, self.seed = block, shuffle, operator.index(seed)
+        self.block_size, self.shuffle, self.seed = block_size, shuffle, operator.index(seed)
         self.window, self.overlong = window, overlong
         self.num_replicas, self.rank, self.drop_last = num_replicas, rank, drop_last
         self.epoch = 0
@@ -64,7 +70,7 @@ class PackedBatchSampler(Sampler[list[int]]):
         self.epoch = operator.index(epoch)
 
     def batches(self) -> list[list[int]]:
-        """The batches of this epoch and rank."""
+        """Return the batches of this epoch and rank."""
         state = (self.epoch, self.seed, self.shuffle)
         if getattr(self, "_known", (None,))[0] != state:
             self._known = (state, self._pack())
@@ -93,19 +99,19 @@ class PackedBatchSampler(Sampler[list[int]]):
         if self.shuffle:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self.seed))
         packed = pack_rows(
-            self.lengths[order], self.block, window=self.window, overlong=self.overlong
+            self.lengths[order], self.block_size, window=self.window, overlong=self.overlong
         )
         return packed._replace(rows=order[packed.rows])
 
     def _exchanged(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """``rows`` with the places of rows of one length dealt out anew."""
-        sizes = self.lengths.clamp(max=self.block)
+        """Return ``rows`` with the places of rows of one length shuffled."""
+        sizes = self.lengths.clamp(max=self.block_size)
         others = torch.randperm(rows.numel(), generator=generator)
         others = others[sizes[others].argsort(stable=True)]
         return torch.empty_like(rows).index_copy_(0, sizes[rows].argsort(stable=True), others)
 
     def _own(self, blocks: list[list[int]]) -> list[list[int]]:
-        """This rank's share."""
+        """Return this rank's share."""
         uneven = len(blocks) % self.num_replicas
         if uneven and self.drop_last:
             blocks = blocks[:-uneven]

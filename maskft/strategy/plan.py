@@ -14,13 +14,22 @@ from maskkernels.units import STARTS
 
 @dataclass(frozen=True)
 class Plan:
-    """What is masked together, and how often; the fields of ``mask_tokens`` of the same names.
+    """Say what is masked together, and how often: arguments of ``maskkernels.mask_tokens``.
 
     Attributes:
         units: int64 [B, T], numbers from 0 in each sample, -1: never masked. None: single tokens.
         rates: float [B, T], the rate of each token or of its unit; under an exact budget that at a
             unit's first token that may be masked. None: the collator's rate.
         unit_rates: float [B, U], the rate of each unit, in place of ``rates``.
+
+    Example:
+        >>> from maskft import DataCollatorForLanguageModeling, Plan
+        >>> def rare_words(tokens):
+        ...     rates = 0.05 + 0.2 * (tokens.input_ids > 30)  # if ids are by frequency
+        ...     return Plan(units=tokens.words(), rates=rates)
+        >>> collator = DataCollatorForLanguageModeling(tokenizer, strategy=rare_words, seed=1)
+        >>> bool((collator(rows)["labels"] != -100).any())
+        True
     """
 
     units: Tensor | None = None
@@ -30,15 +39,26 @@ class Plan:
 
 @dataclass
 class Tokens:
-    """A padded or packed batch, as a strategy sees it.
+    """Show a strategy a padded or packed batch.
 
     Attributes:
         input_ids: int32 or int64 [B, T]; flat [N] with ``cu_seqlens``, and so is what follows.
         rate: the collator's rate at this moment.
         seed, epoch: of the random contract.
-        columns: the columns the strategy asked for, padded to [B, T].
+        columns: the columns that the strategy names, padded to [B, T].
         attention_mask, special_tokens_mask: [B, T] or None; ``maskable``: bool [V].
         offset_mapping [B, T, 2], word_ids [B, T]: as the examples brought them, or None.
+
+    Example:
+        >>> import torch
+        >>> from maskft import DataCollatorForLanguageModeling
+        >>> def split_words(tokens):
+        ...     words = tokens.words()
+        ...     several = (words == words.roll(1, 1)) | (words == words.roll(-1, 1))
+        ...     return torch.where(several, words, -1)  # words of one piece are never masked
+        >>> batch = DataCollatorForLanguageModeling(tokenizer, strategy=split_words, seed=1)(rows)
+        >>> sorted(batch)
+        ['attention_mask', 'input_ids', 'labels', 'token_type_ids']
     """
 
     input_ids: Tensor
@@ -56,7 +76,7 @@ class Tokens:
     cu_seqlens: Tensor | None = None
 
     def sample_ids(self) -> Tensor:
-        """int64 [B]: the identity of each row; a hash of its tokens where none was given."""
+        """Return int64 [B], the id of each row: a hash of its tokens if none was given."""
         if self.given_sample_ids is None:
             self.given_sample_ids = hash_rows(
                 self.input_ids, cu_seqlens=self.cu_seqlens, attention_mask=self.attention_mask
@@ -64,7 +84,7 @@ class Tokens:
         return self.given_sample_ids
 
     def words(self, groups: Tensor | None = None) -> Tensor:
-        """int64 [B, T]: the word of each token that may be masked, -1 elsewhere.
+        """Return int64 [B, T], the word of each token that may be masked, -1 elsewhere.
 
         From ``word_ids`` where the examples have them, else from the vocabulary; from
         ``offset_mapping`` only where that has no word marks. So words do not depend on whether the
@@ -85,13 +105,13 @@ class Tokens:
         return units if marks is None else marks.watch(units, self.cu_seqlens)
 
     def singles(self) -> Tensor:
-        """int64 [B, T]: a number for each token that may be masked, -1 elsewhere."""
+        """Return int64 [B, T], a number for each token that may be masked, -1 elsewhere."""
         size = 1 if self.maskable is None else self.maskable.numel()
         table = torch.full((size,), STARTS, dtype=torch.uint8, device=self.input_ids.device)
         return word_units(self.input_ids, table, **self._limits())
 
     def grouped(self, numbers: Tensor) -> Tensor:
-        """int64 [B, T]: units that begin where ``numbers`` [B, T] change; -1 where negative."""
+        """Return int64 [B, T], units that begin where ``numbers`` change; -1 where negative."""
         return units_from_word_ids(self.input_ids, numbers.long(), **self._limits())
 
     def _limits(self) -> dict[str, Any]:

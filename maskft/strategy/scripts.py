@@ -1,4 +1,4 @@
-"""Scripts that are written without spaces between words, and their characters in UTF-8.
+"""Know the scripts written without spaces between words, and their characters in UTF-8.
 
 Byte-level vocabularies cut characters: a token may end within one (``E0 B8``) or be the rest of one
 (``81``). ``cut_character`` and ``continuation`` say what of a character a token holds, as a number
@@ -39,18 +39,18 @@ LETTER, MARK = 1, 2  # kinds of a character; 0: its script has spaces
 
 
 def kind_of(character: str) -> int:
-    """LETTER (or other sign) or MARK of a spaceless script, 0 for what is of none."""
+    """Return LETTER (or other sign) or MARK of a spaceless script, 0 for what is of none."""
     changes, found = _kinds()
     return found[bisect_right(changes, ord(character))]
 
 
 def spaceless(character: str) -> bool:
-    """Whether it is a letter or sign of a script that is written without spaces, not a mark."""
+    """Return whether it is a letter or sign, not a mark, of a script written without spaces."""
     return kind_of(character) == LETTER
 
 
 def kinds() -> tuple[np.ndarray, np.ndarray]:
-    """(int32 [n] rising, uint8 [n + 1]): the code points where the kind changes, and the kinds."""
+    """Return the code points where the kind changes, int32 [n], and the kinds, uint8 [n + 1]."""
     changes, found = _kinds()
     return np.array(changes, np.int32), np.array(found, np.uint8)
 
@@ -71,7 +71,7 @@ def _kinds() -> tuple[list[int], list[int]]:
 
 
 def cut_character(text: bytes) -> bytes:
-    """The bytes of a character that the end of ``text`` cuts short, empty where it cuts none."""
+    """Return the bytes of a character that the end of ``text`` cuts short, if any."""
     for held in range(1, min(3, len(text)) + 1):
         byte = text[-held]
         if byte >= 0xC0:
@@ -82,7 +82,7 @@ def cut_character(text: bytes) -> bytes:
 
 
 def continuation(text: bytes) -> bytes:
-    """The bytes at the beginning of ``text`` that go on with a character, three at most."""
+    """Return the bytes at the beginning of ``text`` that continue a character, three at most."""
     held = 0
     while held < min(3, len(text)) and 0x80 <= text[held] < 0xC0:
         held += 1
@@ -90,18 +90,18 @@ def continuation(text: bytes) -> bytes:
 
 
 def cut_code(cut: bytes) -> int:
-    """Of a cut character: the bits of its code point so far, and behind them the bytes it lacks."""
+    """Pack the bits of a cut character's code point, and behind them how many bytes it lacks."""
     length, payload = _lead(cut[0])
     return (_bits(cut[0] & payload, cut[1:]) << 2) | (length - len(cut))
 
 
 def continuation_code(held: bytes) -> int:
-    """The bits that the bytes add to a code point, and behind them how many bytes there are."""
+    """Pack the bits that the bytes add to a code point, and behind them how many they are."""
     return (_bits(0, held) << 2) | len(held)
 
 
 def share_of_letters(cut: bytes) -> float:
-    """How many of the characters that begin with these bytes are of spaceless scripts."""
+    """Return the share of spaceless scripts among the characters that begin with these bytes."""
     code = cut_code(cut)
     shift = 6 * (code & 3)
     low = (code >> 2) << shift
@@ -112,7 +112,7 @@ def share_of_letters(cut: bytes) -> float:
 
 
 def _lead(byte: int) -> tuple[int, int]:
-    """(bytes of the character that ``byte`` begins, mask of the bits that are of its number)."""
+    """Return the length of the character that ``byte`` begins, and a mask of its payload."""
     return next((length, bits) for first, length, bits in reversed(_LEADS) if byte >= first)
 
 

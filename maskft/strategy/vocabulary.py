@@ -1,4 +1,4 @@
-"""What masking asks of a tokenizer: which ids may be masked, and which begin a word."""
+"""What masking needs of a tokenizer: which ids may be masked, and which begin a word."""
 
 from functools import cached_property
 from typing import Any
@@ -9,29 +9,29 @@ from maskft.strategy.word_marks import WordMarks
 
 
 class Vocabulary:
-    """A tokenizer's tables on a device, as its vocabulary stands now.
+    """Hold a tokenizer's tables on a device.
+
+    Args:
+        tokenizer, device: whose tables, and where.
+        size: ``len(tokenizer)``.
+        special_ids: the tokenizer's ``all_special_ids``.
 
     Attributes:
+        made_of: the arguments; other ones need other tables.
         maskable: bool [V], false for the special tokens.
         words: where words begin and end, ``maskft.strategy.word_marks.WordMarks``.
     """
 
-    def __init__(self, tokenizer: Any, device: torch.device) -> None:
-        self._tokenizer, self._device = tokenizer, device
-        self._tokens = len(tokenizer), tuple(tokenizer.all_special_ids)
+    def __init__(
+        self, tokenizer: Any, device: torch.device, size: int, special_ids: tuple[int, ...]
+    ) -> None:
+        self.made_of = (tokenizer, device, size, special_ids)
         highest = max(tokenizer.get_vocab().values(), default=-1)
-        maskable = torch.ones(max(len(tokenizer), highest + 1), dtype=torch.bool)
-        maskable[torch.tensor(tokenizer.all_special_ids)] = False
+        maskable = torch.ones(max(size, highest + 1), dtype=torch.bool)
+        maskable[torch.tensor(special_ids, dtype=torch.int64)] = False
         self.maskable = maskable.to(device)
 
     @cached_property
     def words(self) -> WordMarks:
-        return WordMarks(self._tokenizer, self._device)
-
-    def fits(self, tokenizer: Any, device: torch.device) -> bool:
-        """These are the tables of ``tokenizer`` still: it has got no other tokens."""
-        return (
-            self._tokenizer is tokenizer
-            and self._device == device
-            and self._tokens == (len(tokenizer), tuple(tokenizer.all_special_ids))
-        )
+        tokenizer, device, *_ = self.made_of
+        return WordMarks(tokenizer, device)

@@ -17,7 +17,7 @@ _LOOKS = 64  # batches that are looked at for long words: the first ones, and on
 
 
 class WordMarks:
-    """The word marks of a tokenizer's vocabulary, on a device.
+    """Number words by the marks of a tokenizer's vocabulary, on a device.
 
     Attributes:
         known: false where the vocabulary has none.
@@ -40,7 +40,7 @@ class WordMarks:
         size = marks.flags.size
 
         def with_other_ids(entries: Any) -> Tensor:
-            """The entries, and a last one of ids outside the vocabulary, which has no marks."""
+            """Append an entry for ids outside the vocabulary, without marks."""
             found = torch.zeros(size + 1, dtype=torch.int32, device=device)
             found[:size] = torch.from_numpy(entries).to(device)
             return found
@@ -53,7 +53,7 @@ class WordMarks:
         self._kind = torch.from_numpy(kind).to(device)
 
     def units(self, input_ids: Tensor, **limits: Any) -> Tensor:
-        """int64, like ``input_ids``: the word of each token that may be masked, -1 elsewhere.
+        """Number the words of each row: int64, like ``input_ids``, -1 where nothing may be masked.
 
         What ``maskkernels.word_units`` makes of ``table``, but for tokens that hold part of a
         character: those are put together first, so that a character is never in two words and
@@ -74,13 +74,13 @@ class WordMarks:
         return units_from_word_ids(input_ids, begins.cumsum(-1), **limits)
 
     def _depends_here(self, ids: Tensor) -> bool:
-        """Whether this batch needs ``_begins``; where looking would wait, it is taken to."""
+        """Return whether this batch needs ``_begins``; yes where looking would wait."""
         if not self._depends or ids.device.type != "cpu" or torch.compiler.is_compiling():
             return self._depends
         return bool(self._pieces.take(ids.numpy(), mode="clip").any())
 
     def _begins(self, ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-        """Bool, like ``ids``: the tokens that begin a word."""
+        """Find the tokens that begin a word: bool, like ``ids``."""
         size = self.table.numel()
         ids = torch.where((ids < 0) | (ids > size), size, ids).long()
         codes, tail, head = self._codes[ids], self._tails[ids], self._heads[ids]
@@ -155,7 +155,7 @@ _PIECES = 2  # bits of flags in front of the pieces in a code
 
 
 def _shifted(values: Tensor, by: int) -> Tensor:
-    """``values[..., i + by]`` at i, zero beyond the ends of the last dimension."""
+    """Put ``values[..., i + by]`` at i, zero beyond the ends of the last dimension."""
     out = torch.zeros_like(values)
     length = values.shape[-1]
     if abs(by) < length:

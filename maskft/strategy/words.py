@@ -1,4 +1,4 @@
-"""Whole words: what a tokenizer's vocabulary says about where they begin and end.
+"""Read from a tokenizer's vocabulary where whole words begin and end.
 
 A vocabulary says where words begin: WordPiece marks the pieces that go on (``##``), byte-level BPE
 and SentencePiece the ones that begin (a leading space, written ``Ġ`` or ``▁``), others the ones
@@ -50,7 +50,7 @@ DEPENDS = 8  # with such a token, ``flags`` alone do not tell where words begin
 
 @dataclass(frozen=True)
 class VocabularyMarks:
-    """What the ids of a vocabulary say about words, an entry for each id.
+    """Hold what the ids of a vocabulary say about words, an entry for each id.
 
     Attributes:
         flags: uint8 [V], what ``maskkernels.word_units`` takes: STARTS where the token begins a
@@ -67,7 +67,7 @@ class VocabularyMarks:
 
 
 def word_table(tokenizer: "PreTrainedTokenizerBase") -> Tensor:
-    """What each id of a vocabulary says about word boundaries.
+    """Return what each id of a vocabulary says about word boundaries.
 
     Returns:
         uint8 [V] with V = max(len(tokenizer), highest id + 1): bit ``STARTS`` where the token
@@ -85,7 +85,7 @@ def word_table(tokenizer: "PreTrainedTokenizerBase") -> Tensor:
 
 
 def read_vocabulary(tokenizer: "PreTrainedTokenizerBase") -> VocabularyMarks | None:
-    """The marks of all ids up to max(len(tokenizer), highest id + 1); None where there are none."""
+    """Return the marks of all ids, len(tokenizer) or up to the highest; None if there are none."""
     vocabulary = tokenizer.get_vocab()
     read = _family(tokenizer, vocabulary)
     if read is None:
@@ -115,7 +115,7 @@ _Read = Callable[[str], tuple[int, bytes]]  # from a token to its flags and the 
 
 
 def _family(tokenizer: "PreTrainedTokenizerBase", vocabulary: dict[str, int]) -> _Read | None:
-    """The function that reads a token of this tokenizer."""
+    """Return the function that reads a token of this tokenizer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     special = set(tokenizer.all_special_tokens)
     ordinary = [token for token in vocabulary if token not in special]
@@ -169,7 +169,7 @@ def _by_vocabulary(ordinary: list[str]) -> _Read | None:
 
 
 def _continuing(prefix: str, segmented: bool) -> _Read:
-    """Tokens that go on with a word carry ``prefix``; the others begin one."""
+    """Read tokens of which those that continue a word carry ``prefix``; the others begin one."""
 
     def read(token: str) -> tuple[int, bytes]:
         goes_on = token.startswith(prefix)
@@ -183,13 +183,13 @@ def _continuing(prefix: str, segmented: bool) -> _Read:
 
 
 def _suffixed(token: str, suffix: str, decode: Callable[[str], bytes]) -> tuple[int, bytes]:
-    """The last token of a word carries ``suffix``."""
+    """Read a token of a vocabulary where the last token of a word carries ``suffix``."""
     text = decode(token.removesuffix(suffix))
     return (ENDS if token.endswith(suffix) else 0) | _spaced(text)[0], text
 
 
 def _segments(backend: Any) -> bool:
-    """Whether the tokenizer takes text without spaces apart into words, as MeCab does."""
+    """Return whether the tokenizer splits text without spaces into words, as MeCab does."""
     if backend.pre_tokenizer is None:
         return False
     text = (
@@ -199,7 +199,7 @@ def _segments(backend: Any) -> bool:
 
 
 def _steps(component: Any) -> set[str]:
-    """The types of all nested parts of a tokenizers component."""
+    """List the types of all nested parts of a tokenizers component."""
     if component is None:
         return set()
 
@@ -218,14 +218,14 @@ def _steps(component: Any) -> set[str]:
 
 @cache
 def _byte_of() -> dict[str, int]:
-    """The byte behind each character of byte-level BPE: printable ones are themselves."""
+    """Map each character of byte-level BPE to its byte; printable ones are themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(rest)}
 
 
 def byte_level_form(text: str) -> str:
-    """``text`` as byte-level BPE writes it."""
+    """Write ``text`` as byte-level BPE does."""
     character_of = {byte: character for character, byte in _byte_of().items()}
     return "".join(character_of[byte] for byte in text.encode())
 
@@ -244,7 +244,7 @@ def _from_metaspace(token: str) -> bytes:
 
 
 def _spaced(text: bytes) -> tuple[int, bytes]:
-    """The flags of a token whose text begins with a space where a word begins, and the text."""
+    """Return flags and text of a token that begins with a space where a word begins."""
     flags = 0
     if text[:1].isspace() or _begins_with(text) == LETTER:
         flags |= STARTS
@@ -254,7 +254,7 @@ def _spaced(text: bytes) -> tuple[int, bytes]:
 
 
 def _character(token: str) -> tuple[int, bytes]:
-    """Of a vocabulary of characters. CANINE's is all of Unicode, halves of surrogate pairs too."""
+    """Read a token of a vocabulary of characters: CANINE's is all of Unicode, surrogates too."""
     if len(token) == 1 and not token.isascii():
         kind = kind_of(token)
         return (STARTS | ENDS if kind == LETTER else 0), (token.encode() if kind == MARK else b"")
@@ -262,7 +262,7 @@ def _character(token: str) -> tuple[int, bytes]:
 
 
 def _pieces(text: bytes) -> tuple[int, int, int]:
-    """(pieces, tail, head) of a token that is not ASCII: ``VocabularyMarks``."""
+    """Return (pieces, tail, head) of a token that is not ASCII: ``VocabularyMarks``."""
     cut, rest = cut_character(text), continuation(text)
     pieces = JOINS | DEPENDS if _begins_with(text) == MARK else 0
     if cut:
@@ -273,7 +273,7 @@ def _pieces(text: bytes) -> tuple[int, int, int]:
 
 
 def _begins_with(text: bytes) -> int:
-    """The kind of the first character; of one that is cut short, of most that it can be."""
+    """Return the kind of the first character; if it is cut short, of most that it can be."""
     if not text or text[0] < 0xE0:  # one- and two-byte characters, or the rest of a longer one
         return 0
     character = text[: 3 if text[0] < 0xF0 else 4].decode("utf-8", "ignore")
@@ -284,6 +284,6 @@ def _begins_with(text: bytes) -> int:
 
 
 def _ends_with_letter(text: bytes) -> bool:
-    """The last character is whole in the token and is a letter of a spaceless script."""
+    """Return whether the last character is complete and a letter of a spaceless script."""
     last = text[-4:].decode("utf-8", "surrogateescape")[-1]
     return kind_of(last) == LETTER

@@ -1,24 +1,23 @@
-"""Packing in a Trainer: its training batches are blocks of rows end to end, evaluation's stay.
+"""Packing in a Trainer: training batches are packed, evaluation stays padded.
 
 ``maskft.attach(trainer, packing=...)`` calls this and ``maskft.detach`` undoes it.
 """
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Mapping
 from functools import partial, wraps
 from typing import Any
 
-import datasets
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import has_length, seed_worker
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.collate.unmasked import PlainCollator
+from maskft.collate.unmasked import UnmaskedCollator
 from maskft.packing.collator import DataCollatorWithPacking
 from maskft.packing.sampler import PackedBatchSampler
 from maskkernels.batch import flatten_rows
@@ -31,22 +30,22 @@ _LOADER_OPTIONS = (
 _LOG = logging.getLogger(__name__)
 
 
-def pack_in_trainer(trainer: Trainer, block: bool | int) -> None:
-    """Have a Trainer train on packed rows, kept apart in the way that fits its model.
+def pack_in_trainer(trainer: Trainer, block_size: bool | int) -> None:
+    """Have a Trainer train on packed rows, separated in the way that fits its model.
 
     Their masks are those of the trainer's own collator: they share its epoch and its schedule.
 
     Args:
         trainer: one whose data_collator masks, and whose training dataset has a length.
-        block: tokens in a batch, at most; True: ``per_device_train_batch_size`` times the longest
-            row, the size of the padded batch.
+        block_size: tokens in a batch, at most; True: ``per_device_train_batch_size`` times the
+            longest row, the size of the padded batch.
 
     Raises:
         TypeError: a collator or a dataset that cannot be packed.
-        ValueError: a block below 1; rng="hf" with a model that is packed.
+        ValueError: a block size below 1; rng="hf" with a model that is packed.
     """
-    if not isinstance(block, bool) and block < 1:
-        raise ValueError(f"packing must be True or a positive number of tokens, got {block}")
+    if not isinstance(block_size, bool) and block_size < 1:
+        raise ValueError(f"packing must be True or a positive number of tokens, got {block_size}")
     dataset = trainer.train_dataset
     if isinstance(dataset, IterableDataset) or not has_length(dataset):
         raise TypeError(
@@ -67,7 +66,7 @@ def pack_in_trainer(trainer: Trainer, block: bool | int) -> None:
     ) -> Any:
         if not is_training:
             return builds(dataset, description, *args, is_training=is_training, **kwargs)
-        return _loader(trainer, collator, dataset, description, block)
+        return _loader(trainer, collator, dataset, description, block_size)
 
     @wraps(track)
     def track_num_input_tokens(inputs: Mapping[str, Any]) -> None:
@@ -82,7 +81,7 @@ def pack_in_trainer(trainer: Trainer, block: bool | int) -> None:
 
 
 def _packing(collator: Any, model: Any) -> DataCollatorWithPacking:
-    """A packing collator with the options, the epoch and the progress of a padding one."""
+    """Return a packing collator with the options, epoch and progress of a padding one."""
     if isinstance(collator, DataCollatorWithPacking):
         return collator
     if type(collator) is not DataCollatorForLanguageModeling:
@@ -93,7 +92,7 @@ def _packing(collator: Any, model: Any) -> DataCollatorWithPacking:
     options = {f.name: getattr(collator, f.name) for f in dataclasses.fields(collator) if f.init}
     options["whole_word_mask"] = False  # the strategy says so, and the shares are what they became
     packing = DataCollatorWithPacking.for_model(model, options.pop("tokenizer"), **options)
-    packing._epoch, packing._progress = collator._epoch, collator._progress
+    packing.follow(collator)
     return packing
 
 
@@ -102,24 +101,24 @@ def _loader(
     packing: DataCollatorWithPacking,
     dataset: Any,
     description: str,
-    block: bool | int,
+    block_size: bool | int,
 ) -> Any:
-    """The training loader that Trainer would build, with blocks for batches."""
+    """Build the training loader that Trainer would, with blocks for batches."""
     args = trainer.args
     collator: Any = packing
-    if isinstance(trainer.data_collator, PlainCollator):  # masked on the device
-        collator = PlainCollator(packing, trainer.data_collator.dtype)
-    if isinstance(dataset, datasets.Dataset):
+    if isinstance(trainer.data_collator, UnmaskedCollator):  # masked on the device
+        collator = UnmaskedCollator(packing, trainer.data_collator.dtype)
+    if _is_table(dataset):
         dataset = trainer._remove_unused_columns(dataset, description=description)
     else:
         collator = trainer._get_collator_with_removed_columns(collator, description=description)
     lengths = row_lengths(dataset)
-    if block is True:
+    if block_size is True:
         longest = max(int(lengths.max()) if lengths.numel() else 0, 1)
-        block = args.per_device_train_batch_size * min(longest, packing.max_length or longest)
+        block_size = args.per_device_train_batch_size * min(longest, packing.max_length or longest)
     sampler = PackedBatchSampler(
         lengths,
-        block,
+        block_size,
         seed=args.seed if args.data_seed is None else args.data_seed,
         overlong="error" if packing.max_length is None else "truncate",
         num_replicas=args.world_size,
@@ -138,6 +137,8 @@ def _loader(
         ),
         **options,
     )
+    from accelerate.data_loader import prepare_data_loader  # whoever has a Trainer has it
+
     # Every rank has its own batches already: nothing is left for Accelerate to deal out.
     return prepare_data_loader(
         loader,
@@ -150,11 +151,17 @@ def _loader(
 
 
 def row_lengths(dataset: Any) -> Tensor:
-    """int64 [B]: the tokens of each row of a dataset, whose rows are mappings or plain ids."""
-    if isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom":
+    """Return int64 [B], the lengths of a dataset's rows, which are mappings or plain ids."""
+    if _is_table(dataset) and dataset.format["type"] != "custom":
         table = dataset.select_columns(["input_ids"]).with_format("arrow")[:]
         return flatten_rows(table["input_ids"], name="input_ids").cu_seqlens.diff()
     return torch.tensor([len(_ids(dataset[i])) for i in range(len(dataset))], dtype=torch.int64)
+
+
+def _is_table(dataset: Any) -> bool:
+    """Return whether a dataset is from the library ``datasets``, which is optional."""
+    library = sys.modules.get("datasets")  # loaded by whoever made the dataset
+    return library is not None and isinstance(dataset, library.Dataset)
 
 
 def _ids(row: Any) -> Any:

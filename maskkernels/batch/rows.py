@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.rng.api import check_ids
+from maskkernels.tokens.checks import check_ids
 
 _LARGEST = 1 << 63
 _NO_ROWS = (str, bytes, bytearray, Mapping, Set)  # text, or without an order
@@ -51,6 +51,13 @@ class PackedRows(NamedTuple):
     Attributes:
         values: int32 or int64 [N].
         cu_seqlens: int32 or int64 [B + 1]: row b is values[cu_seqlens[b]:cu_seqlens[b + 1]].
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import PackedRows, pad_rows
+        >>> rows = PackedRows(torch.tensor([7, 8, 9]), torch.tensor([0, 2, 3]))
+        >>> pad_rows(rows).tolist()
+        [[7, 8], [9, 0]]
     """
 
     values: Tensor

@@ -1,21 +1,22 @@
-"""Denoising: check the inputs, choose a backend, compute.
+"""Denoising: check the inputs, choose a backend, compute."""
 
-A call on the CPU goes to its backend straight away: an op between would add 20 us to the 100 that
-64 rows of 512 tokens take. GPU tensors and graphs that are being compiled go through the ops of
-``denoise/op.py``.
-"""
-
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
-from maskkernels.denoise import op, reference
-from maskkernels.denoise.job import CorruptedRows, span_counts
+from maskkernels.denoise import op
+from maskkernels.denoise.job import CorruptedRows, DenoiseJob, span_counts
 from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, denoiser_table
-from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits
+from maskkernels.tokens import IGNORE_INDEX
+from maskkernels.tokens.checks import (
+    check_ids,
+    check_int,
+    check_like,
+    check_vector,
+    epoch_bits,
+    seed_bits,
+)
 
 
 def corrupt_spans(
@@ -63,14 +64,20 @@ def corrupt_spans(
         TypeError, ValueError: an argument that does not fit, by name; a row with more spans than
             there are sentinels, saying which. On a GPU, where looking would wait for the device,
             such a row gets as many spans as there are sentinels, of as many tokens of noise.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import SpanCorruption, corrupt_spans
+        >>> corruption = SpanCorruption(sentinel_ids=(99, 98, 97), eos_token_id=1)
+        >>> ids = torch.tensor([[11, 12, 13, 14, 15, 16, 17, 1]])
+        >>> rows = corrupt_spans(ids, corruption, seed=1)
+        >>> rows.input_ids.tolist(), rows.target_ids.tolist()
+        ([11, 12, 13, 14, 15, 16, 99, 1], [99, 17, 98, 1])
     """
     if not isinstance(corruption, SpanCorruption):
         raise TypeError(f"corruption must be a SpanCorruption, got {type(corruption).__name__}")
-    rows = _rows(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
-    room = _room(input_ids, backend)
-    if room is None:
-        return CorruptedRows(*op.corrupt_spans(*rows, *op.spell_spans(corruption)))
-    return room.corrupt_spans(op.batch_of(rows, backend), corruption)
+    job = _job(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
+    return CorruptedRows(*op.corrupt_spans(backend, input_ids.device, job, corruption))
 
 
 def infill_text(
@@ -102,14 +109,19 @@ def infill_text(
 
     Raises:
         TypeError, ValueError: an argument that does not fit, by name.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import TextInfilling, infill_text
+        >>> infilling = TextInfilling(mask_token_id=4)
+        >>> rows = infill_text(torch.arange(11, 21).view(1, 10), infilling, seed=1)
+        >>> rows.input_ids.tolist()
+        [11, 12, 13, 14, 15, 4, 19, 20]
     """
     if not isinstance(infilling, TextInfilling):
         raise TypeError(f"infilling must be a TextInfilling, got {type(infilling).__name__}")
-    rows = _rows(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
-    room = _room(input_ids, backend)
-    if room is None:
-        return CorruptedRows(*op.infill_text(*rows, *op.spell_infilling(infilling)))
-    return room.infill_text(op.batch_of(rows, backend), infilling)
+    job = _job(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
+    return CorruptedRows(*op.infill_text(backend, input_ids.device, job, infilling))
 
 
 def pad_corrupted(
@@ -118,7 +130,7 @@ def pad_corrupted(
     input_length: int,
     target_length: int,
     padding_value: int = 0,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
 ) -> dict[str, Tensor]:
     """Pad to lengths that are known beforehand: a batch of one shape, made where the rows are.
 
@@ -139,6 +151,15 @@ def pad_corrupted(
     Raises:
         TypeError, ValueError: an argument that does not fit; on the CPU, a row that is longer. On a
             GPU, and in a graph, where looking would wait for the device, such a row is cut.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import SpanCorruption, corrupt_spans, pad_corrupted
+        >>> corruption = SpanCorruption(sentinel_ids=(99, 98, 97))
+        >>> rows = corrupt_spans(torch.arange(11, 19).view(1, 8), corruption, seed=1)
+        >>> batch = pad_corrupted(rows, input_length=10, target_length=4)
+        >>> batch["input_ids"].tolist(), batch["labels"].tolist()
+        ([[11, 12, 13, 14, 15, 16, 17, 99, 0, 0]], [[99, 18, 98, -100]])
     """
     if not isinstance(rows, CorruptedRows):
         raise TypeError(f"rows must be CorruptedRows, got {type(rows).__name__}")
@@ -151,8 +172,7 @@ def _padded(
     name: str, values: Tensor, bounds: Tensor, length: int, padding: int
 ) -> tuple[Tensor, Tensor]:
     """([B, length] int64, where the tokens are)."""
-    if isinstance(length, bool) or not isinstance(length, int):
-        raise TypeError(f"{name} must be an int, got {type(length).__name__}")
+    check_int(name, length)
     if length < 0:
         raise ValueError(f"{name} must not be negative, got {length}")
     lengths = bounds.diff()
@@ -178,6 +198,11 @@ def corrupted_lengths(
         denoiser: None: the default, T5's.
         final_sentinel: as in ``SpanCorruption``.
         eos: rows and targets end in an end-of-sequence token.
+
+    Example:
+        >>> from maskkernels import corrupted_lengths
+        >>> corrupted_lengths(568)
+        (511, 115)
     """
     if isinstance(length, bool) or not isinstance(length, int) or not int(eos) <= length:
         raise ValueError(f"length must be an int, at least {int(eos)}, got {length!r}")
@@ -193,6 +218,15 @@ class ReplacedTokens(NamedTuple):
     Attributes:
         input_ids: the original ids with the sampled ones at the masked tokens; [B, T].
         is_replaced: int64 [B, T], 1 where the id is not the original one.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import replace_tokens
+        >>> replaced = replace_tokens(
+        ...     torch.tensor([[11, 103]]), torch.tensor([[-100, 12]]), torch.tensor([[0, 77]])
+        ... )
+        >>> replaced.is_replaced.float().mean().item()
+        0.5
     """
 
     input_ids: Tensor
@@ -205,7 +239,7 @@ def replace_tokens(
     sampled_ids: Tensor,
     *,
     positions: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
 ) -> ReplacedTokens:
     """Put a generator's samples at the masked tokens; label those that differ from the original.
 
@@ -226,6 +260,14 @@ def replace_tokens(
 
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import replace_tokens
+        >>> ids, labels = torch.tensor([[11, 103, 103]]), torch.tensor([[-100, 12, 13]])
+        >>> replaced = replace_tokens(ids, labels, sampled_ids=torch.tensor([[0, 12, 77]]))
+        >>> replaced.input_ids.tolist(), replaced.is_replaced.tolist()
+        ([[11, 12, 77]], [[0, 0, 1]])
     """
     check_ids(input_ids, None, None)
     check_like("labels", labels, input_ids)
@@ -249,42 +291,18 @@ def replace_tokens(
     return ReplacedTokens(ids.to(input_ids.dtype), (ids != original).long())
 
 
-def _room(input_ids: Tensor, backend: str) -> ModuleType | None:
-    """The module that computes; None where an op does."""
-    found = resolve(backend, input_ids.device)
-    compiling = found == "numba" and torch.compiler.is_compiling()
-    if found == "triton" or compiling:
-        return None
-    if found == "reference":
-        return reference
-    from maskkernels.denoise import _numba
-
-    return _numba
-
-
-def _rows(
+def _job(
     input_ids: Tensor,
     seed: int,
     epoch: int,
     sample_ids: Tensor | None,
     cu_seqlens: Tensor | None,
     attention_mask: Tensor | None,
-) -> op.Rows:
+) -> DenoiseJob:
     """The rows, checked."""
     check_ids(input_ids, cu_seqlens, attention_mask)
-    rows = op.Rows(
+    job = DenoiseJob(
         input_ids, sample_ids, cu_seqlens, attention_mask, seed_bits(seed), epoch_bits(epoch)
     )
-    if sample_ids is not None:
-        if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
-            got = getattr(sample_ids, "dtype", type(sample_ids).__name__)
-            raise TypeError(f"sample_ids must be an int64 tensor, got {got}")
-        if sample_ids.shape != (rows.samples,):
-            raise ValueError(
-                f"sample_ids must have shape [{rows.samples}], got {tuple(sample_ids.shape)}"
-            )
-        if sample_ids.device != input_ids.device:
-            raise ValueError(
-                f"sample_ids is on {sample_ids.device}, input_ids on {input_ids.device}"
-            )
-    return rows
+    check_vector("sample_ids", sample_ids, input_ids, (torch.int64,), job.samples)
+    return job

@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from maskkernels.rng import threshold
+from maskkernels.tokens.checks import check_int
 
 LONGEST_MEAN = 1 << 15  # tokens; keeps the integer arithmetic of span counts inside 64 bits
 LONGEST_POISSON = 256  # tokens; e^-mean is far from underflow
@@ -28,8 +29,7 @@ def _ids(name: str, ids: Any) -> tuple[int, ...]:
 
 
 def _check_id(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    check_int(name, value)
     if not 0 <= int(value) < 1 << 31:
         raise ValueError(f"{name} must be in [0, 2**31), got {value}")
 
@@ -59,6 +59,11 @@ class Denoiser:
 
     Raises:
         TypeError, ValueError: at construction, naming the field.
+
+    Example:
+        >>> from maskkernels import Denoiser, corrupted_lengths
+        >>> corrupted_lengths(512, Denoiser(noise_density=0.5, mean_span_length=32.0))
+        (264, 266)
     """
 
     noise_density: float = 0.15
@@ -99,6 +104,13 @@ class SpanCorruption:
 
     Source: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
     Transformer" (2020), sections 3.1.4 and 3.3.
+
+    Example:
+        >>> from maskkernels import Denoiser, SpanCorruption
+        >>> denoisers = (Denoiser(share=3.0), Denoiser(noise_density=0.5, mean_span_length=32.0))
+        >>> corruption = SpanCorruption(sentinel_ids=range(32099, 31999, -1), denoisers=denoisers)
+        >>> len(corruption.sentinel_ids)
+        100
     """
 
     sentinel_ids: Sequence[int]
@@ -142,6 +154,14 @@ class TextInfilling:
         TypeError, ValueError: at construction, naming the field.
 
     Source: Lewis et al., "BART" (2020), section 2.2.
+
+    Example:
+        >>> import torch
+        >>> from maskkernels import TextInfilling, infill_text
+        >>> infilling = TextInfilling(mask_token_id=4, ratio=0.2, edge_token_ids=(0, 2))
+        >>> ids = torch.tensor([[0, 11, 12, 13, 14, 15, 2]])
+        >>> infill_text(ids, infilling, seed=1).input_ids.tolist()
+        [0, 11, 12, 13, 14, 4, 2]
     """
 
     mask_token_id: int
@@ -174,6 +194,11 @@ def ul2_denoisers(
         r_token_id, s_token_id, x_token_id: mode tokens in front of the inputs of each kind.
 
     Source: Tay et al., "UL2: Unifying Language Learning Paradigms" (2022), table 1.
+
+    Example:
+        >>> from maskkernels import ul2_denoisers
+        >>> [denoiser.noise_density for denoiser in ul2_denoisers()]
+        [0.15, 0.15, 0.25, 0.5, 0.5, 0.15, 0.5]
     """
     regular = [(0.15, 3.0), (0.15, 8.0)]
     extreme = [(0.5, 3.0), (0.5, 8.0), (0.15, 64.0), (0.5, 64.0)]

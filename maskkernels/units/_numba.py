@@ -1,18 +1,23 @@
 """Numbering words and spans on the CPU: one pass over the tokens, one write."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.jit import inlined, kernel, lowest_bit
-from maskkernels.rng._numba import counter_word, fill_words, flat, flat_masks, row_bounds
-from maskkernels.threads import over_rows
+from maskkernels.backend import numbers_on
+from maskkernels.rng._numba import counter_word, fill_words
+from maskkernels.rng.streams import SPAN
+from maskkernels.runtime.jit import inlined, kernel, lowest_bit
+from maskkernels.runtime.threads import over_rows
+from maskkernels.tokens._numba import flat, flat_masks, row_bounds
 from maskkernels.units.flags import ENDS, STARTS
 from maskkernels.units.lengths import too_high
 from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 BLOCK = 1024  # tokens looked at together
-_SPAN = np.uint64(9)  # stream of the random contract
+_SPAN = np.uint64(SPAN)
 MAY = 4  # beside the flags of an id: it may be masked
 _EIGHT_ONES = np.uint64(0x0101010101010101)
 _INFINITE = np.int64(0x7FF << 52)  # the bits of a double
@@ -271,8 +276,8 @@ def _longest(bounds, first_row, last_row):
 
 def span_units(
     units: Tensor,
-    whole: Tensor,
-    cut: Tensor,
+    whole: Sequence[int],
+    cut: Sequence[int],
     sample_ids: Tensor,
     cu_seqlens: Tensor | None,
     seed: int,
@@ -283,8 +288,8 @@ def span_units(
     arrays = (
         flat(units, torch.int64),
         bounds,
-        whole.numpy(),
-        cut.numpy(),
+        numbers_on(units.device, tuple(whole)).numpy(),
+        numbers_on(units.device, tuple(cut)).numpy(),
         flat(sample_ids, torch.int64).view(np.uint64),
         np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
         counter_word(epoch) | _SPAN,

@@ -18,6 +18,12 @@ def geometric_lengths(p: float = 0.2, longest: int = 10) -> list[float]:
         ValueError: p is not in (0, 1], or longest not in [1, 64].
 
     Source: Joshi et al., "SpanBERT" (2020), section 3.1.
+
+    Example:
+        >>> from maskkernels import geometric_lengths
+        >>> lengths = geometric_lengths(p=0.2, longest=10)
+        >>> round(sum(n * share for n, share in enumerate(lengths, 1)), 2)
+        3.8
     """
     if not 0.0 < p <= 1.0:
         raise ValueError(f"p must be in (0, 1], got {p}")

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maskkernels.mask.leaders import may_mask
 from maskkernels.rng import reference as rng
-from maskkernels.rng.layout import layout
+from maskkernels.rng.streams import SPAN
+from maskkernels.tokens.eligibility import may_mask
+from maskkernels.tokens.layout import layout
 from maskkernels.units.flags import ENDS, STARTS
 from maskkernels.units.lengths import too_high
 from maskkernels.units.weights import FINEST, not_a_weight, unreachable
-
-SPAN = 9  # stream of the random contract: the length of the span that begins at a unit
 
 
 def word_units(input_ids, table, *where):

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from transformers import BertConfig, BertForMaskedLM, set_seed
 
-from tests.maskft.trainer.test_packed_trainer import TEXTS, build, rows_of
+from tests.support.packed import TEXTS, build, rows_of
 from tests.support.small import build_wordpiece
 
 

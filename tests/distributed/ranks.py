@@ -18,10 +18,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from maskft import fuse_loss
-from tests.maskft.trainer.test_fuse_trainer import Rows, still, update
-from tests.maskft.trainer.test_resume import Stream, record
+from tests.support.fused import LabelledRows, still, update
 from tests.support.small import CORPUS, build_bert, build_wordpiece
 from tests.support.tiny import tiny_model
+from tests.support.trainers import ShuffledStream, record
 
 MODELS = {
     "bert": ("masked", "bert"),
@@ -30,13 +30,14 @@ MODELS = {
     "mobilebert": ("masked", "mobilebert"),
 }
 STEPS, RESUMED = 7, 5  # of the runs below, and where a second one goes on: within an epoch
+_OWN_BATCHES = {"accelerator_config": {"dispatch_batches": False}}
 # The kind of dataset, gradient accumulation, and options of Trainer. Accelerate has one rank
 # make the batches of a stream for all of them unless it is told otherwise.
 RUNS = {
     "rows": (list, 2, {"dataloader_num_workers": 1}),
-    "stream, dispatched": (Stream, 2, {}),
-    "stream, on the device": (Stream, 2, {"mask_on_device": True}),
-    "stream, each its own": (Stream, 2, {"accelerator_config": {"dispatch_batches": False}}),
+    "stream, dispatched": (ShuffledStream, 2, {}),
+    "stream, on the device": (ShuffledStream, 2, {"mask_on_device": True}),
+    "stream, each its own": (ShuffledStream, 2, _OWN_BATCHES),
 }
 LAYERS = ("BertLayer", "LlamaDecoderLayer", "T5Block", "MobileBertLayer")
 
@@ -75,7 +76,7 @@ def build(name, tied):
 
 
 def batch_of(rank, world):
-    rows, each = Rows(), 8 // world
+    rows, each = LabelledRows(), 8 // world
     mine = slice(rank * each, (rank + 1) * each)
     count = int((rows.labels[:, 1:] != -100).sum()), int((rows.labels != -100).sum())
     return {"input_ids": rows.ids[mine], "labels": rows.labels[mine]}, count

@@ -4,7 +4,7 @@ import pytest
 
 from maskft import fuse_loss
 from tests.distributed.ranks import MODELS, run
-from tests.maskft.trainer.test_fuse_trainer import still, update
+from tests.support.fused import still, update
 from tests.support.tiny import tiny_model
 
 

@@ -5,8 +5,8 @@ import torch
 
 from maskft import DataCollatorForLanguageModeling
 from tests.distributed.ranks import RESUMED, RUNS, STEPS, mask, run
-from tests.maskft.trainer.test_resume import SCHEDULE, same
 from tests.support.small import build_wordpiece
+from tests.support.trainers import SCHEDULE, assert_resumed
 
 
 @pytest.fixture(scope="module")
@@ -47,4 +47,4 @@ def test_two_ranks_resume_where_they_stood(name, ranks):
     for rank in ranks:
         whole, resumed = rank[name]
         assert resumed[0]
-        same(resumed, whole, RESUMED)
+        assert_resumed(resumed, whole, RESUMED)

@@ -446,15 +446,16 @@ def test_preview_names_the_heaviest_words(model_dir, text, tmp_path, capsys, sou
 
 
 @pytest.mark.parametrize(
-    ("within", "side"), [("1", 1), ("context", 1), ("0", 0), ("question", 0), ("0,1", None)]
+    ("mask_only", "side"), [("1", 1), ("context", 1), ("0", 0), ("question", 0), ("0,1", None)]
 )
-def test_preview_masks_one_text_of_a_pair(model_dir, tmp_path, capsys, within, side):
+def test_preview_masks_one_text_of_a_pair(model_dir, tmp_path, capsys, mask_only, side):
     rows = [{"question": "who jumps over", "context": "the quick brown fox and a dog"}] * 3
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     status = main([
         "preview", "--model", model_dir, "--train-file", str(tmp_path / "a.jsonl"), "--text-column",
-        "question", "--pair-column", "context", "--within", within, "--strategy", "whole_word",
-        "--mlm-probability", "1", "--mask_replace_prob", "0", "--random_replace_prob", "0",
+        "question", "--pair-column", "context", "--mask-only", mask_only, "--strategy",
+        "whole_word", "--mlm-probability", "1", "--mask_replace_prob", "0",
+        "--random_replace_prob", "0",
     ])  # fmt: skip
     assert status == 0
     out = capsys.readouterr().out
@@ -521,13 +522,13 @@ def test_a_run_on_one_text_of_pairs_with_words_of_jieba(model_dir, tmp_path, cap
     status = main([
         "train", "--model", model_dir, "--train-file", str(tmp_path / "a.jsonl"), "--output_dir",
         str(tmp_path / "out"), "--max_steps", "2", "--use_cpu", "True", "--save_strategy", "no",
-        "--text-column", "source", "--pair-column", "target", "--within", "target", "--strategy",
+        "--text-column", "source", "--pair-column", "target", "--mask-only", "target", "--strategy",
         "span", "--words", "jieba", "--mlm-probability", "0.5", "--validation-fraction", "0.3",
         "--test-fraction", "0",
     ])  # fmt: skip
     assert status == 0
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert metrics["masking"]["within"] == "target"
+    assert metrics["masking"]["mask_only"] == "target"
     assert metrics["data"]["pair_column"] == "target"
     rows = metrics["rows"]["validation"]
     assert 0 < metrics["before"]["validation"]["tokens"] <= 6 * rows  # the target's alone
@@ -561,8 +562,11 @@ def test_a_run_on_one_text_of_pairs_with_words_of_jieba(model_dir, tmp_path, cap
         (["--strategy", "ngram", "--ngram", "0"], r"n must be in \[1, 64\], got 0"),
         (["--strategy", "span", "--span-p", "2"], "p must be"),
         (["--strategy", "span", "--span-longest", "0"], "longest must be"),
-        (["--within", "1"], "--within needs a second text: --pair-column names its column"),
-        (["--within", "2", "--pair-column", "x"], r"one of \('0', '1', '0,1', 'text', 'x'\), got"),
+        (["--mask-only", "1"], "--mask-only needs a second text: --pair-column names its column"),
+        (
+            ["--mask-only", "2", "--pair-column", "x"],
+            r"one of \('0', '1', '0,1', 'text', 'x'\), got",
+        ),
         (["--pair-column", "x"], r"a text file has no column 'x' \(--pair-column\)"),
         (["--strategy", "keyword"], r"needs sklearn, .*pip install 'maskkernels\[keywords\]'"),
         (["--strategy", "keyword", "--keywords", "yake"], r"needs yake, .*\[keywords\]'"),

@@ -124,25 +124,25 @@ def test_rows_without_text_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("build", ["wordpiece", "byte_level"])
-def test_a_pair_is_tokenized_as_one_and_within_names_a_side(tokenizer, build):
+def test_a_pair_is_tokenized_as_one_and_mask_only_names_a_side(tokenizer, build):
     """RoBERTa's tokenizers have no token types; the column says which text a token is of."""
     tokenizer = tokenizer if build == "wordpiece" else build_byte_level()
     texts = Dataset.from_dict({"text": PAIRS["question"][:2], "pair": PAIRS["context"][:2]})
-    for within in ((0,), (1,), (0, 1)):
-        rows = tokenize(texts, tokenizer, 128, within=within).to_list()
+    for mask_only in ((0,), (1,), (0, 1)):
+        rows = tokenize(texts, tokenizer, 128, mask_only=mask_only).to_list()
         for row, text, pair in zip(rows, texts["text"], texts["pair"], strict=True):
             assert row["input_ids"] == tokenizer(text, pair)["input_ids"]
-            chosen = [i for i, w in zip(row["input_ids"], row["within"], strict=True) if w]
-            parts = [(text, pair)[side] for side in within]
+            chosen = [i for i, w in zip(row["input_ids"], row["mask_only"], strict=True) if w]
+            parts = [(text, pair)[side] for side in mask_only]
             assert chosen == [
                 i for part in parts for i in tokenizer(part, add_special_tokens=False)["input_ids"]
             ]
-        if within == (1,) and "token_type_ids" in rows[0]:
+        if mask_only == (1,) and "token_type_ids" in rows[0]:
             special = set(tokenizer.all_special_ids)
             for row in rows:
                 ordinary = [i not in special for i in row["input_ids"]]
                 types = [t and o for t, o in zip(row["token_type_ids"], ordinary, strict=True)]
-                assert row["within"] == types
+                assert row["mask_only"] == types
 
 
 @settings(max_examples=60, deadline=None)
@@ -153,7 +153,7 @@ def test_the_parts_of_a_long_pair_go_side_by_side(first, second, length):
     text, pair = ("abcdefghijklmnopqrstuvwxyz0123456789"[:n] for n in (first, second))
     texts = Dataset.from_dict({"text": [text], "pair": [pair]})
     datasets.disable_progress_bars()
-    rows = tokenize(texts, tokenizer, length, within=(1,)).to_list()
+    rows = tokenize(texts, tokenizer, length, mask_only=(1,)).to_list()
     special = tokenizer.num_special_tokens_to_add(pair=True)
     sides = [[], []]
     for row in rows:
@@ -161,7 +161,7 @@ def test_the_parts_of_a_long_pair_go_side_by_side(first, second, length):
         for side in (0, 1):
             part = [
                 i
-                for i, w in zip(row["input_ids"], row["within"], strict=True)
+                for i, w in zip(row["input_ids"], row["mask_only"], strict=True)
                 if w == side and i not in tokenizer.all_special_ids
             ]
             sides[side].append(tokenizer.decode(part))

@@ -245,12 +245,61 @@ def test_an_unknown_framework_is_the_error_of_transformers(tokenizer, rows):
 
 
 def test_a_subclass_that_masks_in_its_own_way_is_called_as_transformers_would(tokenizer, rows):
+    class Own:
+        def torch_mask_tokens(self, inputs, special_tokens_mask=None, offset_mapping=None):
+            return inputs + 0, torch.full_like(inputs, 7)
+
     class Mine(DataCollatorForLanguageModeling):
         def torch_mask_tokens(self, inputs, special_tokens_mask=None, offset_mapping=None):
             return inputs + 0, torch.full_like(inputs, 7)
 
-    batch = Mine(tokenizer)(rows)
-    assert (batch["labels"] == 7).all()
+        def numpy_mask_tokens(self, inputs, special_tokens_mask=None, offset_mapping=None):
+            assert isinstance(inputs, np.ndarray)
+            return inputs + 0, np.full_like(inputs, 8)
+
+    class Derived(Mine):
+        pass
+
+    class Mixed(Own, DataCollatorForLanguageModeling):
+        pass
+
+    for kind in (Mine, Derived, Mixed):
+        for rng in ("stream", "sample", "hf"):
+            batch = kind(tokenizer, rng=rng)(rows)
+            assert (batch["labels"] == 7).all()
+    assert (Mine(tokenizer)(rows, return_tensors="np")["labels"] == 8).all()
+    assert (Mixed(tokenizer)(rows, return_tensors="np")["labels"] == -100).any()  # not defined
+
+
+def test_a_subclass_may_call_the_method_it_replaces(tokenizer, rows):
+    class Halved(DataCollatorForLanguageModeling):
+        def torch_mask_tokens(self, inputs, special_tokens_mask=None, offset_mapping=None):
+            ids, labels = super().torch_mask_tokens(inputs, special_tokens_mask, offset_mapping)
+            labels[:, ::2] = -100
+            return torch.where(labels == -100, inputs, ids), labels
+
+    for rng in ("stream", "hf"):
+        options = {"seed": 3, "rng": rng, "mlm_probability": 0.5}
+        batch = Halved(tokenizer, **options)(rows)
+        ids, labels = (batch[name] for name in ("input_ids", "labels"))
+        whole = DataCollatorForLanguageModeling(tokenizer, **options)(rows)["labels"]
+        assert torch.equal(labels[:, 1::2], whole[:, 1::2])
+        assert (labels[:, ::2] == -100).all()
+        assert (ids[labels != -100] == tokenizer.mask_token_id).any()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("rng", ["stream", "sample", "hf"])
+def test_a_call_is_prepare_and_mask(tokenizer, rows, rng, framework):
+    options = {"seed": 3, "rng": rng, "return_tensors": framework}
+    first, second = (DataCollatorForLanguageModeling(tokenizer, **options) for _ in range(2))
+    unmasked = first.prepare(rows, framework)
+    assert "labels" not in unmasked.batch
+    if framework == "pt":
+        unmasked = unmasked.to("cpu")
+        assert isinstance(unmasked.batch, dict)
+        unmasked.batch = transformers.BatchEncoding(unmasked.batch)
+    same(first.mask(unmasked), second(rows))
 
 
 # --- streams -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM
 from maskft import fuse_loss, unfuse_loss
 from maskft.fuse import forward, fused
 from maskft.fuse.check import compare
+from tests.support.fused import RowCounter, assert_same, gradients
 from tests.support.tiny import VOCABULARY, tiny_batch, tiny_model
 
 MODELS = {
@@ -26,23 +27,6 @@ MODELS = {
     "t5": ("seq2seq", "t5"),
     "bart": ("seq2seq", "bart"),  # a bias after the decoder
 }
-
-
-def gradients(model, batch, **kwargs):
-    model.zero_grad()
-    loss = model(**batch, **kwargs).loss
-    loss.backward()
-    return loss.detach(), {
-        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
-    }
-
-
-def assert_same(found, expected, tolerance=1e-5):
-    torch.testing.assert_close(found[0].float(), expected[0].float(), rtol=tolerance, atol=0)
-    assert found[1].keys() == expected[1].keys()
-    scale = max(g.abs().max() for g in expected[1].values())
-    for name, gradient in expected[1].items():
-        assert (found[1][name] - gradient).abs().max() <= tolerance * scale, name
 
 
 @pytest.fixture(params=MODELS)
@@ -58,14 +42,6 @@ def bert():
 @pytest.fixture
 def llama():
     return tiny_model("causal", "llama")
-
-
-class Rows:
-    """Counts the rows that a module sees."""
-
-    def __init__(self, module):
-        self.seen = []
-        module.register_forward_pre_hook(lambda _, args: self.seen.append(args[0][..., 0].numel()))
 
 
 def test_loss_and_gradients_are_stocks(model):
@@ -99,7 +75,10 @@ def test_unfuse_leaves_nothing_behind(model):
 def test_head_and_loss_see_the_predicted_rows_only(bert):
     batch = tiny_batch(bert)
     fuse_loss(bert)
-    transform, decoder = Rows(bert.cls.predictions.transform), Rows(bert.cls.predictions.decoder)
+    transform, decoder = (
+        RowCounter(bert.cls.predictions.transform),
+        RowCounter(bert.cls.predictions.decoder),
+    )
     bert(**batch)
     predicted = int((batch["labels"] != -100).sum())
     assert transform.seen == decoder.seen == [predicted]

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from maskft import fuse_loss, unfuse_loss
 from maskft.fuse import fused
-from tests.maskft.fuse.test_fuse import Rows, assert_same, gradients
+from tests.support.fused import RowCounter, assert_same, gradients
 from tests.support.tiny import tiny_batch, tiny_config, tiny_model
 
 
@@ -183,7 +183,7 @@ def test_adapters_on_the_head_are_honoured(kind, when):
     batch = tiny_batch(model)
     if when == "before":
         fuse_loss(model)
-    rows = Rows(model.get_output_embeddings())
+    rows = RowCounter(model.get_output_embeddings())
     found = gradients(model, batch)
     assert len(found[1]) == 2
     assert rows.seen[0] < batch["labels"].numel()

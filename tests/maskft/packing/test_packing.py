@@ -84,9 +84,9 @@ def test_masks_are_those_of_the_padded_batch(tokenizer, rows, form, strategy, si
 
 @pytest.mark.parametrize("selection", ["bernoulli", "budget"])
 @pytest.mark.parametrize("strategy", ["span", "ngram", "entity", "keyword", Entity(rate=0.7)])
-@pytest.mark.parametrize("within", [None, 0, "allowed"])
+@pytest.mark.parametrize("mask_only", [None, 0, "allowed"])
 def test_every_strategy_masks_packed_rows_as_padded_ones(
-    tokenizer, rows, strategy, within, selection
+    tokenizer, rows, strategy, mask_only, selection
 ):
     rows = [
         {
@@ -97,9 +97,9 @@ def test_every_strategy_masks_packed_rows_as_padded_ones(
         }
         for row in rows
     ]
-    if within != "allowed":
+    if mask_only != "allowed":
         rows = [{k: v for k, v in row.items() if k != "allowed"} for row in rows]
-    padding, packing = pair(tokenizer, strategy=strategy, within=within, selection=selection)
+    padding, packing = pair(tokenizer, strategy=strategy, mask_only=mask_only, selection=selection)
     masked = 0
     for epoch in range(4):
         padding.set_epoch(epoch)
@@ -442,15 +442,15 @@ def test_a_loader_gives_full_blocks(tokenizer, rows, workers):
     ("arguments", "error", "message"),
     [
         ({"rank": 2, "num_replicas": 2}, ValueError, r"rank must be in \[0, num_replicas=2\)"),
-        ({"block": 10}, ValueError, r"row \d+ has \d+ tokens, a block holds 10"),
-        ({"block": 0}, ValueError, "capacity must be in"),
+        ({"block_size": 10}, ValueError, r"row \d+ has \d+ tokens, a block holds 10"),
+        ({"block_size": 0}, ValueError, "capacity must be in"),
         ({"seed": 1.5}, TypeError, "integer"),
         ({"lengths": [1.5]}, TypeError, "lengths must hold integers"),
     ],
 )  # fmt: skip
 def test_a_sampler_refuses_what_does_not_fit(arguments, error, message):
     with pytest.raises(error, match=message):
-        PackedBatchSampler(**{"lengths": lengths(), "block": 128, **arguments})
+        PackedBatchSampler(**{"lengths": lengths(), "block_size": 128, **arguments})
 
 
 def test_long_rows_are_counted_as_a_block_and_cut(tokenizer, rows):

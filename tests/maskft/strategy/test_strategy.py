@@ -31,7 +31,7 @@ from maskkernels import (
     threshold,
     word_units,
 )
-from tests.maskft.trainer.test_trainer import build
+from tests.support.trainers import build
 
 SPECIAL_IDS = torch.arange(5)
 
@@ -89,7 +89,11 @@ def collator_and_rows(tokenizer, rows, **options):
     collator = DataCollatorForLanguageModeling(
         tokenizer, **{"rng": "sample", "seed": 5, "mlm_probability": 0.4} | options
     )
-    known = [*tokenizer.model_input_names, *collator.columns_read(), *collator.columns_welcome()]
+    known = [
+        *tokenizer.model_input_names,
+        *collator.required_columns(),
+        *collator.optional_columns(),
+    ]
     kept = [{k: v for k, v in row.items() if k in known} for row in rows]
     return collator, lambda: collator(kept)
 
@@ -99,12 +103,12 @@ def restored(batch):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("within", [None, "question", (0, 2)])
+@pytest.mark.parametrize("mask_only", [None, "question", (0, 2)])
 @pytest.mark.parametrize("selection", ["bernoulli", "budget"])
 def test_masks_do_not_depend_on_the_batch_or_the_padding(
-    tokenizer, annotated, name, within, selection
+    tokenizer, annotated, name, mask_only, selection
 ):
-    options = {"strategy": ALL[name], "within": within, "selection": selection}
+    options = {"strategy": ALL[name], "mask_only": mask_only, "selection": selection}
     batch = collate(tokenizer, annotated, **options)
     shuffled = collate(tokenizer, annotated[::-1], pad_to_multiple_of=64, **options)
     tokenizer.padding_side = "left"
@@ -142,7 +146,7 @@ def test_workers_mask_alike(tokenizer, annotated):
                 tokenizer, rng="sample", seed=5, strategy=ALL[name]
             )
             rows = [
-                {k: v for k, v in row.items() if k in ("input_ids", *collator.columns_read())}
+                {k: v for k, v in row.items() if k in ("input_ids", *collator.required_columns())}
                 for row in annotated
             ]
             loader = DataLoader(rows, 4, collate_fn=collator, num_workers=workers)
@@ -159,7 +163,8 @@ def test_span_is_span_units_of_words_with_one_action_each(tokenizer, annotated):
     ids = restored(batch)
     real = batch["attention_mask"]
     samples = hash_rows(ids, attention_mask=real)
-    vocabulary = Vocabulary(tokenizer, ids.device)
+    special_ids = tuple(tokenizer.all_special_ids)
+    vocabulary = Vocabulary(tokenizer, ids.device, len(tokenizer), special_ids)
     maskable = vocabulary.maskable
     words = word_units(ids, vocabulary.words.table, attention_mask=real, maskable=maskable)
     spans = span_units(words, geometric_lengths(), sample_ids=samples, seed=5, epoch=3)
@@ -211,7 +216,7 @@ def test_words_follow_their_weights_at_the_asked_rate(tokenizer, annotated):
     assert rate[2] / rate[0] == pytest.approx(5, rel=0.1)
 
 
-def test_within_masks_nothing_else(tokenizer, annotated):
+def test_mask_only_masks_nothing_else(tokenizer, annotated):
     text = [("a seed and an epoch", "internationalisation is a long word")] * 8
     encoded = tokenizer([a for a, _ in text], [b for _, b in text])
     kinds = [[int(i > 6) for i in range(len(row))] for row in encoded["input_ids"]]
@@ -220,18 +225,20 @@ def test_within_masks_nothing_else(tokenizer, annotated):
         for ids, kind in zip(encoded["input_ids"], kinds, strict=True)
     ]
     for strategy in ("random", "whole_word", "span"):
-        for within in (1, [1], (0, 1)):
-            batch = collate(tokenizer, rows, strategy=strategy, within=within, mlm_probability=1.0)
+        for mask_only in (1, [1], (0, 1)):
+            batch = collate(
+                tokenizer, rows, strategy=strategy, mask_only=mask_only, mlm_probability=1.0
+            )
             chosen = batch["labels"] != -100
             special = torch.isin(restored(batch), SPECIAL_IDS)
-            allowed = torch.isin(batch["token_type_ids"], torch.tensor(within))
+            allowed = torch.isin(batch["token_type_ids"], torch.tensor(mask_only))
             assert torch.equal(chosen, allowed & ~special)
-    batch = collate(tokenizer, annotated, within="question", mlm_probability=1.0)
+    batch = collate(tokenizer, annotated, mask_only="question", mlm_probability=1.0)
     for row, labels in zip(annotated, batch["labels"], strict=True):
         assert not (labels[len(row["input_ids"]) // 2 :] != -100).any()
     no_types = [{k: v for k, v in row.items() if k != "token_type_ids"} for row in annotated]
-    with pytest.raises(ValueError, match="within=1 needs a token_type_ids column"):
-        collate(tokenizer, no_types, within=1)
+    with pytest.raises(ValueError, match="mask_only=1 needs a token_type_ids column"):
+        collate(tokenizer, no_types, mask_only=1)
 
 
 @pytest.mark.parametrize("strategy", ["random", "whole_word", "span", "ngram", "entity", "keyword"])
@@ -461,13 +468,13 @@ def test_trainer_gives_each_step_its_rate_and_resumes_exactly(
         ({"strategy": 3}, TypeError, "a maskft.Strategy or a function, got int"),
         ({"strategy": "span", "rng": "hf"}, ValueError, "rng='hf' draws what Transformers'"),
         ({"selection": "budget", "rng": "hf"}, ValueError, "rng='hf' draws what"),
-        ({"within": 0, "rng": "hf"}, ValueError, "rng='hf' draws what"),
+        ({"mask_only": 0, "rng": "hf"}, ValueError, "rng='hf' draws what"),
         ({"selection": "some"}, ValueError, "selection must be one of"),
         ({"replacement": "row"}, ValueError, "replacement must be one of"),
         ({"replacement": "unit"}, ValueError, "needs a strategy with units"),
         ({"at_least_one": True}, ValueError, "goes with selection='budget'"),
-        ({"within": 1.5}, (TypeError, ValueError), "within|iterable"),
-        ({"within": []}, ValueError, "within must be the name"),
+        ({"mask_only": 1.5}, (TypeError, ValueError), "mask_only|iterable"),
+        ({"mask_only": []}, ValueError, "mask_only must be the name"),
         ({"schedule": 0.3}, TypeError, "schedule must be a function"),
     ],
 )
@@ -496,7 +503,7 @@ def test_bad_columns_are_refused(tokenizer, annotated):
     for strategy, name in (("entity", "entity_ids"), ("keyword", "keyword_weights")):
         with pytest.raises(ValueError, match=rf"no column '{name}'.*maskft\.attach"):
             collate(tokenizer, bare, strategy=strategy)
-    for name, options in (("entity_ids", {"strategy": "entity"}), ("part", {"within": "part"})):
+    for name, options in (("entity_ids", {"strategy": "entity"}), ("part", {"mask_only": "part"})):
         collator = DataCollatorForLanguageModeling(tokenizer, **options)
         with pytest.raises(ValueError, match=rf"reads \['{name}'\] here, .* mappings, got list"):
             collator([row["input_ids"] for row in bare])

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader
 from maskft import (
     DataCollatorForLanguageModeling,
     DataCollatorWithPacking,
-    PlainCollator,
+    UnmaskedCollator,
     attach,
     detach,
     mask_batch,
 )
 from maskft.strategy import Entity, Tokens
 from maskkernels import mask_tokens
-from tests.maskft.trainer.test_trainer import Rows, Stream, build
+from tests.support.trainers import Rows, Stream, build
 
 
 def same(batch, expected):
@@ -45,7 +45,7 @@ def collators(tokenizer, **options):
 def test_masks_are_those_of_the_collator(tokenizer, rows, strategy, side, dtype, multiple):
     tokenizer.padding_side = side
     collator = collators(tokenizer, strategy=strategy, pad_to_multiple_of=multiple)
-    plain = PlainCollator(collator, dtype)
+    plain = UnmaskedCollator(collator, dtype)
     for epoch in range(3):
         collator.set_epoch(epoch)
         batch = plain(rows)
@@ -61,7 +61,7 @@ def test_masks_are_those_of_the_collator(tokenizer, rows, strategy, side, dtype,
 def test_the_epoch_is_that_of_masking(tokenizer, rows):
     """A batch that was loaded ahead is masked as of now."""
     collator = collators(tokenizer)
-    batch = PlainCollator(collator)(rows)
+    batch = UnmaskedCollator(collator)(rows)
     collator.set_epoch(9)
     same(mask_batch(batch, collator), collator(rows))
 
@@ -87,7 +87,7 @@ def test_columns_that_masks_depend_on_come_along(tokenizer, extra):
         sample_id_column="row" if extra == "row" else None,
     )
     expected = collator(rows)
-    same(mask_batch(PlainCollator(collator)(rows), collator), expected)
+    same(mask_batch(UnmaskedCollator(collator)(rows), collator), expected)
     if not words:
         without = [{name: row[name] for name in ("input_ids",)} for row in rows]
         plain = DataCollatorForLanguageModeling(
@@ -124,14 +124,14 @@ def test_packed_batches_are_masked_there_too(tokenizer, rows, attention, strateg
         tokenizer, attention=attention, rng="sample", seed=3, strategy=strategy,
         total_length=total_length, mlm_probability=0.4,
     )  # fmt: skip
-    batch = PlainCollator(collator)(rows)
+    batch = UnmaskedCollator(collator)(rows)
     assert batch["input_ids"].dtype == torch.int32
     same(mask_batch(batch, collator), collator(rows))
 
 
 def test_a_stream_goes_on_with_every_batch(tokenizer, rows):
     collator, other = (collators(tokenizer, rng="stream") for _ in range(2))
-    plain = PlainCollator(collator)
+    plain = UnmaskedCollator(collator)
     for _ in range(3):
         same(mask_batch(plain(rows), collator), other(rows))
 
@@ -140,7 +140,7 @@ def test_a_stream_goes_on_with_every_batch(tokenizer, rows):
 def test_workers_pad_and_this_process_masks(tokenizer, rows, method):
     collator = collators(tokenizer)
     loader = DataLoader(
-        rows, batch_size=6, collate_fn=PlainCollator(collator), num_workers=2,
+        rows, batch_size=6, collate_fn=UnmaskedCollator(collator), num_workers=2,
         persistent_workers=True, multiprocessing_context=method,
     )  # fmt: skip
     for epoch in range(2):
@@ -155,7 +155,7 @@ def test_accelerate_hands_over_everything(tokenizer, rows):
     collator = collators(tokenizer, sample_id_column="row", strategy="whole_word")
     rows = [{**row, "row": i} for i, row in enumerate(rows)]
     loader = Accelerator(cpu=True).prepare(
-        DataLoader(Rows(rows), batch_size=5, collate_fn=PlainCollator(collator))
+        DataLoader(Rows(rows), batch_size=5, collate_fn=UnmaskedCollator(collator))
     )
     for step, batch in enumerate(loader):
         same(mask_batch(batch, collator), collator(rows[5 * step : 5 * step + 5]))
@@ -167,7 +167,7 @@ def test_a_collator_that_masks_in_its_own_way_is_called(tokenizer, rows):
             return torch.full_like(inputs, 4), inputs
 
     collator = All(tokenizer, rng="sample")
-    same(mask_batch(PlainCollator(collator)(rows), collator), collator(rows))
+    same(mask_batch(UnmaskedCollator(collator)(rows), collator), collator(rows))
 
 
 # --- Trainer --------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_what_cannot_be_masked_on_the_device_is_refused(tokenizer, rows, tiny_be
         (DataCollatorForLanguageModeling(tokenizer, mlm=False), "does not go with mlm=False"),
     ):
         with pytest.raises(ValueError, match=message):
-            PlainCollator(collator)
+            UnmaskedCollator(collator)
         with pytest.raises(ValueError, match=message):
             mask_batch({"input_ids": torch.zeros(1, 2).long()}, collator)
         trainer = build(tiny_bert, tokenizer, rows, tmp_path, collator)
@@ -269,10 +269,10 @@ def test_what_cannot_be_masked_on_the_device_is_refused(tokenizer, rows, tiny_be
         assert "get_eval_dataloader" not in vars(trainer)  # nothing half done
     stock = transformers.DataCollatorForLanguageModeling(tokenizer)
     with pytest.raises(TypeError, match=r"needs a maskft\.DataCollator.*got DataCollator"):
-        PlainCollator(stock)
+        UnmaskedCollator(stock)
     collator = collators(tokenizer)
     with pytest.raises(TypeError, match=r"torch\.int32 or torch\.int64, got torch\.int16"):
-        PlainCollator(collator, torch.int16)
+        UnmaskedCollator(collator, torch.int16)
     with pytest.raises(TypeError, match="batch must be a mapping, got Tensor"):
         mask_batch(torch.zeros(1, 2), collator)
     with pytest.raises(ValueError, match=r"no 'input_ids'; it has \['ids'\]"):
@@ -294,9 +294,9 @@ def annotated(rows):
 
 @pytest.mark.parametrize("selection", ["bernoulli", "budget"])
 @pytest.mark.parametrize("strategy", ["span", "entity", "keyword", Entity(rate=0.7)])
-@pytest.mark.parametrize("within", [None, 0])
+@pytest.mark.parametrize("mask_only", [None, 0])
 def test_every_strategy_masks_on_the_device_as_in_the_loader(
-    tokenizer, rows, strategy, within, selection
+    tokenizer, rows, strategy, mask_only, selection
 ):
     rows = annotated(rows)
     collator = DataCollatorForLanguageModeling(
@@ -304,12 +304,12 @@ def test_every_strategy_masks_on_the_device_as_in_the_loader(
         rng="sample",
         seed=2,
         strategy=strategy,
-        within=within,
+        mask_only=mask_only,
         selection=selection,
         mlm_probability=0.4,
     )
     expected = collator([dict(row) for row in rows])
-    found = mask_batch(PlainCollator(collator)([dict(row) for row in rows]), collator)
+    found = mask_batch(UnmaskedCollator(collator)([dict(row) for row in rows]), collator)
     assert (found["labels"] != -100).any()
     for name in ("input_ids", "labels"):
         assert torch.equal(found[name], expected[name])
@@ -319,7 +319,7 @@ def test_every_strategy_masks_on_the_device_as_in_the_loader(
 def test_planning_and_masking_compile_as_one_graph(tokenizer, rows, strategy):
     """What a collator does on the device once its settings are known."""
     collator = collators(tokenizer, strategy=strategy)
-    batch = PlainCollator(collator)(annotated(rows))
+    batch = UnmaskedCollator(collator)(annotated(rows))
     ids, real = batch["input_ids"], batch["attention_mask"]
     vocabulary, policy = collator._vocabulary_on(ids.device), collator._masking_policy(0.4)
     table, where = vocabulary.words, {"maskable": vocabulary.maskable}

@@ -6,73 +6,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from maskft import fuse_loss, unfuse_loss
+from tests.support.fused import LENGTH, LabelledRows, still, update
 from tests.support.tiny import VOCABULARY, tiny_model
-
-LENGTH = 16
-
-
-class Rows(torch.utils.data.Dataset):
-    """Rows with unequal numbers of labels."""
-
-    def __init__(self, count=8):
-        generator = torch.Generator().manual_seed(0)
-        self.ids = torch.randint(6, VOCABULARY, (count, LENGTH), generator=generator)
-        shares = torch.linspace(0.05, 0.6, count)[:, None]
-        labelled = torch.rand(self.ids.shape, generator=generator) < shares
-        labelled[:, 1] = True
-        self.labels = torch.where(labelled, self.ids, -100)
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, i):
-        return {"input_ids": self.ids[i], "labels": self.labels[i]}
-
-
-class Watched(Trainer):
-    """Keeps the gradients of the first update."""
-
-    found = None
-
-    def _clip_grad_norm(self, model, *args, **kwargs):
-        if self.found is None:
-            parameters = self.accelerator.unwrap_model(model).named_parameters()
-            self.found = {n: p.grad.clone() for n, p in parameters if p.grad is not None}
-        return super()._clip_grad_norm(model, *args, **kwargs)
-
-
-def update(model, path, size=8, steps=1, kind=Watched, **options):
-    options = {
-        "per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "max_steps": 1,
-        "logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
-        "use_cpu": True, "seed": 0, "per_device_eval_batch_size": 3, "max_grad_norm": 1.0,
-    } | options  # fmt: skip
-    trainer = kind(
-        model=model,
-        args=TrainingArguments(output_dir=str(path), **options),
-        train_dataset=Rows(),
-        eval_dataset=Rows(),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
-    return trainer, float(trainer.state.log_history[0]["loss"])
-
-
-def still(model):
-    """Without dropout, so that a step can be repeated."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
-    for name in vars(model.config):
-        if "drop" in name and isinstance(getattr(model.config, name), float):
-            setattr(model.config, name, 0.0)
-    return model
 
 
 @pytest.mark.parametrize(
@@ -117,7 +55,7 @@ def test_evaluation_without_metrics_makes_no_logits(tmp_path):
     trainer, _ = update(model, tmp_path)
     seen.clear()
     fused = trainer.evaluate()["eval_loss"]
-    assert sum(seen) == (Rows().labels != -100).sum()
+    assert sum(seen) == (LabelledRows().labels != -100).sum()
     unfuse_loss(model)
     trainer.model_accepts_loss_kwargs = False
     assert abs(trainer.evaluate()["eval_loss"] - fused) < 0.2 * fused  # stock weighs rows unevenly
@@ -148,7 +86,7 @@ def test_mixed_precision_and_what_accelerate_wraps(tmp_path):
     with pytest.raises(ValueError, match="has been wrapped since fuse_loss"):
         unfuse_loss(model)
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    batch = {k: v[None] for k, v in Rows()[0].items()}
+    batch = {k: v[None] for k, v in LabelledRows()[0].items()}
     assert model(**batch).logits is None  # still fused, though accelerate bound it anew
     unfuse_loss(model)
     assert model(**batch).logits is not None

@@ -1,7 +1,5 @@
 """Packing in a Trainer by one argument: the losses and masks of the padded batches."""
 
-import copy
-import itertools
 import os
 import socket
 import subprocess
@@ -10,8 +8,6 @@ import sys
 import datasets
 import pytest
 import torch
-import transformers
-from transformers import Trainer, TrainingArguments
 
 from maskft import (
     DataCollatorForLanguageModeling,
@@ -19,60 +15,16 @@ from maskft import (
     RateSchedule,
     attach,
     detach,
-    fuse_loss,
 )
 from maskft.trainer import packing as packed_trainer
 from maskft.trainer.packing import row_lengths
-from tests.maskft.trainer.test_fuse_trainer import still
-from tests.support.small import CORPUS
-
-BLOCK = 64
-TEXTS = [*CORPUS, *(f"{text} {i}" for i, text in enumerate(CORPUS[:9]))]
-
-
-class Watched(Trainer):
-    """Keeps what the model is trained on."""
-
-    def training_step(self, model, inputs, *args, **kwargs):
-        kept = getattr(self, "batches", [])
-        self.batches = [*kept, {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)}]
-        return super().training_step(model, inputs, *args, **kwargs)
-
-
-class Rows(torch.utils.data.Dataset):
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, i):
-        return self.rows[i]
+from tests.support.packed import BLOCK, TEXTS, build, rows_of
+from tests.support.trainers import Rows
 
 
 @pytest.fixture
 def rows(tokenizer):
     return [dict(tokenizer(text)) for text in TEXTS]
-
-
-def build(model, tokenizer, rows, path, collator=None, packing=BLOCK, fused=True, **options):
-    on_device = options.pop("mask_on_device", False)
-    options = {
-        "num_train_epochs": 2, "per_device_train_batch_size": 4, "report_to": "none",
-        "use_cpu": True, "disable_tqdm": True, "seed": 1, "save_strategy": "no",
-        "logging_steps": 1, "learning_rate": 1e-3, "max_grad_norm": 1.0,
-        "include_num_input_tokens_seen": "non_padding",
-    } | options  # fmt: skip
-    model = still(copy.deepcopy(model))
-    trainer = Watched(
-        model=fuse_loss(model) if fused else model,
-        args=TrainingArguments(output_dir=str(path), **options),
-        train_dataset=rows if isinstance(rows, datasets.Dataset) else Rows(rows),
-        eval_dataset=Rows(rows[:6]) if isinstance(rows, list) else None,
-        data_collator=collator or DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    return attach(trainer, packing=packing, mask_on_device=on_device)
 
 
 def as_padded(monkeypatch):
@@ -81,21 +33,6 @@ def as_padded(monkeypatch):
         DataCollatorWithPacking, "for_model",
         classmethod(lambda cls, model, tokenizer, **o: cls(tokenizer, attention="padded", **o)),
     )  # fmt: skip
-
-
-def rows_of(batch):
-    """{(ids the model sees), (labels)} of each row of a packed or padded batch."""
-    found = []
-    for b in range(batch["input_ids"].shape[0]):
-        ids, labels = batch["input_ids"][b], batch["labels"][b]
-        if "position_ids" in batch:
-            starts = (batch["position_ids"][b] == 0).nonzero().flatten().tolist()
-            bounds = [*starts, len(ids)]
-            parts = list(itertools.pairwise(bounds))
-        else:
-            parts = [(0, int(batch["attention_mask"][b].sum()))]
-        found += [(tuple(ids[a:e].tolist()), tuple(labels[a:e].tolist())) for a, e in parts]
-    return sorted(found)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -235,7 +172,7 @@ def test_true_is_the_size_of_the_padded_batch(tiny_bert, tokenizer, rows, tmp_pa
     trainer = build(tiny_bert, tokenizer, rows, tmp_path, packing=True)
     longest = max(len(row["input_ids"]) for row in rows)
     sampler = trainer.get_train_dataloader().batch_sampler
-    assert sampler.block == 4 * longest
+    assert sampler.block_size == 4 * longest
 
 
 def test_detach_pads_again(tiny_bert, tokenizer, rows, tmp_path):

@@ -1,9 +1,6 @@
 """Static shapes: a step over batches of varied content is compiled once, and is stock's step."""
 
 import copy
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,24 +11,17 @@ from maskft import (
     DataCollatorForLanguageModeling,
     DataCollatorWithPacking,
     PackedBatchSampler,
-    PlainCollator,
+    UnmaskedCollator,
     attach,
     fuse_loss,
     mask_batch,
 )
 from maskft.fuse import fused
 from tests.support.device import DEVICE, Waits, on_device
+from tests.support.example import load_example
 from tests.support.tiny import tiny_batch, tiny_model
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "static_shapes.py"
 BUDGET = {"rng": "sample", "seed": 1, "selection": "budget"}
-
-
-def load_example():
-    spec = importlib.util.spec_from_file_location("static_shapes", EXAMPLE)
-    example = sys.modules["static_shapes"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    return example
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +153,7 @@ def test_masking_on_a_gpu_never_waits(tokenizer, rows, strategy, selection):
         tokenizer, rng="sample", strategy=strategy, selection=selection, label_positions=40,
         pad_to_multiple_of=64,
     )  # fmt: skip
-    plain = PlainCollator(collator)(rows[:4])
+    plain = UnmaskedCollator(collator)(rows[:4])
     assert "label_positions" not in plain
     batch = {
         name: {n: v.to(DEVICE) for n, v in value.items()}
@@ -177,6 +167,11 @@ def test_masking_on_a_gpu_never_waits(tokenizer, rows, strategy, selection):
     assert "_mask_tokens" in launched
     assert masked["label_positions"].shape == (40,)
     assert masked["labels"].shape == masked["input_ids"].shape == (4, 64)
+    unmasked = collator.prepare(rows[:4]).to(DEVICE)
+    with on_device() as launched:
+        direct = collator.mask(unmasked)
+    assert "_mask_tokens" in launched
+    assert {n: v.shape for n, v in direct.items()} == {n: v.shape for n, v in masked.items()}
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -188,7 +183,7 @@ def test_masking_where_the_model_is_names_the_same_places(tokenizer, rows, tiny_
             tiny_bert, tokenizer, total_length=256, **options
         )
     for part in (rows[:4], rows[3:7]):
-        expected, found = collator(part), mask_batch(PlainCollator(collator)(part), collator)
+        expected, found = collator(part), mask_batch(UnmaskedCollator(collator)(part), collator)
         assert torch.equal(expected["label_positions"], found["label_positions"])
         kept = found["label_positions"][found["label_positions"] >= 0]
         assert torch.equal(kept, (found["labels"].reshape(-1) != -100).nonzero().squeeze(1))

@@ -3,58 +3,11 @@
 import pytest
 import torch
 import transformers
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from maskft import DataCollatorForLanguageModeling, MaskingCallback, attach, detach
 from maskft.collate.randomness import EVALUATION_EPOCH
-
-
-class Recorder(DataCollatorForLanguageModeling):
-    """Remembers the epoch of each training batch (in this process)."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.seen = []
-
-    def torch_call(self, examples):
-        self.seen.append(int(self._epoch))
-        return super().torch_call(examples)
-
-
-class Rows(torch.utils.data.Dataset):
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, i):
-        return self.rows[i]
-
-
-class Stream(torch.utils.data.IterableDataset):
-    """No length: Trainer's epoch is then a fraction of max_steps."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __iter__(self):
-        return iter(self.rows)
-
-
-def build(tiny_bert, tokenizer, rows, path, collator=None, **options):
-    options = {
-        "num_train_epochs": 2, "per_device_train_batch_size": 8, "report_to": "none",
-        "per_device_eval_batch_size": 7, "use_cpu": True, "disable_tqdm": True, "seed": 1,
-        "save_strategy": "no", "logging_strategy": "no",
-    } | options  # fmt: skip
-    return Trainer(
-        model=tiny_bert,
-        args=TrainingArguments(output_dir=str(path), **options),
-        train_dataset=Rows(rows) if isinstance(rows, list) else rows,
-        eval_dataset=Rows(rows) if isinstance(rows, list) else None,
-        data_collator=collator or Recorder(tokenizer, rng="sample", seed=1),
-    )
+from tests.support.trainers import Rows, Stream, build
 
 
 def test_the_callback_gives_the_collator_its_epochs(tiny_bert, tokenizer, rows, tmp_path):
