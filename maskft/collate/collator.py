@@ -44,8 +44,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             "hf": bit for bit the masks that Transformers' own collator draws with this seed.
         strategy: what is masked together, and how often: "random" (single tokens), "whole_word",
             "span", "ngram", "entity", "keyword"; a strategy from ``maskft.strategy`` with its own
-            options; or your own function (see there). Words are found from ``offset_mapping`` or
-            ``word_ids`` columns where the examples have them, else from the tokenizer's vocabulary.
+            options; or your own function (see there). Words are found from a ``word_ids`` column
+            where the examples have one, else from the tokenizer's vocabulary; from
+            ``offset_mapping`` only where the vocabulary has no word marks.
             Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
             with a warning, "whole_word" keeps the shares it is given.
         selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly

@@ -77,10 +77,14 @@ def units_from_offsets(
     groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Number the words of each sample by the gaps in its text, as Transformers' collator does.
+    """Number the words of each sample by the gaps in its text.
 
     A token that may be masked begins a word if it is the first of its sample, if the token before
-    it may not be masked, or if it begins in the text elsewhere than where that one ended.
+    it may not be masked, or if it begins in the text behind the end of that one or in front of its
+    beginning. Tokens that overlap, such as the bytes of one character, are in one word. Where no
+    tokens overlap these are the words of Transformers' collator, which separates such tokens.
+
+    Offsets that begin at the space before a word leave no gaps: then every row is one word.
 
     Args:
         offset_mapping: int64 [*input_ids.shape, 2], where each token begins and ends in its text.
