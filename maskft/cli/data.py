@@ -204,7 +204,9 @@ def _texts_only(split: Dataset, name: str, args: DataArguments) -> Dataset:
 
     with cache_errors():
         try:
-            split = split.cast(Features({new: Value("string") for new in split.column_names}))
+            text = Features({new: Value("string") for new in split.column_names})
+            if split.features.arrow_schema.types != text.arrow_schema.types:
+                split = split.cast(text)  # a copy on the disk
             return split.filter(kept, input_columns=split.column_names, with_indices=True)
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise UsageError(f"{name}: {one_line(error)}") from None
