@@ -62,7 +62,8 @@ def read(name: str, columns: list[str]) -> Dataset:
         raise UsageError(f"{name}: {'no such file' if missing else one_line(error)}") from None
     if not stat.S_ISREG(about.st_mode):
         raise UsageError(f"{name}: not a regular file")
-    stamp = (_VERSION, str(path.resolve()), about.st_size, about.st_mtime_ns, kind, columns)
+    times = (about.st_mtime_ns, about.st_ctime_ns)  # another file of this name has another ctime
+    stamp = (_VERSION, str(path.resolve()), about.st_size, times, kind, columns)
     digest = blake2b(repr(stamp).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     kept = Path(datasets.config.HF_DATASETS_CACHE) / "maskft" / digest / "texts.arrow"
     with cache_errors():
