@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test lint bench gpu clean
+.PHONY: help setup demo test check lint bench gpu lowest clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -35,6 +35,9 @@ demo: setup ## fine-tune real weights on real text, about five minutes
 test: setup ## run the tests
 	$(BIN)/python -m pytest -q --timeout 600
 
+check: lint ## the daily loop: lint, types and the quick tests
+	@$(BIN)/python -m pytest -q -n 2 --timeout 600 -m "not slow"
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,7 +49,10 @@ bench: setup ## run the CPU benchmarks and draw them into docs
 	$(BIN)/python -m benchmarks.report
 
 gpu: ## run the GPU tests and benchmarks with $(PYTHON), which brings torch and triton
-	@$(PYTHON) -m benchmarks.gpu
+	@$(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT)) $(if $(COMMIT),--commit $(COMMIT))
+
+lowest: ## try the lowest versions that pyproject.toml promises, in .venv-lowest
+	@tests/old_versions.sh lowest .venv-lowest
 
 clean: ## remove the environment and what tools left behind
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info demo-output

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.harness import compare, peak_mib, write
 from maskkernels import linear_cross_entropy, masked_cross_entropy
-from maskkernels.loss import _numba
+from maskkernels.loss import _numba_rows
 
 Calls = dict[str, Callable[[], Any]]
 SHARE = 0.15  # of rows that are labelled
@@ -35,14 +35,14 @@ def kernel() -> Calls:
 
     def plain(source: np.ndarray, out: np.ndarray) -> float:
         nothing = np.empty(0, np.float32)
-        job = _numba.Rows(
+        job = _numba_rows.Rows(
             source, out, np.arange(rows), labels.numpy(), np.full(rows, 1 / rows), nothing, nothing
         )
-        law = _numba.Law(
+        law = _numba_rows.Law(
             0.0, 0.0, np.float32(0), np.float32(1), float(vocab_size), True, False, False
         )
-        found = _numba.Found(np.zeros(rows), np.zeros(rows), np.zeros(rows, np.int64))
-        _numba.cross_entropy(job, law, found, 0, rows)
+        found = _numba_rows.Found(np.zeros(rows), np.zeros(rows), np.zeros(rows, np.int64))
+        _numba_rows.cross_entropy(job, law, found, 0, rows)
         return found.loss.mean()
 
     def torch_into_memory() -> float:

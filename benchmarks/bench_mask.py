@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling
 
-from benchmarks.harness import compare, peak_mib, write
+from benchmarks.harness import Results, captured, compare, peak_mib, write
 from benchmarks.peers import (
     MASK_ID,
     SPECIAL,
@@ -86,15 +86,21 @@ def check(ids: Tensor, calls: dict[str, Callable[[], Any]]) -> None:
             check_masks(name, ids, *call())
 
 
-def against_peers(shape: tuple[int, int], device: str) -> list[dict[str, Any]]:
+def against_peers(
+    shape: tuple[int, int], device: str, *, graphs: bool = False
+) -> list[dict[str, Any]]:
+    """Time the contenders on one shape, checked first; ``graphs``: captured, on a GPU."""
     ids, calls = contenders(shape, device)
     check(ids, calls)
+    how = {} if device == "cpu" else {"how": "captured" if graphs else "launched"}
+    if graphs:
+        calls = {name: captured(call) for name, call in calls.items()}
     sync = torch.cuda.synchronize if device != "cpu" else (lambda: None)
     timed = compare(calls, repeats=30, synchronize=sync)
     return [
         {
             "part": "peers", "what": name, "shape": "x".join(map(str, shape)), "dtype": "int64",
-            "device": device, **ms, "Mtokens_per_s": ids.numel() / ms["p50"] / 1e3,
+            "device": device, **how, **ms, "Mtokens_per_s": ids.numel() / ms["p50"] / 1e3,
             "times_ours": ms["p50"] / timed["mask_tokens"]["p50"],
         }
         for name, ms in timed.items()
@@ -205,15 +211,18 @@ def large_calls() -> dict[str, Callable[[], Any]]:
     return contenders((8192, 512))[1]
 
 
-def main(device: str = "cpu") -> None:
-    """Everything on one core of the CPU, or the peers on a GPU."""
+def on_gpu(results: Results) -> None:
+    """Time the peers on a GPU up to 2^24 tokens, launched from Python and as captured graphs."""
+    for shape in ((64, 512), (4096, 512), (32768, 512)):
+        for graphs in (False, True):
+            results.add(against_peers(shape, "cuda", graphs=graphs))
+
+
+def main() -> None:
+    """Everything on one core of the CPU."""
     torch.set_num_threads(1)
-    if device == "cpu":
-        rows = against_peers((64, 512), device)
-        rows += over_sizes() + over_threads() + kinds() + memory()
-    else:
-        rows = [row for shape in ((64, 512), (4096, 512)) for row in against_peers(shape, device)]
-    write(f"mask_{device}", rows)
+    rows = against_peers((64, 512), "cpu")
+    write("mask_cpu", rows + over_sizes() + over_threads() + kinds() + memory())
 
 
 if __name__ == "__main__":

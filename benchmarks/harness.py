@@ -4,6 +4,7 @@ import importlib
 import json
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,8 +21,8 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("maskkernels", "torch", "numpy", "numba", "triton", "transformers", "datasets")
 
 
-def provenance() -> dict[str, Any]:
-    """What produced the numbers: device, versions, commit and command."""
+def provenance(commit: str | None = None) -> dict[str, Any]:
+    """Say what produced the numbers: device, versions, commit (git's unless given) and command."""
     versions = {"python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
@@ -29,7 +30,7 @@ def provenance() -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "versions": versions,
-        "commit": _commit(),
+        "commit": commit or _commit(),
         "command": "python " + " ".join(sys.orig_argv[1:]),
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -41,9 +42,11 @@ def _commit() -> str:
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT)
 
+    if shutil.which("git") is None or git("rev-parse").returncode:
+        return "unknown"
     code = ("maskkernels", "maskft", "benchmarks/*.py", "constraints.txt")
     dirty = "-dirty" if git("diff", "--quiet", "HEAD", "--", *code).returncode else ""
-    return (git("rev-parse", "--short=12", "HEAD").stdout.strip() or "unknown") + dirty
+    return git("rev-parse", "--short=12", "HEAD").stdout.strip() + dirty
 
 
 def _version(name: str) -> str:
@@ -135,16 +138,47 @@ def _status(field: str) -> int:
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
+class Results:
+    """Rows with provenance in a JSON file, written whenever rows are added.
+
+    Attributes:
+        path: of the file.
+        rows: all so far, numbers rounded to four digits.
+    """
+
+    def __init__(self, name: str, out: Path = RESULTS, commit: str | None = None):
+        self.path, self.rows = out / f"{name}.json", list[dict[str, Any]]()
+        self._commit = commit
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Print rows and write them with those before."""
+        for row in rows:
+            self.rows.append({
+                k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()
+            })  # fmt: skip
+            print("  ".join(f"{k}={v}" for k, v in self.rows[-1].items()), flush=True)
+        found = {"provenance": provenance(self._commit), "rows": self.rows}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def write(name: str, rows: list[dict[str, Any]]) -> Path:
     """Write rows with provenance as JSON, and print them; returns the path."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    rounded = [
-        {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
-        for row in rows
-    ]
-    path.write_text(json.dumps({"provenance": provenance(), "rows": rounded}, indent=1) + "\n")
-    for row in rounded:
-        print("  ".join(f"{k}={v}" for k, v in row.items()))
-    print(f"wrote {path.relative_to(ROOT)}")
-    return path
+    results = Results(name)
+    results.add(rows)
+    print(f"wrote {results.path.relative_to(ROOT)}")
+    return results.path
+
+
+def captured(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The same kernels as a CUDA graph: without the Python that launches them."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # as PyTorch asks where there are gradients
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay

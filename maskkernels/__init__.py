@@ -22,6 +22,7 @@ from maskkernels.loss import LossOutput, linear_cross_entropy, masked_cross_entr
 from maskkernels.mask import MaskedTokens, MaskingPolicy, mask_tokens
 from maskkernels.pack import Packing, pack_rows
 from maskkernels.rng import hash_rows, random_words, threshold
+from maskkernels.tokens import IGNORE_INDEX
 from maskkernels.units import (
     ENDS,
     STARTS,
@@ -35,6 +36,7 @@ from maskkernels.units import (
 
 __all__ = [
     "ENDS",
+    "IGNORE_INDEX",
     "STARTS",
     "CorruptedRows",
     "Denoiser",

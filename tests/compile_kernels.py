@@ -2,8 +2,8 @@
 
     python -m tests.compile_kernels
 
-Prints registers, spills and shared memory where the compiler tells; exits with 1 if any kernel
-does not compile or spills.
+Prints registers, stack, spills and shared memory where the compiler tells; exits with 1 if any
+kernel does not compile, spills more than ``SPILLS`` or takes more stack than ``STACK`` says.
 """
 
 import importlib
@@ -18,10 +18,12 @@ from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import maskkernels
+from tests import loss_instructions
 
 TARGETS = [
     GPUTarget("cuda", 80, 32),
@@ -29,18 +31,24 @@ TARGETS = [
     GPUTarget("cuda", 100, 32),
     GPUTarget("hip", "gfx942", 64),
 ]
-SPILLS = {  # bytes of stack a thread that ptxas takes, to run more threads or to call a division
+STACK = {  # bytes of stack a thread, which calls take, such as a division's; 8 elsewhere
     "_cross_entropy": 16, "_weigh": 16,
 }  # fmt: skip
+WIDTHS = {"fp32": 4, "bf16": 8, "fp16": 8}  # elements of 16 bytes of logits
+SPILLS = {  # bytes that ptxas gives up to stay at a whole number of blocks a processor; 0 elsewhere
+    ("write_spans", 80): 12, ("limit_keys", 80): 12,
+}  # fmt: skip
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
-    "edges": "i64", "odds": "i64", "plan": "i64", "choices": "i64", "draws": "i32", "flags": "i8",
+    "edges": "i64", "odds": "i64", "plan": "i64", "choices": "i64", "draws": "i32", "flags": "i32",
     "until": "i32", "lengths": "i64", "target_lengths": "i64", "begins": "i64",
     "target_begins": "i64", "sentinels": "i64", "inputs": "i64", "targets": "i64", "list": "i64",
-    "starts": "i32", "turns": "i32", "shifts": "i32", "sentences": "i64",
+    "starts": "i32", "turns": "i32", "heads": "i32", "links": "i32",
+    "shifts": "i32", "sentences": "i64",
     "ids": "i64", "sample": "i64", "sample_ids": "i64", "first": "i64", "real": "u8",
     "special": "u8", "table": "u8", "replacement": "i64", "units": "i64", "rates": "fp64",
     "keys": "i64", "limits": "i64", "leaders": "i64", "bounds": "i64", "index": "i64",
-    "out": "i64", "labels": "i64", "counts": "i32", "ends": "i64", "positions": "i64",
+    "out": "i64", "labels": "i64", "counts": "i32", "count": "i64", "ends": "i64",
+    "positions": "i64",
     "maskable": "u8", "offsets": "i64", "word_ids": "i64", "groups": "i64", "whole": "i64",
     "cut": "i64", "weights": "fp64", "parts": "fp64", "asked": "fp64", "total": "i64",
 }  # fmt: skip
@@ -53,6 +61,11 @@ OVERRIDES = {
         "entropy": "fp32", "rank": "i32",
     },
     "_scale": {"factors": "fp32"},
+    "_select": {
+        "class_weights": "fp32", "items": "fp32", "at": "i64", "out": "i64", "count": "i64",
+        "numbers": "fp32",
+    },
+    "_gather": {"at": "i64"},
 }  # fmt: skip
 FLOATS = [dict.fromkeys(("logits", "out", "bias"), t) for t in ("fp32", "bf16", "fp16")]
 DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
@@ -62,30 +75,36 @@ DTYPES = {  # in which dtypes a kernel is compiled; POINTERS unless it is here
     "_weigh": [{}, {"units": "i32", "weights": "fp32"}, {"weights": "bf16"}],
     "_cross_entropy": [*FLOATS, FLOATS[2] | {"out": "fp32"}],
     "_scale": FLOATS,
-    **{name: [{}, NARROW_ROWS] for name in ("_write_spans", "_write_infilling", "_permute")},
+    "_gather": [dict.fromkeys(("input", "out"), t) for t in WIDTHS],
+    **{name: [{}, NARROW_ROWS] for name in ("write_spans", "write_infilling", "permute_sentences")},
 }
+ALIGNED = {"length", "padded", "out_padded", "stride", "out_stride"}  # as a chunk of logits is
 TOGETHER = {"_mask_tokens": [{"BUDGET", "HAS_RATES"}]}  # flags that change each other's code
 LAUNCH = {  # block and warps, 512 and 4 elsewhere
-    "_choose": (128, 4), "_order": (128, 4),
-    "_limits": (1024, 4), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
+    "choose": (128, 4), "order_sentences": (128, 4),
+    "limit_keys": (512, 1), "rank_tokens": (256, 1), "_mask_tokens": (256, 1),
+    "_positions": (256, 1), "_first_real": (1024, 4), "_hash_rows": (1024, 4),
     "_number": (1024, 4), "_span_units": (1024, 4), "_weigh": (1024, 4), "_share_out": (1024, 4),
     "_random_words": (256, 4), "_cross_entropy": (4096, 8), "_scale": (4096, 4),
+    "_select": (1024, 8), "_gather": (1024, 4),
 }  # fmt: skip
+WRITES = re.compile(r"_ptr\b[^)]*\).*tl\.(store|atomic_)", re.DOTALL)
 
 
 def kernels() -> Iterator[JITFunction]:
     """Every kernel: a jitted function with pointer arguments that stores something."""
     for module in pkgutil.walk_packages(maskkernels.__path__, "maskkernels."):
-        if module.name.endswith("._triton"):
+        if "._triton" in module.name:
             for value in vars(importlib.import_module(module.name)).values():
                 is_own = isinstance(value, JITFunction) and value.module == module.name
-                if is_own and "tl.store" in value.src:
+                if is_own and WRITES.search(value.src):
                     yield value
 
 
 def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
     """(signature, constexprs) for all flags off, each alone, some, all on; other widths too."""
-    flags = [p.name for p in kernel.params if p.is_constexpr and p.name != "BLOCK"]
+    sizes = ("BLOCK", "WIDTH")
+    flags = [p.name for p in kernel.params if p.is_constexpr and p.name not in sizes]
     chosen = [set(), *({flag} for flag in flags), *TOGETHER.get(kernel.__name__, []), set(flags)]
     settings = map(frozenset, chosen)
     block, _ = LAUNCH.get(kernel.__name__, (512, 4))
@@ -95,7 +114,8 @@ def variants(kernel: JITFunction) -> Iterator[tuple[dict, dict]]:
         for p in kernel.params:
             if p.is_constexpr:
                 signature[p.name] = "constexpr"
-                constants[p.name] = block if p.name == "BLOCK" else p.name in on
+                sizes_of = {"BLOCK": block, "WIDTH": WIDTHS.get(types.get("logits", ""))}
+                constants[p.name] = sizes_of.get(p.name, p.name in on)
             elif p.name.endswith("_ptr"):
                 signature[p.name] = "*" + types[p.name.removesuffix("_ptr")]
             else:
@@ -108,7 +128,7 @@ def aligned(signature: dict) -> dict:
     return {
         (i,): [["tt.divisibility", 16]]
         for i, (name, kind) in enumerate(signature.items())
-        if kind.startswith("*") or name == "length"
+        if kind.startswith("*") or name in ALIGNED
     }
 
 
@@ -128,9 +148,21 @@ def registers(usage: str) -> int:
     return int(found[1]) if found else 0
 
 
-def spilled(usage: str) -> int:
+def stack(usage: str) -> int:
     """The bytes of stack and local memory in what ``resources`` prints."""
     return sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", usage)))
+
+
+def spills(ptx: str, arch: int) -> int:
+    """Spilled bytes as ptxas counts them: a stack frame alone may be a call's."""
+    target = re.search(r"\.target (\w+)", ptx)
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        name = target[1] if target else f"sm_{arch}"
+        command = [get_ptxas(arch).path, "-v", f"--gpu-name={name}", file.name, "-o", "/dev/null"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return sum(map(int, re.findall(r"(\d+) bytes spill", said)))
 
 
 def main() -> int:
@@ -152,10 +184,15 @@ def main() -> int:
                     continue
                 usage = resources(compiled.asm["cubin"])
                 worst = max(worst, usage, key=registers)
-                if spilled(usage) > SPILLS.get(kernel.__name__, 0):
+                frame = stack(usage)
+                lost = spills(compiled.asm["ptx"], target.arch) if frame else 0
+                most = SPILLS.get((kernel.__name__, target.arch), 0)
+                if lost > most or frame > STACK.get(kernel.__name__, 8):
                     failed += 1
-                    print(f"SPILLS {kernel.__name__} {target} {constants}: {usage}")
+                    usage += f" SPILLED:{lost}"
+                    print(f"STACK OR SPILLS {kernel.__name__} {target} {constants}: {usage}")
             print(f"{kernel.module}.{kernel.__name__} {target.backend}:{target.arch} {worst}")
+    failed += loss_instructions.main()
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
 

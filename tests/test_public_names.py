@@ -30,6 +30,7 @@ MASKKERNELS = [
     "CorruptedRows",
     "Denoiser",
     "ENDS",
+    "IGNORE_INDEX",
     "LossOutput",
     "MaskedTokens",
     "MaskingPolicy",

@@ -21,8 +21,7 @@ from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.messages import UsageError, shown
 from maskft.cli.models import load_tokenizer, outline
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
-from maskft.strategy.words import word_table
-from maskkernels import word_units
+from maskft.strategy.word_marks import WordMarks
 
 STYLES = {"masked": "bold white on blue", "replaced": "bold white on red", "kept": "black on green"}
 _OPEN, _CLOSE = "⟦", "⟧"  # no vocabulary has them
@@ -122,9 +121,7 @@ def _marked(piece: Piece, colour: bool) -> str:
 def heaviest(tokenizer: Any, row: dict[str, Any], count: int = 6) -> Text:
     """Name the words of a row with the largest weights, and the one with the least."""
     ids, special = row["input_ids"], tokenizer.all_special_ids
-    words = (
-        row.get(WORD_COLUMN) or word_units(torch.tensor([ids]), word_table(tokenizer))[0].tolist()
-    )
+    words = row.get(WORD_COLUMN) or WordMarks(tokenizer).units(torch.tensor([ids]))[0].tolist()
     weights: dict[str, float] = {}
     for _, places in groupby(range(len(ids)), key=words.__getitem__):
         ordinary = [i for i in places if ids[i] not in special]

@@ -1,4 +1,4 @@
-"""Examples to masked batch: Transformers' collator, with masks from maskkernels."""
+"""From examples to a masked batch: Transformers' collator, with masks from maskkernels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,11 @@ import transformers
 from torch import Tensor
 
 from maskft.collate.columns import MaskingColumns, UnmaskedBatch
-from maskft.collate.labels import IGNORE_INDEX, label_places
+from maskft.collate.labels import label_places, labels_of_next_tokens
+from maskft.collate.options import check_options
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
-from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
+from maskft.strategy import STRATEGIES, Strategy, Tokens, WholeWord, find_strategy
 from maskft.strategy.schedule import Progress
 from maskft.strategy.vocabulary import Vocabulary
 from maskkernels import MaskingPolicy, hash_rows, mask_tokens
@@ -28,42 +29,46 @@ _policy = lru_cache(maxsize=8, typed=True)(MaskingPolicy)  # checks its fields f
 
 @dataclass
 class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForLanguageModeling):
-    """Pad examples and mask them: Transformers' collator of the same name, and drop-in for it.
+    """Pad and mask examples: a drop-in replacement for Transformers' collator of the same name.
 
-    Every argument, default, output, warning and error of the parent class holds. The masks follow
-    the same law and come from maskkernels. The arguments below are new and keyword-only.
+    ``mask(prepare(examples))`` is all that a call does. Arguments, defaults, outputs, warnings and
+    errors are those of the parent class. The masks have the same distribution and come from
+    maskkernels. The arguments below are new and keyword-only.
 
     Args:
         rng: where the masks come from.
             "stream" (default): fresh masks at every call, from torch's global generator without a
-            ``seed`` and from the collator's own stream with one.
+            ``seed`` and from the collator's own stream with one. Every rank of torch.distributed,
+            worker and pass over the data gets other masks; with a seed, a run that is repeated with
+            as many ranks and workers repeats them.
             "sample": each row's masks depend on (seed, epoch, row) alone, whatever the batch, the
             order, the padding, the workers or the ranks; a missing ``seed`` counts as 0. Call
             ``set_epoch`` at every epoch (``maskft.attach`` does it for a Trainer).
             "hf": bit for bit the masks that Transformers' own collator draws with this seed.
         strategy: what is masked together, and how often: "random" (single tokens), "whole_word",
-            "span", "ngram", "entity", "keyword"; a strategy of ``maskft.strategy`` with options of
-            its own; or a function of yours (see there). Words are found from ``offset_mapping`` or
-            ``word_ids`` columns where the examples have them, else from the tokenizer's vocabulary.
+            "span", "ngram", "entity", "keyword"; a strategy from ``maskft.strategy`` with its own
+            options; or your own function (see there). Words are found from a ``word_ids`` column
+            where the examples have one, else from the tokenizer's vocabulary; from
+            ``offset_mapping`` only where the vocabulary has no word marks.
             Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
             with a warning, "whole_word" keeps the shares it is given.
         selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
             round(rate * maskable) of them in every row, or the rounded sum of the rates that the
             strategy gives them.
-        at_least_one: with selection="budget", one where that would be none.
+        at_least_one: with selection="budget", mask one where the rounded number is 0.
         replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
             of a unit. None: "unit" for spans, else "token".
-        mask_only: masks nothing but tokens of these token types (an int or several), or those where
-            the column of this name is not 0: the question of a pair, the source of a translation.
+        mask_only: mask only tokens of these token types (an int or several), or tokens where the
+            column of this name is not 0, such as the question of a pair.
         schedule: maps progress in [0, 1] to a rate, as ``maskft.RateSchedule`` does. ``attach``
             reports progress; without it, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
-        label_positions: batches have ``label_positions`` too, int64 [R]: where the labels are in
-            the flattened batch. Only a model with ``fuse_loss`` takes it; a GPU then need not
-            search for them. True: as many as there are labels. A number: always so many, -1 after
-            the last, for static shapes (not in evaluation); more labels than that: ValueError. A
-            row of n maskable tokens has round(rate * n) labels, halves up, if selection="budget".
+        label_positions: add ``label_positions`` to the batch, int64 [R]: the places of labelled
+            tokens in the flattened batch. Only a model with ``fuse_loss`` takes it, and then need
+            not search for them on a GPU. True: as many as there are labels. A number: always that
+            many, -1 after the last, for static shapes (not in evaluation); more labels raise
+            ValueError. With "budget" n maskable tokens have round(rate * n), halves rounded up.
 
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which.
@@ -95,7 +100,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         if self.whole_word_mask:
             self.strategy = "whole_word"
         self._strategy = find_strategy(self.strategy)
-        self._check_options()
+        check_options(self, self._strategy)
         # Where the parent draws the masks, or refuses mlm=False, it must see the strategy too.
         whole_word = isinstance(self._strategy, WholeWord)
         self.whole_word_mask = self.whole_word_mask or (
@@ -111,60 +116,27 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         self._progress = Progress()
         self._vocabulary: Vocabulary | None = None
 
-    def _check_options(self) -> None:
-        """Options that do not go together."""
-        own = isinstance(self._strategy, (Random, WholeWord))
-        plain = (self.selection, self.replacement, self.mask_only, self.schedule)
-        if self.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
-            raise ValueError(
-                "rng='hf' draws what Transformers' collator does: strategy='random' or "
-                "'whole_word', without selection, replacement, mask_only or schedule; use "
-                "rng='stream' or rng='sample'"
-            )
-        if self.at_least_one and self.selection != "budget":
-            raise ValueError("at_least_one goes with selection='budget'")
-        if self.replacement == "unit" and isinstance(self._strategy, Random):
-            raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
-        if self.mask_only is not None and not isinstance(self.mask_only, str):
-            types = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
-            if not types or not all(isinstance(kind, int) for kind in types):
-                raise ValueError(
-                    "mask_only must be the name of a column, a token type or several, got "
-                    f"{self.mask_only!r}"
-                )
-        room = self.label_positions
-        if not isinstance(room, int) or (not isinstance(room, bool) and room < 1):
-            raise ValueError(
-                f"label_positions must be True, False or a positive number, got {room!r}"
-            )
-        if self.schedule is not None and not callable(self.schedule):
-            raise TypeError(
-                "schedule must be a function from [0, 1] to a rate, as maskft.RateSchedule, got "
-                f"{type(self.schedule).__name__}"
-            )
-
     def set_progress(
         self, step: int, steps: int, *, epoch: int = 0, epochs: int = 1, batches_a_step: int = 1
     ) -> None:
-        """Say where training stands, for ``schedule``: the next batch is the first of ``step``.
+        """Report training progress to ``schedule``: the next batch is the first of ``step``.
 
-        The collator counts its batches from here on, each worker its own, so that once at the
-        beginning of every epoch (and of a resumed one) is enough: before iterating over the
-        DataLoader, as ``set_epoch``.
+        From here on each worker counts its own batches, so call this once before each epoch (and
+        when resuming), before iterating over the DataLoader, as ``set_epoch``.
 
         Args:
-            step, steps: optimiser steps done, and in all.
-            epoch, epochs: likewise, for a schedule that changes by epoch.
+            step, steps: optimiser steps done, and in total.
+            epoch, epochs: epochs done, and in total, for a schedule that changes by epoch.
             batches_a_step: gradient accumulation.
         """
         self._progress.begin(step, steps, epoch, epochs, batches_a_step)
 
     def required_columns(self) -> list[str]:
-        """The columns that masking reads and the model does not know."""
+        """Return the columns that masking needs and the model does not take."""
         return self._reads().needed()
 
     def optional_columns(self) -> list[str]:
-        """The columns that masking reads where the examples have them."""
+        """Return the columns that masking reads if the examples have them."""
         return self._reads().welcome()
 
     def follow(self, other: SampleDraws) -> None:
@@ -174,16 +146,16 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             self._progress = other._progress
 
     def for_evaluation(self) -> "DataCollatorForLanguageModeling":
-        """A copy with masks that never change: rng="sample" at an epoch training never reaches."""
+        """Return a copy with fixed masks: rng="sample" at an epoch that training never reaches."""
         fixed = super().for_evaluation()
         fixed.schedule = None
         fixed.label_positions = bool(self.label_positions)  # its batches may be larger
         return fixed
 
     def get_generator(self, seed: int) -> Any:
-        if self.rng == "hf":
+        if self.rng == "hf" and self.return_tensors == "np":
             return super().get_generator(seed)
-        return torch.Generator().manual_seed(seed)
+        return torch.Generator().manual_seed(seed if seed < 1 << 64 else seed - (1 << 64))
 
     def torch_call(self, examples: Sequence[Any]) -> dict[str, Any]:
         return self.mask(self.prepare(examples))
@@ -192,7 +164,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return self.mask(self.prepare(examples, "np"))
 
     def prepare(self, examples: Any, framework: str = "pt") -> UnmaskedBatch:
-        """Pad the examples, and gather all that their masks depend on.
+        """Pad the examples, and collect all that their masks depend on.
 
         Args:
             examples: what Transformers' collator takes, or a whole table.
@@ -226,22 +198,24 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             real = padding.real(rows, shape[1])
         unmasked.attention_mask = torch.as_tensor(real)
         unmasked.sample_ids = self._sample_ids(taken)
-        reads.lay_beside(unmasked, taken, padding)
+        reads.add_to(unmasked, taken, padding)
         return unmasked
 
     def mask(self, unmasked: UnmaskedBatch) -> dict[str, Any]:
-        """Plan the masks of a batch, mask it, and say where its labels are.
+        """Plan the masks of a batch, mask it, and add its labels.
 
         Args:
             unmasked: what ``prepare`` made, on any device; its ``batch`` becomes the result.
 
         Returns:
-            the model's batch: input_ids with masks, labels (int64 as the ids), and label_positions
-            where ``label_positions`` is set.
+            the model's batch: masked input_ids, labels of the same dtype, and ``label_positions``
+            if the option is set.
         """
         batch = unmasked.batch
         if not self.mlm:
-            batch["labels"] = self._labels_unmasked(unmasked)
+            batch["labels"] = labels_of_next_tokens(
+                batch["input_ids"], self.tokenizer.pad_token_id, unmasked.cu_seqlens
+            )
             return batch
         self._seed_generator()
         batch["input_ids"], batch["labels"] = self._mask(unmasked)
@@ -256,10 +230,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         special_tokens_mask: Any | None = None,
         offset_mapping: Any | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mask padded ids on their device, as Transformers' method of this name; both results new.
+        """Mask padded ids, as Transformers' method of this name does; both results are new.
 
-        Here a subclass may mask in its own way. Otherwise ``mask`` does not call it, because masks
-        depend on more than these arguments (unless rng="hf").
+        A subclass may replace this method, and ``mask`` then calls it. ``mask`` also calls it for
+        rng="hf". Otherwise masks depend on more than these arguments.
 
         Args:
             inputs: int32 or int64 [B, T].
@@ -278,7 +252,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         special_tokens_mask: Any | None = None,
         offset_mapping: Any | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """``torch_mask_tokens`` for numpy arrays."""
+        """Mask NumPy arrays, as ``torch_mask_tokens`` masks tensors."""
         self._seed_generator()
         if self.rng == "hf":
             return super().numpy_mask_tokens(inputs.copy(), special_tokens_mask, offset_mapping)
@@ -287,14 +261,14 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return input_ids.numpy(), labels.numpy()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Note which of Transformers' masking methods a subclass defines: ``mask`` calls those."""
+        """Note which of Transformers' masking methods a subclass replaces: ``mask`` calls those."""
         super().__init_subclass__(**kwargs)
         below = cls.__mro__[: cls.__mro__.index(DataCollatorForLanguageModeling)]
         defined = {name for base in below for name in vars(base)}
         cls._own_masking = frozenset({"torch_mask_tokens", "numpy_mask_tokens"} & defined)
 
     def _mask(self, unmasked: UnmaskedBatch) -> tuple[Any, Any]:
-        """(input_ids, labels) of a batch, tensors or arrays as its ids are."""
+        """Return (input_ids, labels) of a batch, tensors or arrays as its ids are."""
         ids = unmasked.tokens
         method = "numpy_mask_tokens" if unmasked.is_numpy else "torch_mask_tokens"
         if self.rng == "hf" or method in self._own_masking:
@@ -307,7 +281,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return found if unmasked.cu_seqlens is None else unmasked.packed(*found)
 
     def _draw_masks(self, ids: Tensor, unmasked: UnmaskedBatch) -> tuple[Tensor, Tensor]:
-        """(input_ids, labels), like ``ids`` and new: the strategy plans, and maskkernels masks."""
+        """Return new (input_ids, labels): the strategy plans, and maskkernels masks."""
         vocabulary = self._vocabulary_on(ids.device)
         maskable, special = vocabulary.maskable, unmasked.special_tokens_mask
         if special is not None:
@@ -353,27 +327,18 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         )
         return masked.input_ids, masked.labels
 
-    def _labels_unmasked(self, unmasked: UnmaskedBatch) -> Any:
-        """Labels of a causal model, which predicts every token from those before it."""
-        labels = torch.as_tensor(unmasked.batch["input_ids"]).clone()
-        bounds, pad_token_id = unmasked.cu_seqlens, self.tokenizer.pad_token_id
-        if bounds is not None:  # the first token of a row is nobody's next
-            labels[0, bounds[:-1][bounds.diff() > 0]] = IGNORE_INDEX
-            labels[0, unmasked.count :] = IGNORE_INDEX
-        elif pad_token_id is not None:
-            labels[labels == pad_token_id] = IGNORE_INDEX
-        return labels.numpy() if unmasked.is_numpy else labels
-
     def _reads(self) -> MaskingColumns:
         return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column)
 
     def _seed_generator(self) -> None:
-        """As the parent does: the stream of a seed begins at the first batch, in each worker."""
-        if self.seed is not None and self.generator is None and self.rng != "sample":
+        """Begin the stream of a seed; that of rng="hf" as the parent does."""
+        if self.rng != "hf":
+            super()._seed_generator()
+        elif self.seed is not None and self.generator is None:
             self.create_rng()
 
     def _rate(self) -> float:
-        """The rate of the batch that is being made."""
+        """Return the rate of the batch that is being made."""
         if self.schedule is None:
             return self.mlm_probability
         done = self._progress.next_batch(by=getattr(self.schedule, "by", "step"))
@@ -392,7 +357,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         )
 
     def _vocabulary_on(self, device: torch.device) -> Vocabulary:
-        """The tokenizer's tables, made again when it has got other tokens."""
+        """Return the tokenizer's tables, rebuilt if its tokens have changed."""
         tokenizer, special_ids = self.tokenizer, tuple(self.tokenizer.all_special_ids)
         made_of = (tokenizer, device, len(tokenizer), special_ids)
         if self._vocabulary is None or self._vocabulary.made_of != made_of:

@@ -1,4 +1,4 @@
-"""The columns that masking reads beside the ids: found in the examples, and laid beside a batch."""
+"""The columns that masking reads in addition to the ids: from examples to a batch."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ _UNUSED = ("offset_mapping", ENTITY_COLUMN, WEIGHT_COLUMN)
 
 @dataclass
 class UnmaskedBatch:
-    """A padded or packed batch before masking, and all that its masks depend on besides the ids.
+    """Hold a padded or packed batch before masking, and all that its masks depend on.
 
     Attributes:
         batch: what the model gets, without labels: input_ids [B, T]; packed [1, N + P], the N
@@ -55,14 +55,14 @@ class UnmaskedBatch:
 
     @property
     def tokens(self) -> Any:
-        """The ids that may be masked: [B, T], or flat [N] without the padding behind them."""
+        """The ids of the rows: [B, T], or flat [N] without the padding at the end."""
         ids = self.batch["input_ids"]
         if self.cu_seqlens is None:
             return ids
         return ids[0] if ids.shape[1] == self.count else ids[0, : self.count]
 
     def packed(self, input_ids: Any, labels: Any) -> tuple[Any, Any]:
-        """Flat [N] ids and labels as [1, N + P], with the padding behind them."""
+        """Return flat [N] ids and labels as [1, N + P], with the padding at the end."""
         ids = self.batch["input_ids"]
         if ids.shape[1] > len(input_ids):
             whole, ignored = (
@@ -75,13 +75,13 @@ class UnmaskedBatch:
         return input_ids[None], labels[None]
 
     def to(self, device: torch.device | str) -> "UnmaskedBatch":
-        """The same with every tensor on ``device``."""
+        """Return the same with every tensor on ``device``."""
         return UnmaskedBatch(**moved(vars(self), device))
 
 
 @dataclass(frozen=True)
 class MaskingColumns:
-    """What masking reads of the examples: fields of a collator, which says what they mean.
+    """Name the columns that masking reads; the fields are those of the collator.
 
     ``taken`` below are the columns that ``take_apart`` took.
     """
@@ -91,17 +91,17 @@ class MaskingColumns:
     sample_id_column: str | None
 
     def needed(self) -> list[str]:
-        """The columns that the examples must have."""
+        """Return the columns that the examples must have."""
         names = [*self.strategy.columns]
         names += [name for name in (self.sample_id_column, self.mask_only) if isinstance(name, str)]
         return names
 
     def welcome(self) -> list[str]:
-        """The columns that are read where the examples have them."""
+        """Return the columns that are read if the examples have them."""
         return [] if isinstance(self.strategy, Random) else ["word_ids"]
 
     def take_apart(self, examples: Any) -> tuple[dict[str, Any], dict[str, Any] | list[Any]]:
-        """(columns that are not for the model, the other columns or plain rows).
+        """Return (columns that are not for the model, the other columns or plain rows).
 
         Raises:
             ValueError, TypeError: examples that do not fit, or without a column that is needed.
@@ -130,18 +130,18 @@ class MaskingColumns:
         return self._take(columns), columns
 
     def _take(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """Take out of ``columns`` what is not for the model; checks it."""
+        """Check the columns that are not for the model, and take them out of ``columns``."""
         taken = [name for name in (*_UNUSED, *self.welcome()) if name in columns]
-        asked = [*self.strategy.columns]
-        asked += [self.mask_only] if isinstance(self.mask_only, str) else []
-        for name in asked:
+        needed = [*self.strategy.columns]
+        needed += [self.mask_only] if isinstance(self.mask_only, str) else []
+        for name in needed:
             if name not in columns:
                 raise missing_column(0, name, columns)
             taken += [] if name in taken else [name]
         if taken and "input_ids" in columns:
             lengths = [*map(len, columns["input_ids"])]
             for name in taken:
-                _check_lengths(name, [*map(len, columns[name])], lengths)
+                _check_lengths(name, _lengths(name, columns[name]), lengths)
         if self.sample_id_column is not None:
             if self.sample_id_column not in columns:
                 raise missing_column(0, self.sample_id_column, columns)
@@ -151,32 +151,32 @@ class MaskingColumns:
     def offsets(
         self, taken: Mapping[str, Any], shape: tuple[int, ...], padding: Padding
     ) -> Tensor | None:
-        """int64 [B, T, 2], 0 beside the rows; None where no words are asked for."""
+        """Return int64 [B, T, 2], 0 in the padding; None if the strategy needs no words."""
         if "offset_mapping" not in taken or isinstance(self.strategy, Random):
             return None
-        return padding.rows(offset_rows(taken["offset_mapping"]), width=2).view(*shape, 2)
+        rows = offset_rows(taken["offset_mapping"])
+        return padding.rows(rows, name="offset_mapping", width=2).view(*shape, 2)
 
-    def lay_beside(
-        self, unmasked: "UnmaskedBatch", taken: Mapping[str, Any], padding: Padding
-    ) -> None:
+    def add_to(self, unmasked: "UnmaskedBatch", taken: Mapping[str, Any], padding: Padding) -> None:
         """Pad ``word_ids``, ``columns`` and ``allowed`` of a padded batch, those there are."""
         batch = unmasked.batch
         if "word_ids" in taken:
-            unmasked.word_ids = padding.rows(word_rows(taken["word_ids"]), -1)
+            unmasked.word_ids = padding.rows(word_rows(taken["word_ids"]), -1, name="word_ids")
         if self.strategy.columns:
             unmasked.columns = {
-                name: padding.floats(as_list(taken[name]), value, batch["input_ids"].shape)
+                name: padding.floats(float_rows(taken[name], name), value, batch["input_ids"].shape)
                 if isinstance(value, float)
-                else padding.rows(as_list(taken[name]), value)
+                else padding.rows(as_list(taken[name]), value, name=name)
                 for name, value in self.strategy.columns.items()
             }
         if isinstance(self.mask_only, str):
-            unmasked.allowed = padding.rows(as_list(taken[self.mask_only])) != 0
+            rows = as_list(taken[self.mask_only])
+            unmasked.allowed = padding.rows(rows, name=self.mask_only) != 0
         elif self.mask_only is not None:
             unmasked.allowed = self.of_types(batch.get("token_type_ids"))
 
     def of_types(self, token_type_ids: Any) -> Tensor | None:
-        """Bool, like the token types: the tokens of the types in ``mask_only``; None for all."""
+        """Return where the token types are in ``mask_only``, bool; None: everywhere."""
         if self.mask_only is None:
             return None
         if token_type_ids is None:
@@ -197,8 +197,20 @@ def _check_lengths(name: str, entries: list[int], lengths: list[int]) -> None:
             raise ValueError(f"example {i} has {ids} input_ids but {given} entries in {name!r}")
 
 
+def _lengths(name: str, column: Any) -> list[int]:
+    try:
+        return [*map(len, column)]
+    except TypeError:
+        for i, row in enumerate(column):
+            if not hasattr(row, "__len__"):
+                raise TypeError(
+                    f"row {i} of {name} must have an entry for each token, got {type(row).__name__}"
+                ) from None
+        raise
+
+
 def word_rows(column: Any) -> list[Any]:
-    """The rows of a word_ids column, -1 for tokens that are in no word."""
+    """Return the rows of a word_ids column, -1 for tokens that are in no word."""
     return [
         [-1 if word is None else word for word in row]
         if isinstance(row, (list, tuple)) and None in row
@@ -208,11 +220,43 @@ def word_rows(column: Any) -> list[Any]:
 
 
 def offset_rows(column: Any) -> list[Any]:
-    """The rows of an offset_mapping column, begins and ends by turns."""
-    return [
-        row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
-        for row in as_list(column)
-    ]
+    """Return the rows of an offset_mapping column, beginnings and ends in turn."""
+    rows = as_list(column)
+    try:
+        flat = [
+            row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
+            for row in rows
+        ]
+    except TypeError:
+        flat = []
+    if [*map(len, flat)] != [2 * len(row) for row in rows]:
+        raise _not_pairs(rows)
+    return flat
+
+
+def _not_pairs(rows: list[Any]) -> Exception:
+    for i, row in enumerate(rows):
+        for place in row:
+            if not hasattr(place, "__len__") or len(place) != 2:
+                return TypeError(
+                    f"row {i} of offset_mapping must hold pairs (begin, end), got {place!r}"
+                )
+    return TypeError("offset_mapping must hold pairs (begin, end)")
+
+
+def float_rows(column: Any, name: str) -> list[np.ndarray]:
+    """Return the rows of a column that has a number for each token, as arrays of float64.
+
+    Raises:
+        TypeError: a row of something else, naming column and row.
+    """
+    rows = [np.asarray(row) for row in as_list(column)]
+    for i, row in enumerate(rows):
+        if row.ndim != 1 or (row.size and row.dtype.kind not in "biuf"):
+            values = row.tolist() if row.ndim else [row.item()]
+            bad = next(value for value in values if not isinstance(value, (int, float)))
+            raise TypeError(f"row {i} of {name} must hold a number for each token, got {bad!r}")
+    return [row.astype(np.float64, copy=False) for row in rows]
 
 
 def check_examples(examples: list[Any]) -> None:
@@ -234,7 +278,7 @@ def check_examples(examples: list[Any]) -> None:
 
 
 def by_column(examples: list[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
-    """The columns of these names; one that an example lacks is an error."""
+    """Return the columns of these names; a column that an example lacks is an error."""
     names = list(names)
     try:
         return {name: [example[name] for example in examples] for name in names}
@@ -259,7 +303,7 @@ def missing_column(i: int, name: str, example: Mapping[str, Any]) -> ValueError:
 
 
 def moved(value: Any, device: torch.device | str) -> Any:
-    """A tensor, or mappings of tensors, on ``device``; whatever else as it is."""
+    """Return tensors, also in mappings, on ``device``, and other values as they are."""
     if isinstance(value, Mapping):
         return {name: moved(inner, device) for name, inner in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value

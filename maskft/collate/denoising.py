@@ -1,6 +1,5 @@
-"""Examples to denoising batches for encoder-decoder models: T5's and UL2's spans, BART's text."""
+"""From examples to denoising batches for encoder-decoder models: T5, UL2 and BART."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
 
 from maskft.collate.columns import by_column, check_examples, empty_batch, missing_column
+from maskft.collate.denoising_ids import sentence_ends, sentinels
 from maskft.collate.labels import IGNORE_INDEX
 from maskft.collate.randomness import SampleDraws
 from maskkernels import (
@@ -26,14 +26,11 @@ from maskkernels import (
 from maskkernels.batch import flatten_rows, table_columns
 
 RNGS = ("stream", "sample")
-_SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")
-_WORD_MARKS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write for a space
-_SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")
 
 
 @dataclass(kw_only=True)
 class _Denoising(SampleDraws, DataCollatorMixin):
-    """What both collators do: rows in, corrupted rows out, padded to a batch."""
+    """Corrupt rows and pad them to a batch: what both collators share."""
 
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
@@ -86,7 +83,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
         return {name: column.numpy() for name, column in self.torch_call(examples).items()}
 
     def _columns(self, examples: Any) -> Mapping[str, Any]:
-        """The columns that matter here, of examples in any form."""
+        """Return the columns that are read here, of examples in any form."""
         names = ["input_ids", *([self.sample_id_column] if self.sample_id_column else [])]
         columns = table_columns(examples)
         if columns is None:
@@ -117,7 +114,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
 
 @dataclass
 class DataCollatorForSpanCorruption(_Denoising):
-    """Examples to a batch for T5 or UL2: spans become sentinels, the labels say what was there.
+    """Make batches for T5 or UL2: sentinels replace spans, and the labels are the spans.
 
     Text should be cut into blocks that become full inputs: ``maskkernels.corrupted_lengths`` says
     how long a block becomes. Tokens are looked up when the collator is made.
@@ -128,7 +125,8 @@ class DataCollatorForSpanCorruption(_Denoising):
         mean_span_length: mean length of a span, at least 1.
         denoisers: a mixture in place of the two numbers above, of which each row gets one;
             ``maskkernels.ul2_denoisers(...)`` makes UL2's.
-        sentinel_ids: None: the tokenizer's ``<extra_id_0>``, ``<extra_id_1>``...
+        sentinel_ids: None: those of pretraining, the tokenizer's ``<extra_id_0>``,
+            ``<extra_id_1>``...; with ByT5's tokenizer 258, 257...
         final_sentinel: one more sentinel after the last span of the labels.
         max_length: refuse longer rows. None: none is too long.
         pad_to_multiple_of: round both lengths up to a multiple of this.
@@ -137,7 +135,7 @@ class DataCollatorForSpanCorruption(_Denoising):
             there is no "hf". ``set_epoch`` and ``for_evaluation`` too.
 
     Returns:
-        from a call: input_ids and attention_mask [B, T], labels [B, L] with -100 beside the
+        from a call: input_ids and attention_mask [B, T], labels [B, L], -100 after the
         targets. A Transformers model shifts the labels to its decoder's inputs by itself. Of the
         examples' columns, ``input_ids`` is read, and ``attention_mask``, whose zeros are left out.
 
@@ -182,7 +180,7 @@ class DataCollatorForSpanCorruption(_Denoising):
 
 @dataclass
 class DataCollatorForTextInfilling(_Denoising):
-    """Examples to a batch for BART: spans become masks, sentences are shuffled, labels are whole.
+    """Make batches for BART: spans masked, sentences shuffled, labels the whole text.
 
     Args:
         tokenizer: gives the ids of padding, of the mask, and of the tokens around a row, which stay
@@ -191,13 +189,13 @@ class DataCollatorForTextInfilling(_Denoising):
         mean_span_length: mean of the Poisson distribution of span lengths, in (0, 256].
         permute_sentences: shuffle the sentences of each row.
         sentence_end_ids: a sentence ends after each of these ids. None: the tokenizer's full stops,
-            exclamation and question marks.
+            exclamation and question marks, of all scripts (Unicode's Sentence_Terminal).
         max_length, pad_to_multiple_of, return_tensors, seed, rng, sample_id_column: as for
             ``DataCollatorForSpanCorruption``.
 
     Returns:
         from a call: input_ids and attention_mask [B, T], labels [B, L], the rows as they were with
-        -100 beside them.
+        -100 after them.
 
     Raises:
         ValueError, TypeError: an argument, a tokenizer without a mask or padding, an example that
@@ -240,51 +238,15 @@ class DataCollatorForTextInfilling(_Denoising):
         return infill_text(ids, self._infilling, **where)
 
 
-def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids of ``<extra_id_0>``, ``<extra_id_1>``... in this order.
-
-    Raises:
-        ValueError: the tokenizer has none; says how to add them.
-    """
-    found = {}
-    for token, i in tokenizer.get_vocab().items():
-        if match := _SENTINEL.fullmatch(token):
-            found[int(match[1])] = i
-    if not found:
-        raise ValueError(
-            "the tokenizer has no sentinels <extra_id_0>, <extra_id_1>...: add them with "
-            "tokenizer.add_tokens([f'<extra_id_{i}>' for i in range(100)], special_tokens=True) "
-            "and model.resize_token_embeddings(len(tokenizer)), or give sentinel_ids"
-        )
-    return tuple(found[number] for number in sorted(found))
-
-
-def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids of full stops, exclamation and question marks, with and without a space in front.
-
-    Raises:
-        ValueError: the tokenizer has none; says what to do.
-    """
-    vocabulary = tokenizer.get_vocab()
-    texts = [mark + end for end in _SENTENCE_ENDS for mark in ("", *_WORD_MARKS)]
-    found = sorted({vocabulary[text] for text in texts if text in vocabulary})
-    if not found:
-        raise ValueError(
-            "the tokenizer has no token for the end of a sentence (. ! ?): give sentence_end_ids, "
-            "or permute_sentences=False"
-        )
-    return tuple(found)
-
-
 def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that a tokenizer puts around a row."""
+    """Return the tokens that a tokenizer puts around a row."""
     names = ("bos_token_id", "cls_token_id", "sep_token_id", "eos_token_id", "pad_token_id")
     found = {getattr(tokenizer, name) for name in names}
     return tuple(sorted(i for i in found if i is not None))
 
 
 def _flags(rows: Any, bounds: Tensor) -> Tensor | None:
-    """An attention mask end to end; None where it keeps every token."""
+    """Return an attention mask end to end; None if it keeps every token."""
     flags, own = flatten_rows(rows)
     if not torch.equal(own, bounds):
         lengths = zip(bounds.diff().tolist(), own.diff().tolist(), strict=False)

@@ -1,4 +1,4 @@
-"""Columns of rows to a padded batch: what ``tokenizer.pad`` makes of them, by maskkernels."""
+"""Columns of rows to a padded batch: the result of ``tokenizer.pad``, by maskkernels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,26 +15,30 @@ from transformers.data.data_collator import (
 from transformers.utils import to_py_obj
 
 from maskkernels import pad_batch, pad_rows
+from maskkernels.batch import flatten_rows
 
 
 @dataclass(frozen=True)
 class Padding:
-    """Where a batch is padded: ``side``, and up to a ``multiple`` of tokens (None: of 1)."""
+    """Pad rows on a ``side``, up to a ``multiple`` of tokens (None: of 1)."""
 
     side: str
     multiple: int | None
 
-    def rows(self, rows: Any, value: int = 0, *, width: int = 1) -> Tensor:
-        """int64 [B, T * width]: rows that have ``width`` integers for each token."""
+    def rows(self, rows: Any, value: int = 0, *, name: str, width: int = 1) -> Tensor:
+        """Return int64 [B, T * width] from rows that have ``width`` integers for each token.
+
+        ``name`` is the column's, for errors.
+        """
         return pad_rows(
-            rows,
+            flatten_rows(rows, name=name),
             padding_value=value,
             padding_side=self.side,
             pad_to_multiple_of=width * self.multiple if self.multiple else width,
         )
 
     def floats(self, rows: list[Any], value: float, shape: tuple[int, ...]) -> Tensor:
-        """float64 of ``shape`` [B, T]: rows that have a number for each token."""
+        """Return float64 of ``shape`` [B, T] from rows that have a number for each token."""
         if sum(map(len, rows)) == shape[0] * shape[1]:  # nothing to pad
             return torch.from_numpy(np.concatenate(rows, dtype=np.float64).reshape(shape))
         out = np.full(shape, value)
@@ -43,7 +47,7 @@ class Padding:
         return torch.from_numpy(out)
 
     def real(self, rows: Any, length: int) -> Tensor:
-        """Bool [B, length]: the tokens that the rows brought along."""
+        """Return bool [B, length], true at the tokens of the rows."""
         own = torch.tensor([len(row) for row in rows]).unsqueeze(1)
         column = torch.arange(length)
         return column >= length - own if self.side == "left" else column < own
@@ -55,7 +59,7 @@ def pad_columns(
     pad_to_multiple_of: int | None,
     framework: str,
 ) -> dict[str, Any]:
-    """What ``tokenizer.pad`` makes of the columns: by itself where it pads in its own way.
+    """Pad columns as ``tokenizer.pad`` does, and call it if it pads in its own way.
 
     Args:
         columns: from names to rows, lists or arrays or columns of Arrow.
@@ -106,7 +110,7 @@ def pad_sequences(
     pad_to_multiple_of: int | None,
     framework: str,
 ) -> Any:
-    """Rows of ids without names, padded; of their own dtype where they are int32."""
+    """Pad plain rows of ids; int32 rows stay int32."""
     as_torch = framework == "pt"
     if tokenizer.pad_token is None:  # fine for rows of one length, else its error
         pad = _torch_collate_batch if as_torch else _numpy_collate_batch
@@ -126,12 +130,12 @@ def pad_sequences(
 
 
 def as_list(column: Any) -> list[Any]:
-    """A column as a list of rows; one of Arrow as Python objects."""
+    """Return a column as a list of rows, an Arrow column as Python objects."""
     return column.to_pylist() if hasattr(column, "to_pylist") else list(column)
 
 
 def _no_integers(attention_mask: Any) -> bool:
-    """The rows of an attention mask are matrices, or of floats or booleans, which stay so."""
+    """Return whether the rows of an attention mask are matrices, floats or booleans."""
     if attention_mask is None or hasattr(attention_mask, "to_pylist"):
         return False
     row: Any = next((row for row in attention_mask if hasattr(row, "__len__") and len(row)), ())

@@ -1,4 +1,4 @@
-"""Masking on the model's device: the loader only pads, and the batch is masked where it arrives.
+"""Masking on the model's device: the loader only pads, and the batch is masked on arrival.
 
     collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
     for batch in DataLoader(rows, collate_fn=UnmaskedCollator(collator)):
@@ -16,15 +16,15 @@ from torch import Tensor
 from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.collate.columns import UnmaskedBatch
 
-LATER = "masking"  # the entry of a plain batch that holds what masking needs beside the ids
+LATER = "masking"  # the entry of a plain batch that holds what masking needs in addition
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
 
 
 class UnmaskedCollator:
-    """A collator that stops before masking: what ``mask_batch`` takes.
+    """Prepare batches for ``mask_batch``: a collator's ``prepare`` as a plain dict.
 
     A batch holds what the collator's would, without labels, its integer tensors in ``dtype``, and
-    an entry "masking" with what the masks depend on besides the ids.
+    an entry "masking" with the other inputs of masking.
 
     Args:
         collator: a maskft collator (padding or packing); shared, so that ``set_epoch`` reaches
@@ -67,20 +67,20 @@ class UnmaskedCollator:
 def mask_batch(
     batch: Mapping[str, Any], collator: DataCollatorForLanguageModeling
 ) -> dict[str, Any]:
-    """Mask a plain batch on the device it is on, as the collator would have.
+    """Mask a prepared batch on its device, as the collator would have masked it.
 
     With rng="sample" the masks are those of the collator, bit for bit: Numba makes them on the CPU
     and Triton on a GPU, without waiting for the device.
 
     Args:
-        batch: what a ``UnmaskedCollator`` gave, on any device; or a mapping with plain padded
+        batch: from an ``UnmaskedCollator``, on any device; or a mapping with padded
             input_ids [B, T] (int32 or int64) and, where there is padding, attention_mask. A batch
             that has labels is masked already and comes back as it is.
         collator: rate, shares, strategy, rng, seed and epoch (``set_epoch``) of the masks.
 
     Returns:
         a new dict: the batch with input_ids masked and labels, both int64, as models want them,
-        and label_positions where the collator is asked for them (on a GPU by a number).
+        and label_positions if the collator adds them (on a GPU, only a fixed number of them).
 
     Raises:
         TypeError, ValueError: a collator or batch that does not fit; label_positions=True on a GPU.
@@ -124,7 +124,7 @@ def check_collator(collator: Any) -> None:
             f"{type(collator).__name__}"
         )
     if collator.rng == "hf" or not collator.mlm:
-        asked = "rng='hf'" if collator.rng == "hf" else "mlm=False"
+        option = "rng='hf'" if collator.rng == "hf" else "mlm=False"
         raise ValueError(
-            f"masking on the device does not go with {asked}: it takes rng='stream' or 'sample'"
+            f"masking on the device does not go with {option}: it takes rng='stream' or 'sample'"
         )

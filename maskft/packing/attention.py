@@ -28,7 +28,7 @@ def lay_out(
     padding: int = 0,
     max_samples: int | None = None,
 ) -> dict[str, Any]:
-    """What a model must be told of rows that lie end to end; see ``DataCollatorWithPacking``.
+    """Return the arguments that separate packed rows; see ``DataCollatorWithPacking``.
 
     Args:
         cu_seqlens: int64 [B + 1]: row b is cu_seqlens[b]..cu_seqlens[b + 1].
@@ -42,7 +42,7 @@ def lay_out(
     position = torch.arange(count) - torch.repeat_interleave(
         cu_seqlens[:-1], lengths, output_size=count
     )
-    # Padding may be longer than any row the model has positions for: all of it stands at the first.
+    # Padding may be longer than any row the model has positions for: all of it has the first.
     position = torch.nn.functional.pad(position, (0, padding)) + position_ids_start
     ends = torch.cat([cu_seqlens, cu_seqlens[-1:] + padding]) if padding else cu_seqlens
     told: dict[str, Any] = {"position_ids": position.unsqueeze(0)}
@@ -52,7 +52,7 @@ def lay_out(
 
 
 def _varlen(ends: Tensor, max_samples: int | None) -> dict[str, Any]:
-    """What FlashAttention takes, by the names that Transformers gives it."""
+    """Return the arguments of FlashAttention, with Transformers' names."""
     longest = int(ends.diff().max()) if ends.numel() > 1 else 0
     if max_samples is not None:
         missing = max_samples + 2 - ends.numel()  # one for the 0, one for the padding
@@ -73,7 +73,7 @@ def _varlen(ends: Tensor, max_samples: int | None) -> dict[str, Any]:
 
 
 def _block_diagonal(ends: Tensor, dtype: torch.dtype, sliding_window: int | None) -> Any:
-    """[1, 1, N, N]: a token sees the tokens of its own row; for local layers the near ones."""
+    """Return [1, 1, N, N]: a token sees the tokens of its row; in local layers the near ones."""
     if sliding_window is None:
         return _as_mask(ends, dtype, None)
     return {
@@ -101,7 +101,7 @@ def _as_mask(ends: Tensor, dtype: torch.dtype, window: int | None) -> Tensor:
 
 
 def packed_attention(model: Any, vocab_size: int, attention: str | None) -> dict[str, Any]:
-    """The arguments of ``DataCollatorWithPacking`` that fit a model.
+    """Find the arguments of ``DataCollatorWithPacking`` that fit a model.
 
     Args:
         model: a Transformers model that returns ``logits``; left in the mode it was in.
@@ -135,7 +135,7 @@ def packed_attention(model: Any, vocab_size: int, attention: str | None) -> dict
 
 
 def _first_position(model: Any) -> int:
-    """RoBERTa and its kin count positions from padding_idx + 1."""
+    """Return the first position: RoBERTa and its kin count from padding_idx + 1."""
     for module in model.modules():
         padding = getattr(getattr(module, "position_embeddings", None), "padding_idx", None)
         if padding is not None:
@@ -145,7 +145,7 @@ def _first_position(model: Any) -> int:
 
 @torch.no_grad()
 def _problem(model: Any, vocab_size: int, arguments: dict[str, Any]) -> str | None:
-    """What goes wrong with packed rows; None where they give what each gives alone."""
+    """Say what goes wrong with packed rows; None if they give what each gives alone."""
     rows = _rows(model.config, vocab_size, arguments.get("sliding_window"))
     ends = torch.tensor([0, *(row.numel() for row in rows)]).cumsum(0)
     told = moved(lay_out(ends, **arguments), model.device)
@@ -164,12 +164,12 @@ def _problem(model: Any, vocab_size: int, arguments: dict[str, Any]) -> str | No
     effect = (mixed - expected).float().norm()
     close = _CLOSE.get(expected.dtype, _CLOSE_ROUNDED)
     if not float((packed - expected).float().norm()) <= close * float(effect):
-        return "rows see each other, or stand at other positions than alone"
+        return "rows see each other, or have other positions than alone"
     return None
 
 
 def _rows(config: Any, vocab_size: int, sliding_window: int | None) -> list[Tensor]:
-    """A few rows of ordinary ids, the first longer than a local layer looks."""
+    """Make a few rows of ordinary ids, the first longer than a local layer looks."""
     limit = getattr(config, "max_position_embeddings", None) or 64
     longest = max(8, min(2 * (sliding_window or 4) + 8, limit // 2))
     half = max(vocab_size // 2, 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.collate.columns import UnmaskedBatch, offset_rows, word_rows
+from maskft.collate.columns import UnmaskedBatch, float_rows, offset_rows, word_rows
 from maskft.packing.attention import ATTENTIONS, lay_out, packed_attention
 from maskft.strategy import Random
 from maskkernels.batch import flatten_rows
@@ -27,7 +27,7 @@ _OWN = "strategy's "  # in front of the columns that the strategy reads
 
 @dataclass
 class DataCollatorWithPacking(DataCollatorForLanguageModeling):
-    """Lay the rows of a batch end to end and mask them: no padding inside.
+    """Lay the rows of a batch end to end without padding, and mask them.
 
     The masks are those of the padded batch, bit for bit, with rng="sample" and rng="stream".
     Tokens that an example's attention_mask leaves out (padding it came with) are dropped. Rows
@@ -49,16 +49,16 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             not see each other in them. The block-diagonal mask is then a mapping
             {"full_attention": [1, 1, N, N], "sliding_attention": [1, 1, N, N]}.
         max_length: cut rows to this many tokens. None: leave them whole.
-        total_length: fill the batch with pad tokens, which nothing sees and nobody predicts, to
+        total_length: fill the batch with pad tokens, which are neither seen nor predicted, to
             this many tokens: a static shape. None: no padding at all.
         max_samples: with ``total_length``, let cu_seq_lens name this many rows, empty ones after
             the real ones, and max_length be ``total_length``: static shapes and numbers for a
             compiled model.
         the others: as for ``DataCollatorForLanguageModeling``; ``pad_to_multiple_of`` counts the
-            tokens of the whole batch, and rng="hf" only goes with "padded".
+            tokens of the whole batch, and rng="hf" needs "padded".
 
     A batch holds input_ids, position_ids, labels [1, N] (int64), token_type_ids where the examples
-    have them, label_positions where they are asked for, and, by ``attention``: cu_seq_lens_q and
+    have them, label_positions if the option is set, and, by ``attention``: cu_seq_lens_q and
     cu_seq_lens_k (int32 [B + 1], the padding a row of its own) with max_length_q and max_length_k
     (int); or attention_mask.
 
@@ -83,7 +83,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
 
     @classmethod
     def for_model(cls, model: Any, tokenizer: Any, **options: Any) -> "DataCollatorWithPacking":
-        """A collator with the attention, positions and mask that fit a model, proved on it.
+        """Make a collator with the attention, positions and mask that fit a model, as tested on it.
 
         The model runs twice on a few short rows, packed and alone. Where neither "varlen" (for
         FlashAttention) nor "block_diagonal" gives what the rows give alone, the collator pads:
@@ -94,7 +94,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             tokenizer, options: as for the class. An ``attention`` among them must hold the proof.
 
         Raises:
-            ValueError: the asked ``attention`` lets rows see each other in this model, or fails.
+            ValueError: the given ``attention`` lets rows see each other in this model, or fails.
         """
         found = packed_attention(model, len(tokenizer), options.get("attention"))
         return cls(tokenizer, **{**found, **options})
@@ -144,9 +144,9 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
         )
 
     def _flatten(
-        self, rows: Mapping[str, Any], beside: dict[str, Any]
+        self, rows: Mapping[str, Any], taken: dict[str, Any]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """(columns with one entry for each token [N, ...], cu_seqlens int64 [B + 1])."""
+        """Return (columns with one entry for each token [N, ...], cu_seqlens int64 [B + 1])."""
         if "input_ids" not in rows:
             raise ValueError(f"the examples have no column 'input_ids'; they have {sorted(rows)}")
         others = rows.keys() - {"input_ids", *_TOKEN_COLUMNS}
@@ -165,33 +165,33 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
                 raise ValueError(f"{name!r} does not have one value for each token of 'input_ids'")
             flat[name] = values.long()
         units = not isinstance(self._strategy, Random)
-        if "word_ids" in beside and units:
-            flat["word_ids"] = flatten_rows(word_rows(beside["word_ids"]), name="word_ids")[0]
-        if "offset_mapping" in beside and units:
-            pairs = flatten_rows(offset_rows(beside["offset_mapping"]), name="offset_mapping")[0]
+        if "word_ids" in taken and units:
+            flat["word_ids"] = flatten_rows(word_rows(taken["word_ids"]), name="word_ids")[0]
+        if "offset_mapping" in taken and units:
+            pairs = flatten_rows(offset_rows(taken["offset_mapping"]), name="offset_mapping")[0]
             flat["offset_mapping"] = pairs.long().view(-1, 2)
         for name, value in self._strategy.columns.items():
-            flat[_OWN + name] = _flat_column(beside[name], isinstance(value, float))
+            flat[_OWN + name] = _flat_column(taken[name], name, isinstance(value, float))
         if isinstance(self.mask_only, str):
-            flat[_OWN] = _flat_column(beside[self.mask_only], False)
+            flat[_OWN] = _flat_column(taken[self.mask_only], self.mask_only, False)
         return _leave_out(flat, cu_seqlens, self.max_length)
 
     def _allowed(self, flat: dict[str, Tensor]) -> Tensor | None:
-        """Bool [N]: the tokens that ``mask_only`` names; None for all."""
+        """Return where ``mask_only`` allows masks, bool [N]; None: everywhere."""
         if isinstance(self.mask_only, str):
             return flat[_OWN] != 0
         return self._reads().of_types(flat.get("token_type_ids"))
 
     def _finish(self, flat: dict[str, Tensor], cu_seqlens: Tensor) -> dict[str, Any]:
-        """The model's batch without labels: ids, positions, what keeps rows apart, padding."""
+        """Return the model's batch without labels: ids, positions, attention, padding."""
         padding = self._padding(flat["input_ids"].numel())
-        beside = {
+        values = {
             "input_ids": self.tokenizer.pad_token_id,
             "token_type_ids": self.tokenizer.pad_token_type_id,
         }
         batch: dict[str, Any] = {
             name: functional.pad(flat[name], (0, padding), value=value if padding else 0)[None]
-            for name, value in beside.items()
+            for name, value in values.items()
             if name in flat
         }
         return batch | lay_out(
@@ -205,7 +205,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
         )
 
     def _padding(self, count: int) -> int:
-        """Pad tokens behind ``count`` tokens."""
+        """Return how many pad tokens follow ``count`` tokens."""
         multiple = self.pad_to_multiple_of or 1
         total = -(-count // multiple) * multiple if self.total_length is None else self.total_length
         if count > total:
@@ -221,7 +221,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
 def _leave_out(
     flat: dict[str, Tensor], cu_seqlens: Tensor, max_length: int | None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Without the tokens outside the attention mask, and those past ``max_length``."""
+    """Drop the tokens outside the attention mask, and those past ``max_length``."""
     kept = flat.pop("attention_mask", None)
     lengths = cu_seqlens.diff()
     kept = None if kept is None or bool(kept.all()) else kept != 0
@@ -245,11 +245,11 @@ def _leave_out(
     return {name: values[kept] for name, values in flat.items()}, ends
 
 
-def _flat_column(rows: Any, floats: bool) -> Tensor:
-    """A column of one number for each token, [N]: int64 or float64."""
+def _flat_column(rows: Any, name: str, floats: bool) -> Tensor:
+    """Return a column of one number for each token, int64 or float64 [N]."""
     if not floats:
-        return flatten_rows(rows)[0].long()
-    return torch.from_numpy(np.concatenate([np.asarray(row, np.float64) for row in rows]))
+        return flatten_rows(rows, name=name)[0].long()
+    return torch.from_numpy(np.concatenate(float_rows(rows, name)))
 
 
 def _as_numpy(batch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which rows share a packed batch: blocks of rows that fill a number of tokens."""
+"""Which rows share a packed batch: blocks that rows fill."""
 
 import itertools
 import operator
@@ -13,7 +13,7 @@ from maskkernels import Packing, pack_rows
 
 
 class PackedBatchSampler(Sampler[list[int]]):
-    """Batches of rows that fill a block of tokens: for ``DataLoader(batch_sampler=...)``.
+    """Sample batches of rows that fill blocks: for ``DataLoader(batch_sampler=...)``.
 
     Rows are shuffled and packed by ``maskkernels.pack_rows``, once: all epochs have as many
     batches. At every epoch rows of one length change places, so that a row meets other rows, and
@@ -70,7 +70,7 @@ class PackedBatchSampler(Sampler[list[int]]):
         self.epoch = operator.index(epoch)
 
     def batches(self) -> list[list[int]]:
-        """The batches of this epoch and rank."""
+        """Return the batches of this epoch and rank."""
         state = (self.epoch, self.seed, self.shuffle)
         if getattr(self, "_known", (None,))[0] != state:
             self._known = (state, self._pack())
@@ -104,14 +104,14 @@ class PackedBatchSampler(Sampler[list[int]]):
         return packed._replace(rows=order[packed.rows])
 
     def _exchanged(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """``rows`` with the places of rows of one length dealt out anew."""
+        """Return ``rows`` with the places of rows of one length shuffled."""
         sizes = self.lengths.clamp(max=self.block_size)
         others = torch.randperm(rows.numel(), generator=generator)
         others = others[sizes[others].argsort(stable=True)]
         return torch.empty_like(rows).index_copy_(0, sizes[rows].argsort(stable=True), others)
 
     def _own(self, blocks: list[list[int]]) -> list[list[int]]:
-        """This rank's share."""
+        """Return this rank's share."""
         uneven = len(blocks) % self.num_replicas
         if uneven and self.drop_last:
             blocks = blocks[:-uneven]

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskft.strategy.word_marks import WordMarks
 from maskkernels import hash_rows, units_from_offsets, units_from_word_ids, word_units
 from maskkernels.units import STARTS
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is masked together, and how often; the fields of ``mask_tokens`` of the same names.
+    """Say what is masked together, and how often: arguments of ``maskkernels.mask_tokens``.
 
     Attributes:
         units: int64 [B, T], numbers from 0 in each sample, -1: never masked. None: single tokens.
@@ -38,13 +39,13 @@ class Plan:
 
 @dataclass
 class Tokens:
-    """A padded or packed batch, as a strategy sees it.
+    """Show a strategy a padded or packed batch.
 
     Attributes:
         input_ids: int32 or int64 [B, T]; flat [N] with ``cu_seqlens``, and so is what follows.
         rate: the collator's rate at this moment.
         seed, epoch: of the random contract.
-        columns: the columns the strategy asked for, padded to [B, T].
+        columns: the columns that the strategy names, padded to [B, T].
         attention_mask, special_tokens_mask: [B, T] or None; ``maskable``: bool [V].
         offset_mapping [B, T, 2], word_ids [B, T]: as the examples brought them, or None.
 
@@ -70,12 +71,12 @@ class Tokens:
     maskable: Tensor | None = None
     offset_mapping: Tensor | None = None
     word_ids: Tensor | None = None
-    word_table: Callable[[], Tensor] | None = None
+    word_table: Callable[[], WordMarks] | None = None
     given_sample_ids: Tensor | None = None
     cu_seqlens: Tensor | None = None
 
     def sample_ids(self) -> Tensor:
-        """int64 [B]: the identity of each row; a hash of its tokens where none was given."""
+        """Return int64 [B], the id of each row: a hash of its tokens if none was given."""
         if self.given_sample_ids is None:
             self.given_sample_ids = hash_rows(
                 self.input_ids, cu_seqlens=self.cu_seqlens, attention_mask=self.attention_mask
@@ -83,29 +84,34 @@ class Tokens:
         return self.given_sample_ids
 
     def words(self, groups: Tensor | None = None) -> Tensor:
-        """int64 [B, T]: the word of each token that may be masked, -1 elsewhere.
+        """Return int64 [B, T], the word of each token that may be masked, -1 elsewhere.
 
-        From ``offset_mapping`` or ``word_ids`` where the examples have them, else from the
-        vocabulary. Neighbours with the same number in ``groups`` (int64 [B, T], negative for none)
-        are one unit, whatever their words.
+        From ``word_ids`` where the examples have them, else from the vocabulary; from
+        ``offset_mapping`` only where that has no word marks. So words do not depend on whether the
+        examples carry offsets, which some tokenizers begin at the space before a word. Neighbours
+        with the same number in ``groups`` (int64 [B, T], negative for none) are one unit, whatever
+        their words.
         """
         limits = {**self._limits(), "groups": groups}
-        if self.offset_mapping is not None:
-            return units_from_offsets(self.input_ids, self.offset_mapping, **limits)
         if self.word_ids is not None:
             return units_from_word_ids(self.input_ids, self.word_ids, **limits)
-        if self.word_table is None:
+        marks = None if self.word_table is None else self.word_table()
+        if marks is not None and (marks.known or self.offset_mapping is None):
+            units = marks.units(self.input_ids, **limits)
+        elif self.offset_mapping is not None:
+            units = units_from_offsets(self.input_ids, self.offset_mapping, **limits)
+        else:
             raise ValueError("these tokens know no words: no offsets, word ids or vocabulary")
-        return word_units(self.input_ids, self.word_table(), **limits)
+        return units if marks is None else marks.watch(units, self.cu_seqlens)
 
     def singles(self) -> Tensor:
-        """int64 [B, T]: a number for each token that may be masked, -1 elsewhere."""
+        """Return int64 [B, T], a number for each token that may be masked, -1 elsewhere."""
         size = 1 if self.maskable is None else self.maskable.numel()
         table = torch.full((size,), STARTS, dtype=torch.uint8, device=self.input_ids.device)
         return word_units(self.input_ids, table, **self._limits())
 
     def grouped(self, numbers: Tensor) -> Tensor:
-        """int64 [B, T]: units that begin where ``numbers`` [B, T] change; -1 where negative."""
+        """Return int64 [B, T], units that begin where ``numbers`` change; -1 where negative."""
         return units_from_word_ids(self.input_ids, numbers.long(), **self._limits())
 
     def _limits(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Masking rates that change in the course of training.
+"""Masking rates that change during training.
 
-A schedule is a function from the share of training that is done, in [0, 1], to a rate. The collator
+A schedule maps progress in [0, 1] to a rate. The collator
 counts the batches it makes, in each worker, so that a batch has the rate of the step it is for, not
 of the step that ran while it was made: prefetching changes nothing, and a resumed run goes on with
 the very rates of the whole run.
@@ -21,7 +21,7 @@ KINDS = ("constant", "linear", "cosine", "steps")
 
 @dataclass(frozen=True)
 class RateSchedule:
-    """A rate for each moment of training.
+    """Map progress in [0, 1] to a masking rate.
 
     Attributes:
         kind: "constant", "linear" or "cosine" from ``begin`` to ``end``, or "steps".
@@ -61,7 +61,7 @@ class RateSchedule:
             raise ValueError(f"steps must ascend from 0.0 and stay below 1, got {starts}")
 
     def __call__(self, done: float) -> float:
-        """The rate when the share ``done`` of training is behind; held to [0, 1]."""
+        """Return the rate at progress ``done``, which is clamped to [0, 1]."""
         done = min(max(done, 0.0), 1.0)
         if self.kind == "constant":
             return self.begin
@@ -73,7 +73,7 @@ class RateSchedule:
 
 
 def parse_schedule(text: str) -> RateSchedule:
-    """A schedule from its name on the command line.
+    """Parse a schedule as the command line writes it.
 
     "linear:0.3:0.05", "cosine:0.3:0.05", "constant:0.15", "steps:0.3,0.5:0.15,0.8:0.05" (0.3 to
     begin with, 0.15 from half of training on, 0.05 from 80% on); "/epoch" at the end changes the
@@ -104,7 +104,7 @@ def parse_schedule(text: str) -> RateSchedule:
 
 
 class Progress:
-    """Where training stands, in memory that workers share, and how many batches came since.
+    """Keep the progress of training in memory that workers share, and count batches from there.
 
     Worker w of n makes the batches w, w + n, w + 2n... of an epoch, so each knows the number of its
     batch by itself, however far it runs ahead of the training step.
@@ -116,7 +116,7 @@ class Progress:
         self._seen = self._made = 0
 
     def begin(self, step: int, steps: int, epoch: int, epochs: int, batches_a_step: int) -> None:
-        """The next batch is the first of ``step``."""
+        """Start counting: the next batch is the first of ``step``."""
         if steps < 1 or epochs < 1 or batches_a_step < 1:
             raise ValueError(
                 "steps, epochs and batches_a_step must be positive, got "
@@ -128,9 +128,9 @@ class Progress:
         self._shared.copy_(torch.tensor([calls, step, steps, epoch, epochs, batches_a_step]))
 
     def next_batch(self, by: str) -> float | None:
-        """The share of training that is done at the batch being made; None before ``begin``.
+        """Return the progress in [0, 1] of the batch being made; None before ``begin``.
 
-        Counts that batch. ``by`` is "step" or "epoch", whichever the share is counted in.
+        Counts that batch. ``by`` is "step" or "epoch", the unit of progress.
         """
         calls, step, steps, epoch, epochs, batches_a_step = self._shared.tolist()
         if calls != self._seen:

@@ -14,14 +14,14 @@ from maskkernels.units import LONGEST
 
 
 class Strategy:
-    """What a strategy says about itself; subclasses answer with a ``Plan``.
+    """Plan what is masked together; the base class of all strategies.
 
     Attributes:
-        columns: the columns of one number a token that it reads, each with its value beside the
-            rows: an int where the column holds integers, a float where it holds floats.
+        columns: the columns of one number a token that it reads, each with its value for padding:
+            an int where the column holds integers, a float where it holds floats.
         replacement: "unit" where one action (mask, random or keep) goes for a whole unit.
-        reads_sample_ids: the plan is random itself and depends on ``tokens.sample_ids()``. They are
-            then hashed once for plan and masks; without it once for each.
+        reads_sample_ids: whether the plan itself is random and reads ``tokens.sample_ids()``. They
+            are then computed once for the plan and the masks.
 
     Example:
         >>> import torch
@@ -47,7 +47,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Random(Strategy):
-    """Every token on its own (Devlin et al., "BERT", 2019)."""
+    """Mask every token on its own (Devlin et al., "BERT", 2019)."""
 
     def plan(self, tokens: Tokens) -> Plan:
         return Plan()
@@ -55,7 +55,7 @@ class Random(Strategy):
 
 @dataclass(frozen=True)
 class WholeWord(Strategy):
-    """Whole words, every piece of a word or none (Google's BERT, 2019)."""
+    """Mask whole words, every piece of a word or none (Google's BERT, 2019)."""
 
     def plan(self, tokens: Tokens) -> Plan:
         return Plan(tokens.words())
@@ -63,7 +63,7 @@ class WholeWord(Strategy):
 
 @dataclass(frozen=True)
 class Span(Strategy):
-    """Spans of geometric length, one action for each (Joshi et al., "SpanBERT", 2020).
+    """Mask spans of geometric length, one action for each (Joshi et al., "SpanBERT", 2020).
 
     Args:
         p, longest: the lengths, ``maskkernels.geometric_lengths``.
@@ -88,7 +88,7 @@ class Span(Strategy):
 
 @dataclass(frozen=True)
 class NGram(Strategy):
-    """Runs of ``n`` words (or tokens), beginning elsewhere in every epoch.
+    """Mask runs of ``n`` words or tokens, which begin elsewhere in every epoch.
 
     Args:
         n: words in a run, 1 to 64; or the probabilities of 1, 2... words, as ALBERT's
@@ -122,7 +122,7 @@ def _spans(tokens: Tokens, words: bool, lengths: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Entity(Strategy):
-    """Whole entities (Sun et al., "ERNIE", 2019).
+    """Mask whole entities (Sun et al., "ERNIE", 2019).
 
     Args:
         rest: what happens to tokens in no entity: "words" masks whole words of them, "none" never
@@ -156,7 +156,7 @@ class Entity(Strategy):
 
 @dataclass(frozen=True)
 class Keyword(Strategy):
-    """Whole words, each at a rate that follows its weight.
+    """Mask whole words, each at a rate that follows its weight.
 
     In each row the rates are scaled so that the collator's rate of the tokens is masked on average;
     none passes 1 (``maskkernels.rates_from_weights``). A row without enough weighted words for the
@@ -181,7 +181,7 @@ class Keyword(Strategy):
 
 @dataclass(frozen=True)
 class FromColumns(Strategy):
-    """Units and rates from columns of your own, a number for each token.
+    """Take units and rates from your own columns, with a number for each token.
 
     Args:
         units: a column of integers, a new unit where it changes; negative: never masked.
@@ -209,7 +209,7 @@ class FromColumns(Strategy):
 
 @dataclass(frozen=True)
 class FromFunction(Strategy):
-    """A function of yours from ``Tokens`` to a ``Plan``, or to a tensor of units.
+    """Call your own function from ``Tokens`` to a ``Plan`` or to a tensor of units.
 
     Args:
         function: spawned workers need one that can be pickled: no lambda.
@@ -245,7 +245,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 
 
 def find_strategy(strategy: Any) -> Strategy:
-    """The strategy that a name, a strategy or a function stands for.
+    """Return the strategy for a name, a strategy or a function.
 
     Raises:
         ValueError: no strategy has this name. TypeError: it is none of the three.

@@ -1,4 +1,4 @@
-"""Trainer glue: the collator learns the epoch, and evaluation sees the same masks every time."""
+"""The collator in a Trainer: it learns the epoch, and evaluation is deterministic."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from maskft.collate.randomness import SampleDraws
+from maskft.trainer.evaluation import EVALUATED, evaluate_by_tokens
 from maskft.trainer.on_device import REPLACED, mask_in_trainer
 from maskft.trainer.packing import PACKED, pack_in_trainer
 from maskft.trainer.resume import Passes, Place, batches_a_turn, batches_are_made_again
@@ -18,8 +19,8 @@ _LOADERS = ("get_eval_dataloader", "get_test_dataloader")
 class MaskingCallback(TrainerCallback):
     """Tell a collator the epoch and the step at the beginning of each epoch, a resumed one too.
 
-    Over a dataset without length an epoch is a pass over it. ``attach`` has Trainer resume where it
-    stood in a pass, which this callback alone does not (``maskft.trainer.resume``).
+    Over a dataset without length an epoch is a pass over it. ``attach`` has Trainer resume within a
+    pass, which this callback alone does not (``maskft.trainer.resume``).
 
     Args:
         collator: whatever has ``set_epoch``, and ``set_progress`` if its rate follows a schedule.
@@ -84,9 +85,11 @@ def attach(
 ) -> Trainer:
     """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
 
-    Acts on this one object, which it returns; ``detach`` undoes it. Two evaluations of one model
-    then agree to the last digit. The columns that the collator reads (sample ids, entities, weights
-    of words...) are kept where Trainer would drop them (``remove_unused_columns``).
+    Acts on this one object, which it returns; ``detach`` undoes it. Evaluation is then
+    deterministic, and ``eval_loss`` is the mean over all labelled tokens, whatever the batch size
+    (Trainer's own is the mean of the batches' means). The columns that the collator reads (sample
+    ids, entities, weights of words...) are kept where Trainer would drop them
+    (``remove_unused_columns``).
 
     A run resumed from a checkpoint goes on with the batches, masks and rates of the whole run; over
     a dataset without length too, which Trainer alone resumes in its first pass only. Such a dataset
@@ -97,11 +100,11 @@ def attach(
         trainer: one whose data_collator is maskft's.
         mask_on_device: the loader only pads, to int32, and training batches are masked on the
             model's device, before Trainer counts their labels: the same masks with rng="sample",
-            by Triton on a GPU and Numba on the CPU. Evaluation is masked in the loader as ever.
-        packing: training batches are rows end to end instead of padded, so many tokens at most,
-            with the same masks (docs/packing.md); True: as many as the padded batch may have,
+            by Triton on a GPU and Numba on the CPU. Evaluation is still masked in the loader.
+        packing: training batches are packed instead of padded, with at most this many tokens and
+            the same masks (docs/packing.md); True: as many as the padded batch may have,
             ``per_device_train_batch_size`` times the longest row. A model that cannot keep packed
-            rows apart gets the same rows padded, with a warning. Evaluation is padded as ever.
+            rows apart gets the same rows padded, with a warning. Evaluation is still padded.
 
     Raises:
         TypeError: the trainer's collator is not maskft's; packing with a dataset without length.
@@ -134,6 +137,7 @@ def attach(
     trainer.get_batch_samples = _from_their_places(trainer.get_batch_samples, callback.passes)
     for name in _LOADERS:
         setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
+    evaluate_by_tokens(trainer)
     names = collator.required_columns()
     names += [name for name in collator.optional_columns() if name not in names]
     if names:
@@ -143,7 +147,7 @@ def attach(
 
 
 def detach(trainer: Trainer) -> Trainer:
-    """Undo ``attach``; a trainer that is not attached stays as it is.
+    """Undo ``attach``; a trainer that is not attached is left as it is.
 
     Example:
         >>> from maskft import attach, detach
@@ -151,14 +155,14 @@ def detach(trainer: Trainer) -> Trainer:
         True
     """
     trainer.remove_callback(MaskingCallback)
-    for name in (*_LOADERS, *REPLACED, *PACKED):
+    for name in (*_LOADERS, *EVALUATED, *REPLACED, *PACKED):
         vars(trainer).pop(name, None)
-    trainer._signature_columns = None  # Trainer works them out anew
+    trainer._signature_columns = None  # Trainer finds them again
     return trainer
 
 
 def _from_their_places(fetch: Callable[..., Any], passes: Passes) -> Callable[..., Any]:
-    """``fetch`` the batches of an update from where a resumed pass should go on."""
+    """Have ``fetch`` take the batches of an update from where a resumed pass continues."""
 
     @wraps(fetch)
     def get_batch_samples(epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
@@ -168,7 +172,7 @@ def _from_their_places(fetch: Callable[..., Any], passes: Passes) -> Callable[..
 
 
 def _with_fixed_masks(trainer: Trainer, build: Callable[..., Any]) -> Callable[..., Any]:
-    """``build`` a loader while the trainer's collator is its evaluation copy."""
+    """Have ``build`` make a loader with the evaluation copy of the trainer's collator."""
 
     @wraps(build)
     def get_dataloader(*args: Any, **kwargs: Any) -> Any:

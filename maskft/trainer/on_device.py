@@ -11,10 +11,11 @@ REPLACED = ("get_train_dataloader", "get_batch_samples")  # of a trainer
 
 
 def mask_in_trainer(trainer: Trainer) -> None:
-    """Have a Trainer's loader pad only, and mask its batches where they arrive.
+    """Have a Trainer's loader only pad, and mask its batches on the model's device.
 
-    Before Trainer counts an update's labels, so that ``num_items_in_batch`` is right. Evaluation
-    goes on masking in the loader. ``maskft.attach`` calls this and ``maskft.detach`` undoes it.
+    They are masked before Trainer counts an update's labels, so ``num_items_in_batch`` is right.
+    Evaluation is still masked in the loader. ``maskft.attach`` calls this and ``maskft.detach``
+    undoes it.
     """
     collator = trainer.data_collator
     check_collator(collator)

@@ -1,4 +1,4 @@
-"""Packing in a Trainer: its training batches are blocks of rows end to end, evaluation's stay.
+"""Packing in a Trainer: training batches are packed, evaluation stays padded.
 
 ``maskft.attach(trainer, packing=...)`` calls this and ``maskft.detach`` undoes it.
 """
@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def pack_in_trainer(trainer: Trainer, block_size: bool | int) -> None:
-    """Have a Trainer train on packed rows, kept apart in the way that fits its model.
+    """Have a Trainer train on packed rows, separated in the way that fits its model.
 
     Their masks are those of the trainer's own collator: they share its epoch and its schedule.
 
@@ -81,7 +81,7 @@ def pack_in_trainer(trainer: Trainer, block_size: bool | int) -> None:
 
 
 def _packing(collator: Any, model: Any) -> DataCollatorWithPacking:
-    """A packing collator with the options, the epoch and the progress of a padding one."""
+    """Return a packing collator with the options, epoch and progress of a padding one."""
     if isinstance(collator, DataCollatorWithPacking):
         return collator
     if type(collator) is not DataCollatorForLanguageModeling:
@@ -103,7 +103,7 @@ def _loader(
     description: str,
     block_size: bool | int,
 ) -> Any:
-    """The training loader that Trainer would build, with blocks for batches."""
+    """Build the training loader that Trainer would, with blocks for batches."""
     args = trainer.args
     collator: Any = packing
     if isinstance(trainer.data_collator, UnmaskedCollator):  # masked on the device
@@ -151,7 +151,7 @@ def _loader(
 
 
 def row_lengths(dataset: Any) -> Tensor:
-    """int64 [B]: the tokens of each row of a dataset, whose rows are mappings or plain ids."""
+    """Return int64 [B], the lengths of a dataset's rows, which are mappings or plain ids."""
     if _is_table(dataset) and dataset.format["type"] != "custom":
         table = dataset.select_columns(["input_ids"]).with_format("arrow")[:]
         return flatten_rows(table["input_ids"], name="input_ids").cu_seqlens.diff()
@@ -159,7 +159,7 @@ def row_lengths(dataset: Any) -> Tensor:
 
 
 def _is_table(dataset: Any) -> bool:
-    """Whether a dataset is one of the library ``datasets``, which need not be installed."""
+    """Return whether a dataset is from the library ``datasets``, which is optional."""
     library = sys.modules.get("datasets")  # loaded by whoever made the dataset
     return library is not None and isinstance(dataset, library.Dataset)
 

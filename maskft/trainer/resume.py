@@ -1,8 +1,8 @@
-"""Where training stands in its data: kept in the checkpoint, and gone on from.
+"""The place of training in its data: saved in the checkpoint, and resumed from.
 
 Trainer counts no passes over a dataset without length. It resumes by throwing away as many batches
 as it has trained on, from one pass alone: a run that was interrupted after its first pass begins
-the next one anew, and a dataset with ``set_epoch`` shuffles as in epochs long over.
+the next one again, and a dataset with ``set_epoch`` shuffles as in epochs long over.
 """
 
 import itertools
@@ -13,13 +13,13 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerState
 from transformers.trainer_utils import has_length
 
-# In the checkpoint's TrainerState, beside the states of callbacks, and no callback's name: Trainer
-# would build that one anew (restore_callback_states_from_checkpoint), without a collator.
+# In the checkpoint's TrainerState, next to the states of callbacks, but no callback's name: Trainer
+# would build that callback (restore_callback_states_from_checkpoint), without a collator.
 _ENTRY = "maskft"
 
 
 class Place:
-    """The pass over the data that training is in, and how far in it.
+    """Name the pass over the data that training is in, and how far it got.
 
     Attributes:
         epoch: which pass, from 0.
@@ -32,7 +32,7 @@ class Place:
 
     @classmethod
     def of(cls, state: TrainerState, args: Any, loader: Any) -> "Place":
-        """Where a run begins or goes on: ``state`` at the beginning of training."""
+        """Return where a run begins or resumes; ``state`` is that at the beginning of training."""
         epoch = int(state.epoch or 0)
         skips = not args.ignore_data_skip
         if has_length(loader):
@@ -44,12 +44,12 @@ class Place:
         return cls(saved["epoch"], saved["batches"] if skips else 0)
 
     def save(self, state: TrainerState) -> None:
-        """Put it in what the next checkpoint holds."""
+        """Save it in the state that the next checkpoint holds."""
         state.stateful_callbacks[_ENTRY] = {"epoch": self.epoch, "batches": self.batches}
 
 
 class Passes:
-    """The passes of a resumed run over a dataset without length, each from where it should begin.
+    """Begin each pass of a resumed run over a dataset without length where it should begin.
 
     ``begin`` says where the next one should, before Trainer starts on it; ``batches`` is then given
     Trainer's iterator over it, which has not begun, and gives the one to use.
@@ -77,12 +77,12 @@ class Passes:
 
 
 def batches_are_made_again(loader: Any) -> bool:
-    """A loader makes the batches that a resumed epoch skips, as one over a stream must."""
+    """Return whether a loader makes the batches that a resumed epoch skips."""
     return isinstance(getattr(loader, "dataset", None), IterableDataset)
 
 
 def batches_a_turn(loader: Any) -> int:
-    """How many batches the collator makes while each rank gets one.
+    """Return how many batches the collator makes while each rank gets one.
 
     One, or those of all ranks where the first rank makes them (Accelerate's ``dispatch_batches``).
     """

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from maskkernels.jit import kernel
-from maskkernels.threads import over_rows
+from maskkernels.runtime.jit import kernel
+from maskkernels.runtime.threads import over_rows
 
 
 @kernel

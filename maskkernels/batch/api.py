@@ -1,20 +1,18 @@
 """Rows and examples to padded batches: check, flatten, choose a backend, write."""
 
-import operator
 from collections.abc import Mapping
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
+from maskkernels.backend import Op, resolve
 from maskkernels.batch.rows import Rows, to_rows
+from maskkernels.tokens.checks import INTEGERS, as_int
 
 _CPU = torch.device("cpu")
-_INTEGERS = (torch.int32, torch.int64)
+_pad, _real = Op("batch", "pad"), Op("batch", "real")  # on arrays: never part of a graph
 
 
 def pad_rows(
@@ -136,18 +134,17 @@ class _Room:
         if padding_side not in ("left", "right"):
             raise ValueError(f'padding_side must be "left" or "right", got {padding_side!r}')
         if pad_to_multiple_of is not None:
-            pad_to_multiple_of = _as_int("pad_to_multiple_of", pad_to_multiple_of)
+            pad_to_multiple_of = as_int("pad_to_multiple_of", pad_to_multiple_of)
             if pad_to_multiple_of < 1:
                 raise ValueError(f"pad_to_multiple_of must be positive, got {pad_to_multiple_of}")
-        if dtype not in _INTEGERS:
+        if dtype not in INTEGERS:
             raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory=True needs a GPU that torch can use; there is none")
         self.left = padding_side == "left"
         self.multiple = pad_to_multiple_of or 1
         self.dtype, self.pin_memory = dtype, pin_memory
-        name = "_numba" if resolve(backend, _CPU) == "numba" else "reference"
-        self.backend: ModuleType = import_module(f"maskkernels.batch.{name}")
+        self.backend = resolve(backend, _CPU)
 
     def length(self, rows: Rows) -> int:
         """T: the longest row, rounded up."""
@@ -155,7 +152,7 @@ class _Room:
 
     def pad(self, name: str, rows: Rows, padding_value: int, length: int) -> Tensor:
         count, values = rows.bounds.size - 1, rows.values
-        padding_value = _as_int(f"the padding value of {name}", padding_value)
+        padding_value = as_int(f"the padding value of {name}", padding_value)
         if not -(1 << 63) <= padding_value < 1 << 63:
             raise ValueError(
                 f"the padding value of {name} is {padding_value}, which does not fit in 64 bits"
@@ -166,12 +163,12 @@ class _Room:
         if rows.owned and same and values.size == count * length and not self.pin_memory:
             return torch.from_numpy(values).view(count, length)  # no padding: it is there already
         out = self.empty(count, length)
-        self.backend.pad(values, rows.bounds, self.left, padding_value, out.numpy())
+        _pad.run(self.backend, _CPU, values, rows.bounds, self.left, padding_value, out.numpy())
         return out
 
     def real(self, rows: Rows, length: int) -> Tensor:
         out = self.empty(rows.bounds.size - 1, length)
-        self.backend.real(rows.bounds, self.left, out.numpy())
+        _real.run(self.backend, _CPU, rows.bounds, self.left, out.numpy())
         return out
 
     def empty(self, count: int, length: int) -> Tensor:
@@ -179,13 +176,6 @@ class _Room:
             return torch.empty((count, length), dtype=self.dtype, pin_memory=True)
         narrow = self.dtype == torch.int32  # NumPy allocates large arrays in huge pages
         return torch.from_numpy(np.empty((count, length), np.int32 if narrow else np.int64))
-
-
-def _as_int(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
 
 
 def table_columns(examples: Any) -> Mapping[str, Any] | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.rng.api import check_ids
+from maskkernels.tokens.checks import check_ids
 
 _LARGEST = 1 << 63
 _NO_ROWS = (str, bytes, bytearray, Mapping, Set)  # text, or without an order

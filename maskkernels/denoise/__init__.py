@@ -2,15 +2,8 @@
 
 Every result is a pure function of (seed, epoch, sample, position) under the contract of
 ``maskkernels.rng``, so it does not depend on the batch, its order, its padding or the workers.
-Streams of random words, on top of 0 to 2 of token masking:
-
-    3  which denoiser of a mixture corrupts the row (index 0)
-    4  where the noise is cut into spans (index = step of the choice)
-    5  where the tokens between the spans are cut (index = step)
-    6  lengths of the infilled spans (index = number of the draw); at index n, the number of tokens
-       that may be masked, which span the first length goes to
-    7  where the masks of the infilled spans stand (index = step)
-    8  the order of the sentences (index = step)
+The streams DENOISER to SENTENCE of ``rng/streams.py`` are drawn from. LENGTH at index n, the number
+of tokens that may be masked, says which span the first length goes to.
 
 A choice of k among m things, each choice as likely as any other, takes k words (Floyd's algorithm):
 for step i = 0, 1..., with j = m - k + i, take (word i * (j + 1)) >> 32, or j if that is taken.

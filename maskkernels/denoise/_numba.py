@@ -5,169 +5,56 @@ order; tokens are copied a stretch at a time.
 """
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from maskkernels.denoise.job import Batch, CorruptedRows, too_few_sentinels
+from maskkernels.denoise._numba_rows import (
+    PLAN,
+    Infill,
+    Marks,
+    Rows,
+    choose,
+    copy_gap,
+    copy_span,
+    fill_first,
+    inner_of,
+    number_below,
+    part_ends,
+    sample_of,
+    span_counts,
+    word_of,
+)
+from maskkernels.denoise.job import Batch, CorruptedRows, DenoiseJob, batch_of, too_few_sentinels
 from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
-from maskkernels.jit import copier, inlined, kernel, lowest_bit
 from maskkernels.rng import threshold
-from maskkernels.rng._numba import counter_word, fill_words, flat, hash_row, word
-from maskkernels.threads import over_rows
+from maskkernels.rng._numba import counter_word, fill_words, hash_rows
+from maskkernels.rng.streams import DENOISER, GAP, LENGTH, NOISE, PLACE, SENTENCE
+from maskkernels.runtime.jit import inlined, kernel, lowest_bit
+from maskkernels.runtime.threads import over_rows
+from maskkernels.tokens._numba import flat
 
-_LOW, _U32 = np.uint64(0xFFFFFFFF), np.uint64(32)
-_DENOISER, _NOISE, _GAP = np.uint64(3), np.uint64(4), np.uint64(5)  # streams
-_LENGTH, _PLACE, _SENTENCE = np.uint64(6), np.uint64(7), np.uint64(8)
+_DENOISER, _NOISE, _GAP = np.uint64(DENOISER), np.uint64(NOISE), np.uint64(GAP)
+_LENGTH, _PLACE, _SENTENCE = np.uint64(LENGTH), np.uint64(PLACE), np.uint64(SENTENCE)
 _ONE = np.uint64(1)
 _HALF = np.int64(1 << 31)
-_copy_span, _copy_gap = copier(8), copier(32)
-_NO_MASK, _HASHES = np.empty(0, np.bool_), np.empty(0, np.uint64)
-
-
-class Rows(NamedTuple):
-    """The rows of a batch and where their words come from."""
-
-    ids: Any  # int32 or int64 [N]
-    bounds: Any  # int64 [B + 1]
-    sample_ids: Any  # uint64 [B]; an empty array: the hash of each row
-    seed: Any  # uint64
-    c3: Any  # uint64, stream 0
-    edges: Any  # int64 [E], sorted, ids that stay at the ends of a row
-
-
-PLAN = np.dtype(  # what is known of each row before it is written
-    [
-        ("sample", np.uint64),
-        ("begin", np.int64),  # the tokens ids[begin:end] may be corrupted
-        ("end", np.int64),
-        ("mode", np.int64),  # the mode token, or -1
-        ("noise", np.int64),  # tokens that are taken out
-        ("spans", np.int64),
-    ]
-)
-
-
-class Marks(NamedTuple):
-    """What spans become."""
-
-    table: Any  # int64 [D, 5]
-    sentinels: Any  # int64 [S]
-    final: int  # 1 with a sentinel after the last span
-    eos: int  # or -1
-
-
-class Infill(NamedTuple):
-    """The numbers of text infilling."""
-
-    mask: int
-    ratio: int  # T(ratio)
-    table: Any  # int64 [L], of lengths
-    ends: Any  # bool [E], whether each id ends a sentence, those above do not; empty: no shuffling
-
-
-@inlined
-def _contains(ids, token):
-    """``token`` is one of ``ids``, which are sorted."""
-    low, high = 0, ids.size
-    while low < high:
-        middle = (low + high) >> 1
-        if ids[middle] < token:
-            low = middle + 1
-        else:
-            high = middle
-    return low < ids.size and ids[low] == token
-
-
-@inlined
-def _inner(rows, b):
-    """(begin, end) of the row without the tokens that stay at its ends."""
-    begin, end = rows.bounds[b], rows.bounds[b + 1]
-    while begin < end and _contains(rows.edges, rows.ids[begin]):
-        begin += 1
-    while end > begin and _contains(rows.edges, rows.ids[end - 1]):
-        end -= 1
-    return begin, end
-
-
-@inlined
-def _sample(rows, b):
-    if rows.sample_ids.size:
-        return rows.sample_ids[b]
-    return hash_row(rows.ids[rows.bounds[b] : rows.bounds[b + 1]], _NO_MASK, 0)
-
-
-@inlined
-def _word(rows, sample, stream, index):
-    c1, c2, k0, k1 = sample & _LOW, sample >> _U32, rows.seed & _LOW, rows.seed >> _U32
-    return word(np.uint64(index), c1, c2, rows.c3 | stream, k0, k1)
-
-
-@inlined
-def _fill(seed, c3, sample, count, words):
-    """The first ``count`` words of a stream, which is part of ``c3``."""
-    fill_words(words[: (count + 3) & ~3], 0, sample, c3, seed)
-
-
-@inlined
-def _below(word, bound):
-    """A number in [0, bound) from a word."""
-    return np.int64((np.uint64(word) * np.uint64(bound)) >> _U32)
-
-
-@inlined
-def _choose(bits, size, count, words):
-    """Set ``count`` of the first ``size`` bits and clear the others, as ``reference._chosen``."""
-    bits[: (size + 63) >> 6] = 0
-    for i in range(count):
-        highest = size - count + i
-        n = _below(words[i], highest + 1)
-        taken = np.int64((bits[n >> 6] >> np.uint64(n & 63)) & _ONE)
-        n += taken * (highest - n)  # a branch would be mispredicted
-        bits[n >> 6] |= _ONE << np.uint64(n & 63)
-
-
-@inlined
-def _ends(seed, c3, sample, total, parts, bits, words, ends):
-    """Where each of ``parts`` parts of a random composition of ``total`` ends."""
-    _fill(seed, c3, sample, parts - 1, words)
-    _choose(bits, total - 1, parts - 1, words)
-    n = 0
-    for i in range((total + 62) >> 6):
-        left = bits[i]
-        while left:
-            ends[n] = 64 * i + lowest_bit(left) + 1
-            n += 1
-            left &= left - _ONE
-    ends[n] = total
-
-
-@inlined
-def _span_counts(size, density, mean, prefix):
-    """As ``job.span_counts``."""
-    if size < 2:
-        return 0, 0
-    noise = min(max((size * density + _HALF) >> 32, 1), size - 1)
-    if prefix:
-        return noise, 1
-    spans = ((noise << 16) + mean // 2) // mean
-    return noise, min(max(spans, 1), noise, size - noise)
+_HASHES = np.empty(0, np.uint64)
 
 
 @kernel
 def _plan_spans(rows, marks, plan, begins, target_begins, first_row, last_row):
     """The first row with too few sentinels, or -1; lengths go behind the row's place of begins."""
     for b in range(first_row, last_row):
-        sample = _sample(rows, b)
-        begin, end = _inner(rows, b)
+        sample = sample_of(rows, b)
+        begin, end = inner_of(rows, b)
         chosen = 0
         if marks.table.shape[0] > 1:
-            w = np.int64(_word(rows, sample, _DENOISER, 0))
+            w = np.int64(word_of(rows, sample, _DENOISER, 0))
             while w >= marks.table[chosen, 0]:
                 chosen += 1
         entry = marks.table[chosen]
-        noise, spans = _span_counts(end - begin, entry[1], entry[2], entry[3])
+        noise, spans = span_counts(end - begin, entry[1], entry[2], entry[3])
         if spans + marks.final > marks.sentinels.size:
             plan[b].spans = spans
             return b
@@ -196,22 +83,22 @@ def _write_spans(rows, marks, plan, begins, inputs, target_begins, targets, firs
         if plan[b].mode >= 0:
             inputs[at] = plan[b].mode
             at += 1
-        at = _copy_gap(ids, rows.bounds[b], begin, inputs, at, limit)
+        at = copy_gap(ids, rows.bounds[b], begin, inputs, at, limit)
         here = begin
         if spans:
             sample, kept = plan[b].sample, end - begin - noise
-            _ends(seed, c3 | _NOISE, sample, noise, spans, bits, words, noise_ends)
-            _ends(seed, c3 | _GAP, sample, kept, spans, bits, words, gap_ends)
+            part_ends(seed, c3 | _NOISE, sample, noise, spans, bits, words, noise_ends)
+            part_ends(seed, c3 | _GAP, sample, kept, spans, bits, words, gap_ends)
             taken = 0
             for i in range(spans):
                 gap_end = begin + gap_ends[i] + taken
-                at = _copy_gap(ids, here, gap_end, inputs, at, limit)
+                at = copy_gap(ids, here, gap_end, inputs, at, limit)
                 inputs[at] = targets[said] = sentinels[i]
                 taken = noise_ends[i]
                 here = begin + gap_ends[i] + taken
-                said = _copy_span(ids, gap_end, here, targets, said + 1, target_limit)
+                said = copy_span(ids, gap_end, here, targets, said + 1, target_limit)
                 at += 1
-        _copy_gap(ids, here, rows.bounds[b + 1], inputs, at, limit)
+        copy_gap(ids, here, rows.bounds[b + 1], inputs, at, limit)
         if marks.final:
             targets[said] = sentinels[spans]
             said += 1
@@ -246,8 +133,8 @@ def _plan_infilling(rows, infill, plan, lengths, begins, first_row, last_row):
     """
     words = np.empty(32, np.uint32)
     for b in range(first_row, last_row):
-        sample = _sample(rows, b)
-        begin, end = _inner(rows, b)
+        sample = sample_of(rows, b)
+        begin, end = inner_of(rows, b)
         row = rows.bounds[b]
         taken, spans = _lengths(rows, infill, sample, end - begin, words, lengths[row:])
         plan[b].sample, plan[b].begin, plan[b].end = sample, begin, end
@@ -268,13 +155,13 @@ def _shuffle(rows, infill, sample, begin, end, words, starts, order, out):
     starts[count] = end
     for i in range(count):
         order[i] = i
-    _fill(rows.seed, rows.c3 | _SENTENCE, sample, count, words)
+    fill_first(rows.seed, rows.c3 | _SENTENCE, sample, count, words)
     for i in range(count - 1, 0, -1):
-        j = _below(words[i], i + 1)
+        j = number_below(words[i], i + 1)
         order[i], order[j] = order[j], order[i]
     at = 0
     for i in range(count):
-        at = _copy_gap(ids, starts[order[i]], starts[order[i] + 1], out, at, end - begin)
+        at = copy_gap(ids, starts[order[i]], starts[order[i] + 1], out, at, end - begin)
 
 
 @kernel
@@ -293,34 +180,35 @@ def _write_infilling(rows, infill, plan, lengths, begins, inputs, first_row, las
     for b in range(first_row, last_row):
         sample, begin, end, spans = plan[b].sample, plan[b].begin, plan[b].end, plan[b].spans
         size, row = end - begin, rows.bounds[b]
-        at = _copy_gap(rows.ids, row, begin, inputs, begins[b], limit)
+        at = copy_gap(rows.ids, row, begin, inputs, begins[b], limit)
         ids, here = rows.ids, begin
         if shuffled:
             _shuffle(rows, infill, sample, begin, end, words, starts, order, body)
             ids, here = body, 0
         stop = here + size
         if spans:
-            turn = row + _below(_word(rows, sample, _LENGTH, size), spans)
-            _fill(rows.seed, rows.c3 | _PLACE, sample, spans, words)
+            turn = row + number_below(word_of(rows, sample, _LENGTH, size), spans)
+            fill_first(rows.seed, rows.c3 | _PLACE, sample, spans, words)
             places = size - plan[b].noise + spans
-            _choose(bits, places, spans, words)
+            choose(bits, places, spans, words)
             done = 0
             for i in range((places + 63) >> 6):
                 left = bits[i]
                 while left:
                     gap = 64 * i + lowest_bit(left) - done
-                    at = _copy_gap(ids, here, here + gap, inputs, at, limit)
+                    at = copy_gap(ids, here, here + gap, inputs, at, limit)
                     inputs[at] = infill.mask
                     at += 1
                     here += gap + lengths[turn]
                     turn = turn + 1 if turn + 1 < row + spans else row
                     done += gap + 1
                     left &= left - _ONE
-        at = _copy_gap(ids, here, stop, inputs, at, limit)
-        _copy_gap(rows.ids, end, rows.bounds[b + 1], inputs, at, limit)
+        at = copy_gap(ids, here, stop, inputs, at, limit)
+        copy_gap(rows.ids, end, rows.bounds[b + 1], inputs, at, limit)
 
 
-def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
+def corrupt_spans(job: DenoiseJob, corruption: SpanCorruption) -> CorruptedRows:
+    batch = batch_of(job, hash_rows)
     eos = -1 if corruption.eos_token_id is None else corruption.eos_token_id
     edges = [*corruption.edge_token_ids, *([eos] if eos >= 0 else [])]
     rows, count = _rows(batch, edges), batch.bounds.numel() - 1
@@ -349,7 +237,8 @@ def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
     return CorruptedRows(*map(torch.from_numpy, (inputs, begins, targets, target_begins)))
 
 
-def infill_text(batch: Batch, infilling: TextInfilling) -> CorruptedRows:
+def infill_text(job: DenoiseJob, infilling: TextInfilling) -> CorruptedRows:
+    batch = batch_of(job, hash_rows)
     rows, count = _rows(batch, infilling.edge_token_ids), batch.bounds.numel() - 1
     plan, begins = np.empty(count, PLAN), _begins(count)
     ends = infilling.sentence_end_ids if infilling.permute_sentences else ()

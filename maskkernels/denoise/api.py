@@ -1,21 +1,22 @@
-"""Denoising: check the inputs, choose a backend, compute.
+"""Denoising: check the inputs, choose a backend, compute."""
 
-A call on the CPU goes to its backend straight away: an op between would add 20 us to the 100 that
-64 rows of 512 tokens take. GPU tensors and graphs that are being compiled go through the ops of
-``denoise/op.py``.
-"""
-
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
-from maskkernels.denoise import op, reference
-from maskkernels.denoise.job import CorruptedRows, span_counts
+from maskkernels.denoise import op
+from maskkernels.denoise.job import CorruptedRows, DenoiseJob, span_counts
 from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, denoiser_table
-from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits
+from maskkernels.tokens import IGNORE_INDEX
+from maskkernels.tokens.checks import (
+    check_ids,
+    check_int,
+    check_like,
+    check_vector,
+    epoch_bits,
+    seed_bits,
+)
 
 
 def corrupt_spans(
@@ -75,11 +76,8 @@ def corrupt_spans(
     """
     if not isinstance(corruption, SpanCorruption):
         raise TypeError(f"corruption must be a SpanCorruption, got {type(corruption).__name__}")
-    rows = _rows(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
-    room = _room(input_ids, backend)
-    if room is None:
-        return CorruptedRows(*op.corrupt_spans(*rows, *op.spell_spans(corruption)))
-    return room.corrupt_spans(op.batch_of(rows, backend), corruption)
+    job = _job(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
+    return CorruptedRows(*op.corrupt_spans(backend, input_ids.device, job, corruption))
 
 
 def infill_text(
@@ -122,11 +120,8 @@ def infill_text(
     """
     if not isinstance(infilling, TextInfilling):
         raise TypeError(f"infilling must be a TextInfilling, got {type(infilling).__name__}")
-    rows = _rows(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
-    room = _room(input_ids, backend)
-    if room is None:
-        return CorruptedRows(*op.infill_text(*rows, *op.spell_infilling(infilling)))
-    return room.infill_text(op.batch_of(rows, backend), infilling)
+    job = _job(input_ids, seed, epoch, sample_ids, cu_seqlens, attention_mask)
+    return CorruptedRows(*op.infill_text(backend, input_ids.device, job, infilling))
 
 
 def pad_corrupted(
@@ -135,7 +130,7 @@ def pad_corrupted(
     input_length: int,
     target_length: int,
     padding_value: int = 0,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
 ) -> dict[str, Tensor]:
     """Pad to lengths that are known beforehand: a batch of one shape, made where the rows are.
 
@@ -177,8 +172,7 @@ def _padded(
     name: str, values: Tensor, bounds: Tensor, length: int, padding: int
 ) -> tuple[Tensor, Tensor]:
     """([B, length] int64, where the tokens are)."""
-    if isinstance(length, bool) or not isinstance(length, int):
-        raise TypeError(f"{name} must be an int, got {type(length).__name__}")
+    check_int(name, length)
     if length < 0:
         raise ValueError(f"{name} must not be negative, got {length}")
     lengths = bounds.diff()
@@ -245,7 +239,7 @@ def replace_tokens(
     sampled_ids: Tensor,
     *,
     positions: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORE_INDEX,
 ) -> ReplacedTokens:
     """Put a generator's samples at the masked tokens; label those that differ from the original.
 
@@ -297,42 +291,18 @@ def replace_tokens(
     return ReplacedTokens(ids.to(input_ids.dtype), (ids != original).long())
 
 
-def _room(input_ids: Tensor, backend: str) -> ModuleType | None:
-    """The module that computes; None where an op does."""
-    found = resolve(backend, input_ids.device)
-    compiling = found == "numba" and torch.compiler.is_compiling()
-    if found == "triton" or compiling:
-        return None
-    if found == "reference":
-        return reference
-    from maskkernels.denoise import _numba
-
-    return _numba
-
-
-def _rows(
+def _job(
     input_ids: Tensor,
     seed: int,
     epoch: int,
     sample_ids: Tensor | None,
     cu_seqlens: Tensor | None,
     attention_mask: Tensor | None,
-) -> op.Rows:
+) -> DenoiseJob:
     """The rows, checked."""
     check_ids(input_ids, cu_seqlens, attention_mask)
-    rows = op.Rows(
+    job = DenoiseJob(
         input_ids, sample_ids, cu_seqlens, attention_mask, seed_bits(seed), epoch_bits(epoch)
     )
-    if sample_ids is not None:
-        if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
-            got = getattr(sample_ids, "dtype", type(sample_ids).__name__)
-            raise TypeError(f"sample_ids must be an int64 tensor, got {got}")
-        if sample_ids.shape != (rows.samples,):
-            raise ValueError(
-                f"sample_ids must have shape [{rows.samples}], got {tuple(sample_ids.shape)}"
-            )
-        if sample_ids.device != input_ids.device:
-            raise ValueError(
-                f"sample_ids is on {sample_ids.device}, input_ids on {input_ids.device}"
-            )
-    return rows
+    check_vector("sample_ids", sample_ids, input_ids, (torch.int64,), job.samples)
+    return job

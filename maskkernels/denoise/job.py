@@ -1,17 +1,41 @@
 """What every denoising backend is handed, and what it gives back."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from maskkernels.batch import PackedRows
+from maskkernels.denoise.policy import SpanCorruption, denoiser_table
+
+_LONGEST = (1 << 31) - 1  # tokens in a row: a choice among them takes 32-bit words
+_SEED = (1 << 64) - 1
+_SHARE = 1 << 20  # what a bound on the targets counts in
+
+
+class DenoiseJob(NamedTuple):
+    """Checked rows in the layout they came in, and where their random words come from.
+
+    ``seed`` holds the bits of an unsigned 64-bit number, ``epoch`` is below 2^24.
+    """
+
+    input_ids: Tensor
+    sample_ids: Tensor | None
+    cu_seqlens: Tensor | None
+    attention_mask: Tensor | None
+    seed: int
+    epoch: int
+
+    @property
+    def samples(self) -> int:
+        if self.cu_seqlens is None:
+            return self.input_ids.shape[0]
+        return self.cu_seqlens.shape[0] - 1
 
 
 class Batch(NamedTuple):
-    """Checked rows without padding, and where their random words come from.
-
-    ``seed`` is unsigned, ``epoch`` below 2^24.
-    """
+    """The rows of a job without padding; ``seed`` is unsigned."""
 
     ids: Tensor  # int32 or int64 [N]
     bounds: Tensor  # int64 [B + 1]
@@ -78,3 +102,51 @@ def too_few_sentinels(row: int, size: int, needed: int, given: int) -> ValueErro
         f"row {row} needs {needed} sentinels for its {size} tokens and there are {given}: "
         "give more sentinel_ids, a longer mean_span_length or shorter rows"
     )
+
+
+def batch_of(job: DenoiseJob, hash_rows: Callable[..., Tensor]) -> Batch:
+    """The rows without padding. Looks at the attention mask, so a GPU is waited for.
+
+    Args:
+        job: the rows.
+        hash_rows: the backend's, for rows without sample ids.
+    """
+    input_ids, sample_ids, cu_seqlens, attention_mask, seed, epoch = job
+    if cu_seqlens is None:
+        count, length = input_ids.shape
+        if length:
+            bounds = torch.arange(0, count * length + 1, length, device=input_ids.device)
+        else:
+            bounds = torch.zeros(count + 1, dtype=torch.int64, device=input_ids.device)
+    else:
+        bounds = cu_seqlens.long()
+    ids = input_ids.reshape(-1)
+    if attention_mask is not None:
+        if sample_ids is None:
+            sample_ids = hash_rows(input_ids, cu_seqlens, attention_mask)
+        keep = attention_mask.reshape(-1) != 0
+        before = torch.cat([bounds.new_zeros(1), keep.cumsum(0)])
+        ids, bounds = ids[keep], before[bounds]
+    if ids.numel() > _LONGEST:
+        check_longest(int(bounds.diff().max()))
+    return Batch(ids.contiguous(), bounds.contiguous(), sample_ids, seed & _SEED, epoch)
+
+
+def check_longest(longest: int) -> None:
+    """A row of this length can be drawn from."""
+    if longest > _LONGEST:
+        raise ValueError(f"a row must have fewer than 2**31 tokens, got {longest}")
+
+
+def spans_capacity(tokens: int, count: int, corruption: SpanCorruption) -> tuple[int, int]:
+    """(inputs, targets): the most that ``count`` rows of ``tokens`` tokens give, whatever is drawn.
+
+    No row has more spans than tokens of noise, or than tokens that are none; noise and spans of n
+    tokens are at most n * density * (1 + 1 / mean) + 2.
+    """
+    table = denoiser_table(corruption.denoisers).tolist()
+    modes = any(mode >= 0 for *_, mode in table)
+    share = max(-(-density * (mean + 65536) // (mean << 12)) for _, density, mean, _, _ in table)
+    behind = int(corruption.final_sentinel) + int(corruption.eos_token_id is not None)
+    taken = torch.sym_min(tokens, tokens * share // _SHARE + 1 + 2 * count)
+    return tokens + count * int(modes), taken + count * behind

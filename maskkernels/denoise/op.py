@@ -1,7 +1,9 @@
-"""The denoising ops as PyTorch's dispatcher sees them: rows in any layout, options spelt out.
+"""Denoising as ops: rows in any layout, options spelt out in numbers.
 
-On the CPU results are as long as they turn out, and a compiled graph learns that when it runs. On a
-GPU they have room for whatever may be drawn, so that nobody waits to learn it.
+A call on the CPU goes to its backend straight away: an op between would add 20 us to the 100 that
+64 rows of 512 tokens take. There results are as long as they turn out, and a compiled graph learns
+that when it runs. On a GPU they have the capacity for whatever may be drawn, so that nobody waits
+to learn it.
 """
 
 from functools import lru_cache
@@ -10,77 +12,36 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maskkernels.backend import define_op
-from maskkernels.denoise.job import Batch
-from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, denoiser_table
-from maskkernels.rng import hash_rows
+from maskkernels.backend import Constant, Op
+from maskkernels.denoise.job import CorruptedRows, DenoiseJob, spans_capacity
+from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling
 
-_LONGEST = (1 << 31) - 1  # tokens in a row: a choice among them takes 32-bit words
-_SEED = (1 << 64) - 1
-_SHARE = 1 << 20  # what a bound on the targets counts in
-
-_ROWS = (
-    "Tensor input_ids, Tensor? sample_ids, Tensor? cu_seqlens, Tensor? attention_mask, "
-    "SymInt seed, SymInt epoch"
-)
-_SPANS = (
-    "int[] sentinel_ids, float[] noise_densities, float[] mean_span_lengths, float[] shares, "
-    "bool[] prefixes, int[] mode_token_ids, int eos_token_id, bool final_sentinel, "
-    "int[] edge_token_ids"
-)
-_INFILLING = (
-    "int mask_token_id, float ratio, float mean_span_length, bool permute_sentences, "
-    "int[] sentence_end_ids, int[] edge_token_ids"
-)
-_RESULTS = "(Tensor, Tensor, Tensor, Tensor)"
+_FIELDS = len(DenoiseJob._fields)
 
 
-class Rows(NamedTuple):
-    """Checked rows in the layout they came in; ``seed`` holds the bits of an unsigned number."""
+class _Spans(NamedTuple):
+    """The fields of ``SpanCorruption``; -1 for an id that is None."""
 
-    input_ids: Tensor
-    sample_ids: Tensor | None
-    cu_seqlens: Tensor | None
-    attention_mask: Tensor | None
-    seed: int
-    epoch: int
-
-    @property
-    def samples(self) -> int:
-        if self.cu_seqlens is None:
-            return self.input_ids.shape[0]
-        return self.cu_seqlens.shape[0] - 1
+    sentinel_ids: list[int]
+    noise_densities: list[float]
+    mean_span_lengths: list[float]
+    shares: list[float]
+    prefixes: list[bool]
+    mode_token_ids: list[int]
+    eos_token_id: Constant
+    final_sentinel: bool
+    edge_token_ids: list[int]
 
 
-def batch_of(rows: Rows, backend: str) -> Batch:
-    """The rows without padding. Looks at the attention mask, so a GPU is waited for."""
-    input_ids, sample_ids, cu_seqlens, attention_mask, seed, epoch = rows
-    if cu_seqlens is None:
-        count, length = input_ids.shape
-        if length:
-            bounds = torch.arange(0, count * length + 1, length, device=input_ids.device)
-        else:
-            bounds = torch.zeros(count + 1, dtype=torch.int64, device=input_ids.device)
-    else:
-        bounds = cu_seqlens.long()
-    ids = input_ids.reshape(-1)
-    if attention_mask is not None:
-        if sample_ids is None:
-            sample_ids = hash_rows(
-                input_ids, cu_seqlens=cu_seqlens, attention_mask=attention_mask, backend=backend
-            )
-        keep = attention_mask.reshape(-1) != 0
-        before = torch.cat([bounds.new_zeros(1), keep.cumsum(0)])
-        ids, bounds = ids[keep], before[bounds]
-    if ids.numel() > _LONGEST:
-        check_longest(int(bounds.diff().max()))
-    return Batch(ids.contiguous(), bounds.contiguous(), sample_ids, seed & _SEED, epoch)
+class _Infilling(NamedTuple):
+    """The fields of ``TextInfilling``."""
 
-
-def check_longest(longest: int) -> None:
-    """A row of this length can be drawn from."""
-    if longest > _LONGEST:
-        raise ValueError(f"a row must have fewer than 2**31 tokens, got {longest}")
+    mask_token_id: Constant
+    ratio: float
+    mean_span_length: float
+    permute_sentences: bool
+    sentence_end_ids: list[int]
+    edge_token_ids: list[int]
 
 
 def spell_spans(corruption: SpanCorruption) -> tuple:
@@ -111,8 +72,9 @@ def spell_infilling(infilling: TextInfilling) -> tuple:
     )
 
 
-def _read_spans(*options) -> SpanCorruption:
-    return _spans(*(tuple(o) if isinstance(o, list) else o for o in options))
+def _read_spans(*args: Any) -> tuple[DenoiseJob, SpanCorruption]:
+    job, options = DenoiseJob(*args[:_FIELDS]), args[_FIELDS:]
+    return job, _spans(*(tuple(o) if isinstance(o, list) else o for o in options))
 
 
 @lru_cache(maxsize=64)
@@ -126,97 +88,67 @@ def _spans(sentinels, densities, means, shares, prefixes, modes, eos, final, edg
     return SpanCorruption(sentinels, denoisers, None if eos < 0 else eos, final, edges)
 
 
-def _read_infilling(*options) -> TextInfilling:
-    return _infilling(*(tuple(o) if isinstance(o, list) else o for o in options))
+def _read_infilling(*args: Any) -> tuple[DenoiseJob, TextInfilling]:
+    job, options = DenoiseJob(*args[:_FIELDS]), args[_FIELDS:]
+    return job, _infilling(*(tuple(o) if isinstance(o, list) else o for o in options))
 
 
 _infilling = lru_cache(maxsize=64)(TextInfilling)
 
 
-def spans_room(tokens: int, count: int, corruption: SpanCorruption) -> tuple[int, int]:
-    """(inputs, targets): room for ``count`` rows of ``tokens`` tokens, whatever is drawn.
-
-    No row has more spans than tokens of noise, or than tokens that are none; noise and spans of n
-    tokens are at most n * density * (1 + 1 / mean) + 2.
-    """
-    table = denoiser_table(corruption.denoisers).tolist()
-    modes = any(mode >= 0 for *_, mode in table)
-    share = max(-(-density * (mean + 65536) // (mean << 12)) for _, density, mean, _, _ in table)
-    beside = corruption.final_sentinel + (corruption.eos_token_id is not None)
-    taken = torch.sym_min(tokens, tokens * share // _SHARE + 1 + 2 * count)
-    return tokens + count * modes, taken + count * beside
-
-
-def _numba():
-    from maskkernels.denoise import _numba
-
-    return _numba
-
-
-def _triton():
-    from maskkernels.denoise import _triton
-
-    return _triton
-
-
-def _spans_on_cpu(*args):
-    rows, options = Rows(*args[:6]), args[6:]
-    return tuple(_numba().corrupt_spans(batch_of(rows, "numba"), _read_spans(*options)))
-
-
-def _spans_on_gpu(*args):
-    return _triton().corrupt_spans(Rows(*args[:6]), _read_spans(*args[6:]))
-
-
-def _fake_spans(*args):
-    rows = Rows(*args[:6])
-    if rows.input_ids.device.type == "cpu":
+def _fake_spans(job: DenoiseJob, corruption: SpanCorruption) -> tuple[Tensor, ...]:
+    if job.input_ids.device.type == "cpu":
         context = torch.library.get_ctx()
-        return _empty(rows, context.new_dynamic_size(), context.new_dynamic_size())
-    tokens = rows.input_ids.numel()
-    return _empty(rows, *spans_room(tokens, rows.samples, _read_spans(*args[6:])))
+        return _empty(job, context.new_dynamic_size(), context.new_dynamic_size())
+    return _empty(job, *spans_capacity(job.input_ids.numel(), job.samples, corruption))
 
 
-def _infilling_on_cpu(*args):
-    rows, options = Rows(*args[:6]), args[6:]
-    batch = batch_of(rows, "numba")
-    found = _numba().infill_text(batch, _read_infilling(*options))
-    # An op must not hand back memory that came in.
-    return found.input_ids, found.cu_seqlens, batch.ids.clone(), batch.bounds.clone()
-
-
-def _infilling_on_gpu(*args):
-    return _triton().infill_text(Rows(*args[:6]), _read_infilling(*args[6:]))
-
-
-def _fake_infilling(*args):
-    rows = Rows(*args[:6])
-    tokens = rows.input_ids.numel()
-    if rows.input_ids.device.type != "cpu":
-        return _empty(rows, 2 * tokens, tokens)
+def _fake_infilling(job: DenoiseJob, infilling: TextInfilling) -> tuple[Tensor, ...]:
+    tokens = job.input_ids.numel()
+    if job.input_ids.device.type != "cpu":
+        return _empty(job, 2 * tokens, tokens)
     context = torch.library.get_ctx()
     inputs = context.new_dynamic_size()
-    whole = rows.attention_mask is None
-    return _empty(rows, inputs, tokens if whole else context.new_dynamic_size())
+    whole = job.attention_mask is None
+    return _empty(job, inputs, tokens if whole else context.new_dynamic_size())
 
 
-def _empty(rows: Rows, inputs: Any, targets: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    new = rows.input_ids.new_empty
-    bounds = [new(rows.samples + 1, dtype=torch.int64) for _ in range(2)]
+def _empty(job: DenoiseJob, inputs: Any, targets: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    new = job.input_ids.new_empty
+    bounds = [new(job.samples + 1, dtype=torch.int64) for _ in range(2)]
     return new(inputs), bounds[0], new(targets), bounds[1]
 
 
-corrupt_spans = define_op(
+def _own_targets(rows: CorruptedRows, job: DenoiseJob, _: TextInfilling) -> CorruptedRows:
+    """Rows whose targets are no memory of the job's: on the CPU they are the rows as they came."""
+    if job.input_ids.device.type != "cpu":
+        return rows
+    return CorruptedRows(
+        rows.input_ids,
+        rows.cu_seqlens,
+        rows.target_ids.clone(),
+        rows.target_cu_seqlens.clone(),
+    )
+
+
+corrupt_spans = Op(
+    "denoise",
     "corrupt_spans",
-    f"({_ROWS}, {_SPANS}) -> {_RESULTS}",
-    cpu=_spans_on_cpu,
-    cuda=_spans_on_gpu,
     fake=_fake_spans,
+    arguments={**DenoiseJob.__annotations__, **_Spans.__annotations__},
+    results=4,
+    read=_read_spans,
+    spell=lambda job, corruption: (*job, *spell_spans(corruption)),
+    direct=True,
 )
-infill_text = define_op(
+infill_text = Op(
+    "denoise",
     "infill_text",
-    f"({_ROWS}, {_INFILLING}) -> {_RESULTS}",
-    cpu=_infilling_on_cpu,
-    cuda=_infilling_on_gpu,
     fake=_fake_infilling,
+    arguments={**DenoiseJob.__annotations__, **_Infilling.__annotations__},
+    results=4,
+    read=_read_infilling,
+    spell=lambda job, infilling: (*job, *spell_infilling(infilling)),
+    own=_own_targets,
+    direct=True,
 )

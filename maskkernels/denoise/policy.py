@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from maskkernels.rng import threshold
+from maskkernels.tokens.checks import check_int
 
 LONGEST_MEAN = 1 << 15  # tokens; keeps the integer arithmetic of span counts inside 64 bits
 LONGEST_POISSON = 256  # tokens; e^-mean is far from underflow
@@ -28,8 +29,7 @@ def _ids(name: str, ids: Any) -> tuple[int, ...]:
 
 
 def _check_id(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    check_int(name, value)
     if not 0 <= int(value) < 1 << 31:
         raise ValueError(f"{name} must be in [0, 2**31), got {value}")
 

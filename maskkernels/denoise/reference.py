@@ -6,17 +6,25 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from maskkernels.denoise.job import Batch, CorruptedRows, span_counts, too_few_sentinels
+from maskkernels.denoise.job import (
+    Batch,
+    CorruptedRows,
+    DenoiseJob,
+    batch_of,
+    span_counts,
+    too_few_sentinels,
+)
 from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
 from maskkernels.rng import reference as rng
 from maskkernels.rng import threshold
+from maskkernels.rng.streams import DENOISER, GAP, LENGTH, NOISE, PLACE, SENTENCE
 
-DENOISER, NOISE, GAP, LENGTH, PLACE, SENTENCE = 3, 4, 5, 6, 7, 8  # streams of the random contract
 Draw = Callable[[int, int], list[int]]  # the first words of a stream: (stream, how many)
 
 
-def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
+def corrupt_spans(job: DenoiseJob, corruption: SpanCorruption) -> CorruptedRows:
     """See ``api.corrupt_spans``."""
+    batch = batch_of(job, rng.hash_rows)
     eos = [] if corruption.eos_token_id is None else [corruption.eos_token_id]
     sentinels = list(corruption.sentinel_ids)
     table = denoiser_table(corruption.denoisers).tolist()
@@ -44,8 +52,9 @@ def corrupt_spans(batch: Batch, corruption: SpanCorruption) -> CorruptedRows:
     return CorruptedRows(*_end_to_end(inputs, batch), *_end_to_end(targets, batch))
 
 
-def infill_text(batch: Batch, infilling: TextInfilling) -> CorruptedRows:
+def infill_text(job: DenoiseJob, infilling: TextInfilling) -> CorruptedRows:
     """See ``api.infill_text``."""
+    batch = batch_of(job, rng.hash_rows)
     table = poisson_table(float(infilling.mean_span_length)).tolist()
     inputs = []
     for row, draw in _rows(batch):

@@ -1,310 +1,307 @@
-"""The kernels of the losses on the CPU: logits to their own gradients, in place.
+"""The losses on the CPU: matrix products by torch, what is between them by Numba.
 
-A row of logits goes through the second-level cache once:
-its maximum, its exponentials and their sum, its gradient. The label's own exponential is kept out
-of the sum, so that neither the loss nor the gradient of a well predicted row is a difference of
-nearly equal numbers.
+Labelled rows are gathered first; then a chunk of their logits at a time is computed, turned into
+its own gradient in place, and multiplied into the gradients of its sources.
 """
 
-import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
+import torch
+from torch import Tensor
 
-from maskkernels.jit import inlined, kernel
+from maskkernels.loss._numba_rows import Found, Law, Rows, add_rows
+from maskkernels.loss._numba_rows import cross_entropy as cross_entropy_rows
+from maskkernels.loss.job import LossJob, check_capacity, check_positions, outside_classes
+from maskkernels.runtime.threads import over_rows
 
-_f32 = np.float32
-_COLUMNS = 2048  # whose sums stay in the first-level cache
-# Sums that may be taken in any order become vector sums; products and sums may be fused.
-_summing = nb.njit(forceinline=True, fastmath={"contract", "reassoc"}, error_model="numpy")
-_fused = nb.njit(forceinline=True, fastmath={"contract"}, error_model="numpy")
-
-
-@intrinsic
-def _as_float(context, x):
-    """The float32 of the bits of an int32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return nb.types.float32(nb.types.int32), generate
+_BLOCK = 1 << 22  # bytes of a 16-bit matrix, as float32, that are converted at a time
+_CHUNK = 1 << 26  # bytes of logits at a time, and
+_ROWS = 256  # the fewest rows for which products with a large weight keep their speed
+_BITS = {2: np.int16, 4: np.int32}
+_NO_LOGITS = np.empty((0, 0), np.float32)
 
 
-@intrinsic
-def _as_int(context, x):
-    """The bits of a float32 as an int32."""
+class Selected(NamedTuple):
+    """The labelled rows of a job."""
 
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return nb.types.int32(nb.types.float32), generate
+    slots: np.ndarray  # int64 [R]: which rows of the result they are
+    rows: np.ndarray  # int64 [R]: which rows of the input
+    labels: np.ndarray  # int64 [R]
 
 
-_ROUND = _f32(12582912.0)  # 1.5 * 2^23: adding it leaves an integer in the lowest bits
-_LOG2_E = _f32(1.4426950408889634)
-_LN2_HIGH = _f32(0.693359375)  # few bits, so that its product with an integer is exact
-_LN2_LOW = _f32(0.6931471805599453 - 0.693359375)
-# (e^f - 1 - f) / f^2 on [-ln(2)/2, ln(2)/2], fitted: relative error of e^f below 4e-9
-_E0, _E1, _E2, _E3, _E4 = (
-    _f32(c)
-    for c in (
-        0.4999999403953552, 0.1666652113199234, 0.04166838899254799, 0.00836874544620514,
-        0.0013814539415761828,
-    )
-)  # fmt: skip
-
-
-@_fused
-def _exp(x):
-    """e^x for x <= 0 and NaN; 0 below -87, where float32 has no normal number left."""
-    shifted = x * _LOG2_E + _ROUND
-    k = shifted - _ROUND
-    f = x - k * _LN2_HIGH
-    f = f - k * _LN2_LOW
-    p = _E4 * f + _E3
-    p = p * f + _E2
-    p = p * f + _E1
-    p = p * f + _E0
-    p = p * (f * f) + f
-    p = p + _f32(1.0)
-    power = _as_float(np.int32((_as_int(shifted) + np.int32(127)) << np.int32(23)))
-    return _f32(0.0) if x < _f32(-87.0) else p * power
-
-
-# tanh(x) = x + x^3 * P(x^2) below 0.625, the classical fit of the Cephes library
-_T0, _T1, _T2, _T3, _T4 = (
-    _f32(c)
-    for c in (
-        -3.33332819422e-1, 1.33314422036e-1, -5.37397155531e-2, 2.06390887954e-2,
-        -5.70498872745e-3,
-    )
-)  # fmt: skip
-
-
-@_fused
-def _tanh(x):
-    size = abs(x)
-    square = x * x
-    p = _T4 * square + _T3
-    p = p * square + _T2
-    p = p * square + _T1
-    p = p * square + _T0
-    small = p * square * x + x
-    e = _exp(_f32(-2.0) * size)
-    large = (_f32(1.0) - e) / (_f32(1.0) + e)
-    large = -large if x < _f32(0.0) else large
-    return small if size < _f32(0.625) else large
-
-
-@inlined
-def _ordered(bits):
-    """Maps the bits of floats to integers of the same order, and back."""
-    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-
-
-@inlined
-def _largest(row):
-    """The maximum, compared as integers, which vectorises; a NaN may win or lose."""
-    best = np.int32(-(1 << 31))
-    for v in range(row.size):
-        best = max(best, _ordered(_as_int(row[v])))
-    return _as_float(_ordered(best))
-
-
-@_fused
-def _adjust(row, bias, scale, softcap):
-    """Raw products to logits."""
-    if bias.size:
-        for v in range(row.size):
-            row[v] = (row[v] + bias[v]) * scale
-    elif scale != _f32(1.0):
-        for v in range(row.size):
-            row[v] *= scale
-    if softcap != _f32(0.0):
-        inverse = _f32(1.0) / softcap
-        for v in range(row.size):
-            row[v] = softcap * _tanh(row[v] * inverse)
-
-
-@inlined
-def _greater(row, than):
-    n = np.int32(0)
-    for v in range(row.size):
-        n += np.int32(row[v] > than)
-    return n
-
-
-@_summing
-def _exponentials(row, top):
-    """Replace each x of the row by e^(x - top); their sum."""
-    total = _f32(0.0)
-    for v in range(row.size):
-        e = _exp(row[v] - top)
-        row[v] = e
-        total += e
-    return total
-
-
-@_summing
-def _sum_of_exponentials(row, top):
-    total = _f32(0.0)
-    for v in range(row.size):
-        total += _exp(row[v] - top)
-    return total
-
-
-@_summing
-def _weighted_distances(row, top):
-    """The sum of (x - top) * e^(x - top)."""
-    total = _f32(0.0)
-    for v in range(row.size):
-        d = row[v] - top
-        d = _f32(-100.0) if d < _f32(-100.0) else d
-        total += d * _exp(d)
-    return total
-
-
-@_summing
-def _distances(row, top, class_weights):
-    """The sum of w * (top - x) over all classes."""
-    total = 0.0
-    if class_weights.size:
-        for v in range(row.size):
-            total += np.float64(class_weights[v] * (top - row[v]))
+def _select(job: LossJob) -> Selected:
+    labels = job.labels.numpy()
+    if job.positions is None:
+        rows = slots = np.flatnonzero(labels != job.ignore_index)
     else:
-        for v in range(row.size):
-            total += np.float64(top - row[v])
-    return total
+        check_positions(job)
+        positions = job.positions.numpy()
+        if not job.aligned:
+            labels = labels[positions] if labels.size else np.empty(positions.size, np.int64)
+        slots = np.flatnonzero((positions >= 0) & (labels != job.ignore_index))
+        rows = positions[slots]
+    labels = labels[slots]
+    outside = (labels < 0) | (labels >= job.vocab_size)
+    if outside.any():
+        place = int(outside.argmax())
+        raise outside_classes(job, int(slots[place]), int(labels[place]))
+    check_capacity(job, slots.size)
+    return Selected(slots, rows, labels)
 
 
-@_fused
-def _multiply(row, factor):
-    for v in range(row.size):
-        row[v] *= factor
-
-
-@_fused
-def _gradients(row, top, factor, share, class_weights, softcap):
-    """Logits to gradients with respect to them before the cap, but for the label's own part."""
-    weighted, capped = class_weights.size > 0, softcap != _f32(0.0)
-    inverse = _f32(1.0) / softcap if capped else _f32(0.0)
-    if weighted:
-        for v in range(row.size):
-            q = row[v] * inverse
-            g = factor * _exp(row[v] - top) - share * class_weights[v]
-            row[v] = g * (_f32(1.0) - q * q)
+# Dividing by 0 gives infinity or NaN in torch, and no warning.
+@np.errstate(divide="ignore", invalid="ignore")
+def cross_entropy(job: LossJob) -> tuple[Tensor, ...]:
+    """(loss, count, accuracy, entropy, top_k, and the three gradients or empty tensors)."""
+    job = job.detached()
+    selected = _select(job)
+    count = selected.slots.size
+    divisor = _divisor(job, selected)
+    asked = Asked(job.input_grad, job.weight_grad, job.bias_grad, job.stored_dtype)
+    if job.reduction == "none":
+        asked = Asked(False, False, False, job.stored_dtype)
+    factors = np.full(count if any(asked[:3]) else 0, 1.0 / divisor)
+    with torch.autocast("cpu", enabled=False):
+        found, gradients = _over_chunks(job, selected, factors, asked)
+    if job.reduction == "none":
+        loss = torch.zeros(job.rows)
+        loss.numpy()[selected.slots] = found.loss
     else:
-        for v in range(row.size):
-            q = row[v] * inverse
-            g = factor * _exp(row[v] - top) - share
-            row[v] = g * (_f32(1.0) - q * q)
+        loss = _scalar(found.loss.sum() / divisor)
+    several = max(count, 1)
+    statistics = (
+        _scalar((found.rank < 1).sum() / several) if job.accuracy else torch.empty(0),
+        _scalar(found.entropy.sum() / several) if job.entropy else torch.empty(0),
+        _scalar((found.rank < min(job.top_k, job.vocab_size)).sum() / several)
+        if job.top_k
+        else torch.empty(0),
+    )
+    return loss, torch.tensor(count), *statistics, *gradients
 
 
-class Rows(NamedTuple):
-    """Labelled rows; ``labels`` and ``factors`` are those of the chunk that is looked at."""
-
-    logits: Any  # float32 [N, V] to copy from, or empty: the buffer holds them
-    buffer: Any  # float32 [n, V], or [N, V] where there is something to copy
-    places: Any  # int64 [n]: where in logits (and, for gradients, in the buffer) a row is
-    labels: Any  # int64 [n]
-    factors: Any  # float64 [n]: the gradient of the result with respect to the row's loss
-    bias: Any  # float32 [V], or empty
-    class_weights: Any  # float32 [V], or empty
-
-
-class Law(NamedTuple):
-    """The numbers of a job."""
-
-    label_smoothing: float
-    z_loss: float
-    softcap: Any  # float32, 0 for none
-    logit_scale: Any  # float32
-    sum_of_weights: float
-    gradient: bool
-    entropy: bool
-    rank: bool
+@np.errstate(divide="ignore", invalid="ignore")
+def cross_entropy_backward(grad: Tensor, job: LossJob) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients, computed from the inputs once more."""
+    job = job.detached()
+    selected = _select(job)
+    grads = grad.detach().double().numpy()
+    factors = grads[selected.slots] if job.reduction == "none" else grads / _divisor(job, selected)
+    factors = np.ascontiguousarray(np.broadcast_to(factors, selected.slots.shape))
+    asked = Asked(job.input_grad, job.weight_grad, job.bias_grad, job.input.dtype)
+    job = job._replace(accuracy=False, entropy=False, top_k=0)
+    with torch.autocast("cpu", enabled=False):
+        return _over_chunks(job, selected, factors, asked)[1]
 
 
-class Found(NamedTuple):
-    """What is found out about each row of a chunk."""
-
-    loss: Any  # float64 [n]
-    entropy: Any  # float64 [n]
-    rank: Any  # int64 [n]: how many logits are greater than the label's
-
-
-@kernel
-def cross_entropy(rows, law, found, first, last):
-    """Loss and statistics of rows first..last, and their gradients in place of the logits."""
-    bias, class_weights, softcap = rows.bias, rows.class_weights, law.softcap
-    vocab_size = rows.buffer.shape[1]
-    eps, scale = law.label_smoothing, np.float64(law.logit_scale)
-    copied = rows.logits.size > 0
-    scratch = np.empty(vocab_size if copied and not law.gradient else 0, np.float32)
-    for i in range(first, last):
-        row = scratch
-        if not copied:
-            row = rows.buffer[i]
-        elif law.gradient:
-            row = rows.buffer[rows.places[i]]
-        if copied:
-            row[:] = rows.logits[rows.places[i]]
-        _adjust(row, bias, law.logit_scale, softcap)
-        y = rows.labels[i]
-        top, at_label = _largest(row), row[y]
-        if law.rank:
-            found.rank[i] = _greater(row, at_label) if at_label < top else 0
-        to_top = np.float64(top) - np.float64(at_label)
-        smooth = _distances(row, top, class_weights) if eps > 0.0 else 0.0
-
-        row[y] = -np.inf
-        entropy = _weighted_distances(row, top) if law.entropy else _f32(0.0)
-        if eps > 0.0 or softcap != _f32(0.0):  # the logits are needed once more
-            others = np.float64(_sum_of_exponentials(row, top))
-        else:
-            others = np.float64(_exponentials(row, top))
-        own = math.exp(-to_top)
-        total = others + own
-        log_total = math.log1p(others) if to_top == 0.0 else math.log(total)
-        lse = np.float64(top) + log_total
-        weight = np.float64(class_weights[y]) if class_weights.size else 1.0
-        found.loss[i] = weight * (1.0 - eps) * (log_total + to_top) + law.z_loss * lse * lse
-        if eps > 0.0:
-            found.loss[i] += eps / vocab_size * (law.sum_of_weights * log_total + smooth)
-        if law.rank and not math.isfinite(total + top):
-            found.rank[i] = vocab_size
-        if law.entropy:
-            own_part = own * -to_top if own > 0.0 else 0.0
-            found.entropy[i] = log_total - (np.float64(entropy) + own_part) / total
-        if not law.gradient:
-            continue
-
-        # p_v * (hit + rest) - share * w_v, and at the label hit less than that
-        hit = weight * (1.0 - eps)
-        rest = eps / vocab_size * law.sum_of_weights + 2.0 * law.z_loss * lse
-        share = eps / vocab_size
-        outer = rows.factors[i] * scale
-        factor = _f32(outer * (hit + rest) / total)
-        label = outer * ((rest * own - hit * others) / total - share * weight)
-        if eps > 0.0 or softcap != _f32(0.0):
-            _gradients(row, top, factor, _f32(outer * share), class_weights, softcap)
-            if softcap != _f32(0.0):
-                q = np.float64(at_label) / np.float64(softcap)
-                label *= 1.0 - q * q
-        else:
-            _multiply(row, factor)
-        row[y] = label
+def scale(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply gradients by ``factor`` in place."""
+    if factor.item() != 1.0:
+        for gradient in gradients:
+            gradient.mul_(factor)
 
 
-@kernel
-def add_rows(matrix, total, first, last):
-    """Add the rows of a matrix to ``total``, in columns first..last, in order."""
-    for begin in range(first, last, _COLUMNS):
-        sums = total[begin : min(begin + _COLUMNS, last)]
-        for i in range(matrix.shape[0]):
-            row = matrix[i, begin : begin + sums.size]
-            for v in range(sums.size):
-                sums[v] += row[v]
+def scale_rows(gradient: Tensor, factor: Tensor, job: LossJob) -> None:
+    """Multiply the labelled rows of the logits' gradient by ``factor``; the others are zero."""
+    if factor.item() != 1.0:
+        for row in _select(job.detached()).rows.tolist():
+            gradient[row].mul_(factor)
+
+
+def _scalar(value: Any) -> Tensor:
+    return torch.tensor(float(value), dtype=torch.float32)
+
+
+def _divisor(job: LossJob, selected: Selected) -> float:
+    """What the sum of the rows is divided by; as the reference's."""
+    if job.reduction != "mean" or not selected.slots.size:
+        return 1.0
+    if job.num_items is not None:
+        return np.float64(job.num_items.item())
+    if job.class_weights is None:
+        return float(selected.slots.size)
+    return job.class_weights.numpy()[selected.labels].sum(dtype=np.float64)
+
+
+class Asked(NamedTuple):
+    """The gradients to compute, and their dtype."""
+
+    input: bool
+    weight: bool
+    bias: bool
+    dtype: torch.dtype
+
+
+def _over_chunks(
+    job: LossJob, selected: Selected, factors: np.ndarray, asked: Asked
+) -> tuple[Found, tuple[Tensor, Tensor, Tensor]]:
+    """Compute all labelled rows, a chunk at a time."""
+    gradient = asked.input or asked.weight or asked.bias
+    count, vocab_size = selected.slots.size, job.vocab_size
+    nothing = np.empty(0, np.float32)
+    class_weights = nothing
+    if job.class_weights is not None:
+        class_weights = job.class_weights.contiguous().numpy()
+    law = Law(
+        job.label_smoothing, job.z_loss, np.float32(job.softcap), np.float32(job.logit_scale),
+        float(class_weights.sum(dtype=np.float64)) if class_weights.size else float(vocab_size),
+        gradient, job.entropy, job.accuracy or job.top_k > 0,
+    )  # fmt: skip
+    found = Found(np.zeros(count), np.zeros(count), np.zeros(count, np.int64))
+    # A copy: FSDP frees a parameter's storage, and numpy() would pin it.
+    bias = nothing if job.bias is None else job.bias.float().clone().numpy()
+    work: _Linear | _InPlace | _Logits
+    if job.weight is not None:
+        work = _Linear(job, job.weight, selected, asked)
+    elif job.input.dtype == torch.float32 and job.input.is_contiguous():
+        work = _InPlace(job, selected, asked)
+    else:
+        work = _Logits(job, selected, asked)
+    chunks = -(-count // work.rows_at_once)
+    size = -(-count // max(chunks, 1))
+    for begin in range(0, count, max(size, 1)):
+        chunk = slice(begin, min(begin + size, count))
+        logits, buffer = work.begin(chunk)
+        rows = Rows(
+            logits, buffer, selected.rows[chunk], selected.labels[chunk], factors[chunk], bias,
+            class_weights,
+        )  # fmt: skip
+        here = Found(*(field[chunk] for field in found))
+        bounds = np.arange(chunk.stop - begin + 1) * vocab_size
+        over_rows(lambda *part, r=rows, f=here: cross_entropy_rows(r, law, f, *part), bounds)
+        if gradient:
+            work.end(chunk)
+    return found, work.gradients()
+
+
+def _allocate(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory from NumPy, which asks for huge pages: few page faults."""
+    return torch.from_numpy(np.empty(shape, _BITS[dtype.itemsize])).view(dtype)
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros that take no memory before something is written among them."""
+    return torch.from_numpy(np.zeros(shape, _BITS[dtype.itemsize])).view(dtype)
+
+
+class _InPlace:
+    """Logits whose rows a kernel can read where they are."""
+
+    def __init__(self, job: LossJob, selected: Selected, asked: Asked):
+        self.rows_at_once = max(1, selected.slots.size)
+        self.logits = job.input.numpy()
+        rows, width = job.input.shape
+        self.d_input = _zeros((rows if asked.input else 0, width), asked.dtype)
+        self.asked = asked
+
+    def begin(self, chunk: slice) -> tuple[np.ndarray, np.ndarray]:
+        return self.logits, self.d_input.numpy()
+
+    def end(self, chunk: slice) -> None:
+        pass
+
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        d_input = self.d_input if self.asked.input else torch.empty(0)
+        return d_input, torch.empty(0), torch.empty(0)
+
+
+class _Logits:
+    """Logits that are copied to float32, a chunk of labelled rows at a time."""
+
+    def __init__(self, job: LossJob, selected: Selected, asked: Asked):
+        self.rows_at_once = max(1, _BLOCK // (4 * job.vocab_size))
+        self.input = job.input
+        self.rows = torch.from_numpy(selected.rows)
+        self.buffer = torch.empty(0)
+        self.d_input = job.input.new_empty(0)
+        if asked.input:
+            self.d_input = _zeros(job.input.shape, asked.dtype)
+
+    def begin(self, chunk: slice) -> tuple[np.ndarray, np.ndarray]:
+        self.buffer = self.input.index_select(0, self.rows[chunk]).float()
+        return _NO_LOGITS, self.buffer.numpy()
+
+    def end(self, chunk: slice) -> None:
+        self.d_input.index_copy_(0, self.rows[chunk], self.buffer.to(self.d_input.dtype))
+
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.d_input, self.input.new_empty(0), self.input.new_empty(0)
+
+
+class _Linear:
+    """Logits that a matrix product makes of hidden states, a chunk of rows at a time.
+
+    A weight of 16 bits is converted to float32 a block of classes at a time.
+    """
+
+    def __init__(self, job: LossJob, weight: Tensor, selected: Selected, asked: Asked):
+        self.weight, self.asked = weight, asked
+        self.shape = job.input.shape
+        self.rows = torch.from_numpy(selected.rows)
+        self.x = job.input.index_select(0, self.rows).float()
+        self.buffer = torch.empty(0)
+        vocab_size, width = weight.shape
+        self.rows_at_once = max(1, job.chunk_bytes // (4 * vocab_size))
+        if not job.chunk_bytes:
+            self.rows_at_once = max(_CHUNK // (4 * vocab_size), _ROWS)
+        size = vocab_size if weight.dtype == torch.float32 else max(1, _BLOCK // max(4 * width, 1))
+        self.blocks = [slice(v, v + size) for v in range(0, vocab_size, size)]
+        self.d_x = _allocate(self.x.shape if asked.input else (0, width))
+        self.d_bias = np.zeros(vocab_size if asked.bias else 0)
+        kept = asked.weight and self.rows.numel() > 0
+        self.d_weight = _allocate(weight.shape if kept else (0, width), asked.dtype)
+        self.sums = self.d_weight  # in float32, over chunks
+
+    def begin(self, chunk: slice) -> tuple[np.ndarray, np.ndarray]:
+        n = chunk.stop - chunk.start
+        if not self.buffer.numel():
+            self.buffer = _allocate((n, self.weight.shape[0]))
+            if self.d_weight.dtype != torch.float32 and n < self.x.shape[0]:
+                self.sums = _allocate(self.d_weight.shape)
+        logits = self.buffer[:n]
+        for block in self.blocks:
+            torch.mm(self.x[chunk], self.weight[block].float().t(), out=logits[:, block])
+        return _NO_LOGITS, logits.numpy()
+
+    def end(self, chunk: slice) -> None:
+        gradient, x = self.buffer[: chunk.stop - chunk.start], self.x[chunk]
+        if self.asked.input:
+            for block in self.blocks:
+                _add_product(
+                    self.d_x[chunk], gradient[:, block], self.weight[block].float(), block.start > 0
+                )
+        if self.asked.weight:
+            for block in self.blocks:
+                self._add_to_weight(block, gradient[:, block].t(), x, chunk)
+        if self.asked.bias:
+            bounds = np.arange(gradient.shape[1] + 1) * gradient.shape[0]
+            matrix, total = gradient.numpy(), self.d_bias
+            over_rows(lambda *part: add_rows(matrix, total, *part), bounds)
+
+    def _add_to_weight(self, block: slice, gradient: Tensor, x: Tensor, chunk: slice) -> None:
+        if self.sums.dtype == torch.float32:
+            _add_product(self.sums[block], gradient, x, chunk.start > 0)
+            if self.sums is not self.d_weight and chunk.stop == self.x.shape[0]:
+                self.d_weight[block] = self.sums[block]
+        else:  # one chunk: nothing to add to
+            self.d_weight[block] = torch.mm(gradient, x)
+
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        dtype, asked = self.asked.dtype, self.asked
+        d_input, d_weight, d_bias = (torch.empty(0, dtype=dtype) for _ in range(3))
+        if asked.input:
+            d_input = _zeros(self.shape, dtype).index_copy_(0, self.rows, self.d_x.to(dtype))
+        if asked.weight:
+            d_weight = self.d_weight if self.rows.numel() else _zeros(self.weight.shape, dtype)
+        if asked.bias:
+            d_bias = torch.from_numpy(self.d_bias).to(dtype)
+        return d_input, d_weight, d_bias
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, is_begun: bool) -> None:
+    """total = a @ b, added to what is there if it ``is_begun``."""
+    if is_begun:
+        total.addmm_(a, b)
+    else:
+        torch.mm(a, b, out=total)

@@ -1,4 +1,4 @@
-"""What every loss backend is handed, and the op schemas that say the same to PyTorch."""
+"""What every loss backend is handed."""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Job(NamedTuple):
+class LossJob(NamedTuple):
     """The checked arguments of both losses.
 
     ``input`` is the hidden states [N, H] where there is a ``weight``, and the logits [N, V] where
@@ -39,7 +39,7 @@ class Job(NamedTuple):
     weight_grad: bool
     bias_grad: bool
 
-    def detached(self) -> "Job":
+    def detached(self) -> "LossJob":
         """The same with tensors that autograd does not follow."""
         tensors: dict[str, Any] = {
             name: value.detach()
@@ -63,23 +63,27 @@ class Job(NamedTuple):
         return self.input.shape[0] if self.positions is None else self.positions.shape[0]
 
 
-_SCHEMA_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "SymInt"}
-_ARGUMENTS = ", ".join(
-    f"{_SCHEMA_TYPES.get(kind) or kind.__name__} {name}"
-    for name, kind in Job.__annotations__.items()
+# Found at import: torch 2.11 cannot trace the question.
+_AUTOCAST_KINDS = tuple(
+    kind
+    for kind in ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu")
+    if torch.amp.is_autocast_available(kind)
 )
-SCHEMA = f"({_ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})"
-BACKWARD_SCHEMA = f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)"
+
+
+def is_autocast_on(kind: str) -> bool:
+    """Whether autocast is enabled on a kind of device that may know none ("meta")."""
+    return kind in _AUTOCAST_KINDS and torch.is_autocast_enabled(kind)
 
 
 def no_autocast(kind: str) -> contextlib.AbstractContextManager[Any]:
-    """Without autocast, on a kind of device that may know none ("meta")."""
-    if torch.amp.is_autocast_available(kind):
+    """Disable autocast, on a kind of device that may know none ("meta")."""
+    if kind in _AUTOCAST_KINDS:
         return torch.autocast(kind, enabled=False)
     return contextlib.nullcontext()
 
 
-def check_positions(job: Job) -> None:
+def check_positions(job: LossJob) -> None:
     """Raise unless positions are rows of the input, ascending, then -1."""
     if job.positions is None or not job.positions.numel():
         return
@@ -90,7 +94,7 @@ def check_positions(job: Job) -> None:
         raise ValueError(f"positions must be rows in [0, {n}), ascending, then -1 to the end")
 
 
-def outside_classes(job: Job, place: int, label: int) -> ValueError:
+def outside_classes(job: LossJob, place: int, label: int) -> ValueError:
     """The error for a label that is no class; ``place`` counts rows of the result."""
     if job.positions is not None and not job.aligned:
         place = int(job.positions[place])
@@ -100,7 +104,7 @@ def outside_classes(job: Job, place: int, label: int) -> ValueError:
     )
 
 
-def check_capacity(job: Job, count: int) -> None:
+def check_capacity(job: LossJob, count: int) -> None:
     """Raise if more than ``capacity`` rows are labelled."""
     if 0 <= job.capacity < count:
         raise ValueError(f"{count} rows are labelled, more than capacity={job.capacity}")

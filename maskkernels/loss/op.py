@@ -3,28 +3,17 @@
 import torch
 from torch import Tensor
 
-from maskkernels.backend import define_op
-from maskkernels.loss.job import BACKWARD_SCHEMA, SCHEMA, Job
+from maskkernels.backend import Op, current, home_of
+from maskkernels.loss.job import LossJob
 
-_TENSORS = [i for i, k in enumerate(Job.__annotations__.values()) if k in (Tensor, Tensor | None)]
+_TENSORS = [
+    i for i, k in enumerate(LossJob.__annotations__.values()) if k in (Tensor, Tensor | None)
+]
 _LEAVES = 3  # input, weight and bias come first, whether each needs a gradient last
-_REDUCTION = Job._fields.index("reduction")
+_REDUCTION = LossJob._fields.index("reduction")
 
 
-def _cpu():
-    from maskkernels.loss import cpu
-
-    return cpu
-
-
-def _gpu():
-    from maskkernels.loss import _triton
-
-    return _triton
-
-
-def _fake(*args):
-    job = Job(*args)
+def _fake(job):
     empty = job.input.new_empty
     loss = empty(job.rows if job.reduction == "none" else (), dtype=torch.float32)
     asked = (job.accuracy, job.entropy, job.top_k)
@@ -43,8 +32,8 @@ def _fake_gradients(job, dtype):
     )
 
 
-def _fake_backward(grad, *args):
-    return _fake_gradients(Job(*args), args[0].dtype)
+def _fake_backward(grad, job):
+    return _fake_gradients(job, job.input.dtype)
 
 
 def _setup_context(ctx, inputs, output):
@@ -62,22 +51,22 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad, *_):
     """Hand the gradients over, so that they exist once; a second backward computes them again."""
     if grad is None:
-        return (None,) * len(Job._fields)
+        return (None,) * len(LossJob._fields)
     asked = list(ctx.needs_input_grad[:_LEAVES])
     gradients, ctx.gradients = ctx.gradients, None
     if gradients is None or asked != ctx.options[-_LEAVES:] or torch.is_grad_enabled():
-        found = _cross_entropy_backward(grad, *_job(ctx)[:-_LEAVES], *asked)
+        found = _cross_entropy_backward.registered(grad, *_job(ctx)[:-_LEAVES], *asked)
     else:
         found = [g.to(ctx.dtype) for g in _scaled(ctx, gradients, grad)]
     found = [g if ask else None for g, ask in zip(found, asked, strict=True)]
-    return *found, *[None] * (len(Job._fields) - _LEAVES)
+    return *found, *[None] * (len(LossJob._fields) - _LEAVES)
 
 
 def _job(ctx):
     arguments = list(ctx.options)
     for i, tensor in zip(_TENSORS, ctx.saved_tensors, strict=True):
         arguments[i] = tensor
-    return Job(*arguments)
+    return LossJob(*arguments)
 
 
 def _scaled(ctx, gradients, grad):
@@ -88,11 +77,12 @@ def _scaled(ctx, gradients, grad):
     """
     if type(grad) is not Tensor:
         return [g * grad for g in gradients]
-    backend = _gpu() if grad.is_cuda else _cpu()
-    if ctx.is_linear:
-        backend.scale(gradients, grad)
-    else:
-        backend.scale_rows(gradients[0], grad, _job(ctx))
+    kernels = cross_entropy.module(home_of(grad.device.type))
+    with current(grad.device):
+        if ctx.is_linear:
+            kernels.scale(gradients, grad)
+        else:
+            kernels.scale_rows(gradients[0], grad, _job(ctx))
     return gradients
 
 
@@ -102,25 +92,22 @@ def _refuse(ctx, *_):
     )
 
 
-_cross_entropy_backward = define_op(
+_cross_entropy_backward = Op(
+    "loss",
     "cross_entropy_backward",
-    BACKWARD_SCHEMA,
-    cpu=lambda grad, *args: _cpu().cross_entropy_backward(grad, Job(*args)),
-    cuda=lambda grad, *args: _gpu().cross_entropy_backward(grad, Job(*args)),
     fake=_fake_backward,
+    arguments={"grad": Tensor, **LossJob.__annotations__},
+    results=_LEAVES,
+    read=lambda grad, *args: (grad, LossJob(*args)),
+    spell=lambda grad, job: (grad, *job),
     backward=_refuse,
 )
-_cross_entropy = define_op(
+cross_entropy = Op(  # gives loss, count, accuracy, entropy, top_k (empty unless wanted), gradients
+    "loss",
     "cross_entropy",
-    SCHEMA,
-    cpu=lambda *args: _cpu().cross_entropy(Job(*args)),
-    cuda=lambda *args: _gpu().cross_entropy(Job(*args)),
     fake=_fake,
+    job=LossJob,
+    results=5 + _LEAVES,
     setup_context=_setup_context,
     backward=_backward,
 )
-
-
-def cross_entropy(job: Job) -> tuple[Tensor, ...]:
-    """(loss, count, accuracy, entropy, top_k); empty where not asked for."""
-    return _cross_entropy(*job)[:-_LEAVES]

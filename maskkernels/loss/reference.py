@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskkernels.loss.job import Job, no_autocast
+from maskkernels.loss.job import LossJob, no_autocast
 
 Result = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def cross_entropy(job: Job) -> Result:
+def cross_entropy(job: LossJob) -> Result:
     """(loss, count, accuracy, entropy, top_k); see ``api`` for what each field means.
 
     Computes every row and drops the ignored ones, so that shapes do not depend on data. Autograd
@@ -45,7 +45,7 @@ def cross_entropy(job: Job) -> Result:
     return rows, count, *stats
 
 
-def select(job: Job) -> tuple[Tensor, Tensor, Tensor]:
+def select(job: LossJob) -> tuple[Tensor, Tensor, Tensor]:
     """(input, label and whether it counts) of each row of the result."""
     if job.positions is None:
         return job.input, job.labels, job.labels != job.ignore_index
@@ -54,7 +54,7 @@ def select(job: Job) -> tuple[Tensor, Tensor, Tensor]:
     return job.input[at], labels, (job.positions >= 0) & (labels != job.ignore_index)
 
 
-def logits_of(x: Tensor, labelled: Tensor, job: Job) -> Tensor:
+def logits_of(x: Tensor, labelled: Tensor, job: LossJob) -> Tensor:
     """Scaled and capped logits, float32 or float64; those of rows without a label are finite."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     x = torch.where(labelled[:, None], x, 0).to(dtype)
@@ -66,7 +66,7 @@ def logits_of(x: Tensor, labelled: Tensor, job: Job) -> Tensor:
     return job.softcap * torch.tanh(x / job.softcap) if job.softcap else x
 
 
-def divisor_of(job: Job, count: Tensor, weights: Tensor) -> Tensor | float:
+def divisor_of(job: LossJob, count: Tensor, weights: Tensor) -> Tensor | float:
     """What the sum of the rows is divided by; 1 where nothing is labelled.
 
     Args:
@@ -81,7 +81,7 @@ def divisor_of(job: Job, count: Tensor, weights: Tensor) -> Tensor | float:
 
 
 def _statistics(
-    job: Job, logits: Tensor, lse: Tensor, at_label: Tensor, counted: Tensor, count: Tensor
+    job: LossJob, logits: Tensor, lse: Tensor, at_label: Tensor, counted: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(accuracy, entropy, share of labels among the top k); empty where not asked for."""
     none = logits.new_empty(0, dtype=torch.float32)

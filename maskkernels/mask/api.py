@@ -5,11 +5,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskkernels.backend import define_op, resolve
-from maskkernels.mask import reference
-from maskkernels.mask.job import SCHEMA, Job
+from maskkernels.backend import Op, resolve
+from maskkernels.mask.job import MaskJob
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
-from maskkernels.rng.api import check_ids, check_indices, check_like, epoch_bits, seed_bits
+from maskkernels.tokens.checks import (
+    INTEGERS,
+    check_ids,
+    check_indices,
+    check_int,
+    check_like,
+    check_vector,
+    epoch_bits,
+    seed_bits,
+)
 
 
 class MaskedTokens(NamedTuple):
@@ -38,20 +46,7 @@ class MaskedTokens(NamedTuple):
     positions: Tensor | None = None
 
 
-def _on_cpu(*args):
-    from maskkernels.mask import _numba
-
-    return _numba.mask_tokens(Job(*args))
-
-
-def _on_gpu(*args):
-    from maskkernels.mask import _triton
-
-    return _triton.mask_tokens(Job(*args))
-
-
-def _fake(*args):
-    job = Job(*args)
+def _fake(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ids, labels = (
         torch.empty_like(job.input_ids, memory_format=torch.contiguous_format) for _ in range(2)
     )
@@ -61,7 +56,7 @@ def _fake(*args):
     return ids, labels, count, positions
 
 
-_mask_tokens = define_op("mask_tokens", SCHEMA, cpu=_on_cpu, cuda=_on_gpu, fake=_fake)
+_mask_tokens = Op("mask", "mask_tokens", fake=_fake, job=MaskJob, results=4)
 
 
 def mask_tokens(
@@ -149,10 +144,9 @@ def mask_tokens(
         raise TypeError(f"policy must be a MaskingPolicy, got {type(policy).__name__}")
     samples = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
     check_like("special_tokens_mask", special_tokens_mask, input_ids)
-    _check_vector("sample_ids", sample_ids, input_ids, (torch.int64,), samples)
-    _check_vector("maskable", maskable, input_ids, (torch.bool,), None)
-    integers = (torch.int32, torch.int64)
-    _check_vector("replacement_ids", replacement_ids, input_ids, integers, None)
+    check_vector("sample_ids", sample_ids, input_ids, (torch.int64,), samples)
+    check_vector("maskable", maskable, input_ids, (torch.bool,), None)
+    check_vector("replacement_ids", replacement_ids, input_ids, INTEGERS, None)
     _check_units(units, rates, unit_rates, input_ids, samples, policy)
     if maskable is not None and maskable.numel() < policy.vocab_size:
         raise ValueError(
@@ -163,17 +157,17 @@ def mask_tokens(
         raise ValueError(
             f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}"
         )
-    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int)):
-        raise TypeError(f"capacity must be an int or None, got {type(capacity).__name__}")
-    if capacity is not None and capacity < 0:
-        raise ValueError(f"capacity must not be negative, got {capacity}")
+    if capacity is not None:
+        check_int("capacity", capacity, "an int or None")
+        if capacity < 0:
+            raise ValueError(f"capacity must not be negative, got {capacity}")
     look = input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
     if look:
         size = policy.vocab_size if maskable is None else maskable.numel()
         _check_values(replacement_ids, size, rates, unit_rates)
     if unit_rates is not None:
         rates = _rates_of_units(unit_rates, units, cu_seqlens)
-    job = Job(
+    job = MaskJob(
         input_ids, sample_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable,
         replacement_ids, units, rates, seed_bits(seed), epoch_bits(epoch),
         int(policy.mask_token_id), int(policy.vocab_size), float(policy.rate),
@@ -181,36 +175,13 @@ def mask_tokens(
         policy.at_least_one, policy.replacement == "unit", int(policy.ignore_index),
         -1 if capacity is None else capacity,
     )  # fmt: skip
-    if resolve(backend, input_ids.device) == "reference":
-        if look:  # the Numba kernel looks at the ids as it goes
-            _check_vocabulary(input_ids, attention_mask, size)
-        ids, labels, count, positions = reference.mask_tokens(job)
-    else:
-        ids, labels, count, positions = _mask_tokens(*job)
+    name = resolve(backend, input_ids.device)
+    if look and name == "reference":  # the Numba kernel looks at the ids as it goes
+        _check_vocabulary(input_ids, attention_mask, size)
+    ids, labels, count, positions = _mask_tokens.run(name, input_ids.device, job)
     if capacity is None:
         return MaskedTokens(ids, labels)
     return MaskedTokens(ids, labels, count, positions)
-
-
-def _check_vector(
-    name: str,
-    tensor: Tensor | None,
-    input_ids: Tensor,
-    dtypes: tuple[torch.dtype, ...],
-    length: int | None,
-) -> None:
-    if tensor is None:
-        return
-    if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
-        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise TypeError(f"{name} must be a tensor of {' or '.join(map(str, dtypes))}, got {got}")
-    if tensor.dim() != 1 or length not in (None, tensor.numel()):
-        raise ValueError(
-            f"{name} must have shape [{'n' if length is None else length}], "
-            f"got {tuple(tensor.shape)}"
-        )
-    if tensor.device != input_ids.device:
-        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
 
 
 def _check_units(
@@ -224,7 +195,7 @@ def _check_units(
     check_like("units", units, input_ids)
     if units is None and policy.replacement == "unit":
         raise ValueError("a policy with replacement='unit' needs units")
-    if units is not None and units.dtype not in (torch.int32, torch.int64):
+    if units is not None and units.dtype not in INTEGERS:
         raise TypeError(f"units must be int32 or int64, got {units.dtype}")
     if units is not None:
         check_indices("units", units, -(1 << 63))

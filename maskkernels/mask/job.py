@@ -1,15 +1,15 @@
-"""What every masking backend is handed, and the op schema that says the same to PyTorch."""
+"""What every masking backend is handed."""
 
 from typing import NamedTuple
 
 from torch import Tensor
 
 
-class Job(NamedTuple):
+class MaskJob(NamedTuple):
     """The checked arguments of ``mask_tokens`` with the policy's fields spelt out.
 
     ``seed`` holds the bits of an unsigned 64-bit number, ``epoch`` is below 2^24, and ``capacity``
-    is -1 where neither count nor positions are asked for: both then come back empty.
+    is -1 where neither count nor positions are wanted: both then come back empty.
     """
 
     input_ids: Tensor
@@ -33,11 +33,3 @@ class Job(NamedTuple):
     per_unit: bool
     ignore_index: int
     capacity: int
-
-
-_SCHEMA_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "SymInt"}
-_ARGUMENTS = ", ".join(
-    f"{_SCHEMA_TYPES.get(kind) or kind.__name__} {name}"
-    for name, kind in Job.__annotations__.items()
-)
-SCHEMA = f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"

@@ -1,11 +1,13 @@
 """What to do with tokens that may be masked: how many, and what stands in their place."""
 
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 from torch import Tensor
 
 from maskkernels.rng import threshold
+from maskkernels.tokens import IGNORE_INDEX
+from maskkernels.tokens.checks import check_int
 
 SELECTIONS = ("bernoulli", "budget")
 
@@ -52,13 +54,11 @@ class MaskingPolicy:
     selection: str = "bernoulli"
     at_least_one: bool = False
     replacement: str = "token"
-    ignore_index: int = -100
+    ignore_index: int = IGNORE_INDEX
 
     def __post_init__(self) -> None:
         for name in ("mask_token_id", "vocab_size", "ignore_index"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral):
-                raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+            check_int(name, getattr(self, name))
         for name in ("rate", "mask_share", "random_share"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):

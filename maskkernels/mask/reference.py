@@ -3,18 +3,19 @@
 import torch
 from torch import Tensor
 
-from maskkernels.mask.job import Job
-from maskkernels.mask.leaders import flat_leaders, leaders, may_mask
+from maskkernels.mask.actions import KEEP, MASK, NONE, RANDOM
+from maskkernels.mask.job import MaskJob
+from maskkernels.mask.leaders import flat_leaders, leaders
 from maskkernels.mask.policy import thresholds
 from maskkernels.rng import reference as rng
-from maskkernels.rng.layout import layout
+from maskkernels.rng.streams import DECISION, REPLACEMENT, UNIT
+from maskkernels.tokens.eligibility import may_mask
+from maskkernels.tokens.layout import layout
 
-DECISION, REPLACEMENT, UNIT = 0, 1, 2  # streams of the random contract
 NEVER = (1 << 63) - 1  # above every key
-NONE, MASK, RANDOM, KEEP = 0, 1, 2, 3  # what happens to a token
 
 
-def mask_tokens(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(input_ids, labels, count, positions); see ``api.mask_tokens`` for what each field means."""
     sample_ids = job.sample_ids
     if sample_ids is None:

@@ -7,7 +7,7 @@ few steps away, whatever the number of blocks.
 
 import numpy as np
 
-from maskkernels.jit import inlined, kernel, lowest_bit
+from maskkernels.runtime.jit import inlined, kernel, lowest_bit
 
 _ONE = np.uint64(1)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)

@@ -1,18 +1,19 @@
 """Rows into blocks of a fixed capacity: check, choose a backend, pack."""
 
 import itertools
-import operator
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
+from maskkernels.backend import Op
+from maskkernels.tokens.checks import as_int
 
 LARGEST = 1 << 24  # tokens in a block; the kernel keeps a list for each space that can be left
 OVERLONG = ("error", "truncate")
+_CPU = torch.device("cpu")
+_pack = Op("pack", "pack")  # on arrays: never part of a graph
 
 
 class Packing(NamedTuple):
@@ -97,8 +98,7 @@ def pack_rows(
                 'count it as a full block with overlong="truncate"'
             )
         sizes = np.minimum(sizes, capacity)
-    name = "_numba" if resolve(backend, torch.device("cpu")) == "numba" else "reference"
-    rows, bounds = import_module(f"maskkernels.pack.{name}").pack(sizes, capacity, window)
+    rows, bounds = _pack(backend, _CPU, sizes, capacity, window)
     held = (bounds.size - 1) * capacity
     fill = int(sizes.sum()) / held if held else 1.0
     return Packing(torch.from_numpy(rows), torch.from_numpy(bounds), fill)
@@ -124,10 +124,7 @@ def _lengths(lengths: Any) -> np.ndarray:
 def _integer(name: str, value: Any, most: int | None) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got bool")
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+    value = as_int(name, value)
     if value < 1 or (most is not None and value > most):
         limits = "positive" if most is None else f"in [1, {most}]"
         raise ValueError(f"{name} must be {limits}, got {value}")

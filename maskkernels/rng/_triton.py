@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from maskkernels.rng.layout import safe_bounds
+from maskkernels.tokens.layout import safe_bounds
 
 BLOCK = 1024  # tokens of a row looked at together
 WORDS = 256

@@ -1,16 +1,13 @@
 """Random words and content hashes: check the inputs, choose a backend, compute."""
 
 import math
-from numbers import Integral, Real
-from types import ModuleType
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from maskkernels.backend import define_op, resolve
-from maskkernels.rng import reference
-
-_INTEGERS = (torch.int32, torch.int64)
+from maskkernels.backend import Op
+from maskkernels.tokens.checks import check_ids, check_indices, check_int, epoch_bits, seed_bits
 
 
 def threshold(p: float) -> int:
@@ -35,89 +32,6 @@ def threshold(p: float) -> int:
     return math.floor(p * 4294967296.0)
 
 
-def seed_bits(seed: int) -> int:
-    """The int64 with the bits of a 64-bit seed (torch ops take signed integers).
-
-    Raises:
-        TypeError: seed is not an integer.
-        ValueError: seed is negative or needs more than 64 bits.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
-    seed = int(seed)
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
-    return seed - (1 << 64) if seed >> 63 else seed
-
-
-def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> None:
-    """The checks that every op on rows of tokens shares; none of them waits for a GPU."""
-    if not isinstance(input_ids, Tensor):
-        raise TypeError(f"input_ids must be a torch.Tensor, got {type(input_ids).__name__}")
-    if input_ids.dtype not in _INTEGERS:
-        raise TypeError(f"input_ids must be int32 or int64, got {input_ids.dtype}")
-    if cu_seqlens is None and input_ids.dim() != 2:
-        raise ValueError(
-            f"input_ids must be [B, T], got shape {tuple(input_ids.shape)}; "
-            "flat packed tokens [N] need cu_seqlens"
-        )
-    if cu_seqlens is not None:
-        if input_ids.dim() != 1:
-            raise ValueError(
-                f"with cu_seqlens, input_ids must be flat [N], got shape {tuple(input_ids.shape)}"
-            )
-        if not isinstance(cu_seqlens, Tensor):
-            raise TypeError(f"cu_seqlens must be a torch.Tensor, got {type(cu_seqlens).__name__}")
-        if cu_seqlens.dtype not in _INTEGERS or cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
-            raise ValueError(
-                "cu_seqlens must be int32 or int64 [B + 1], got "
-                f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
-            )
-        if cu_seqlens.device != input_ids.device:
-            raise ValueError(
-                f"cu_seqlens is on {cu_seqlens.device}, input_ids on {input_ids.device}"
-            )
-        if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_cu_seqlens(cu_seqlens, input_ids.numel())
-    check_like("attention_mask", attention_mask, input_ids)
-
-
-def check_cu_seqlens(cu_seqlens: Tensor, n: int) -> None:
-    """The values of ``cu_seqlens``: from 0 up to n, never falling. Reads them, so CPU only."""
-    bounds = cu_seqlens.numpy()  # four calls of torch would take longer than a small batch
-    if bounds[0] != 0 or bounds[-1] != n or (bounds[1:] < bounds[:-1]).any():
-        raise ValueError(
-            f"cu_seqlens must rise from 0 to {n} (input_ids.numel()), got {cu_seqlens.tolist()}"
-        )
-
-
-def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
-    """``tensor`` must have the shape and the device of ``input_ids``."""
-    if tensor is None:
-        return
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.shape != input_ids.shape:
-        raise ValueError(
-            f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
-            f"got {tuple(tensor.shape)}"
-        )
-    if tensor.device != input_ids.device:
-        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
-
-
-def _numba_room() -> ModuleType:
-    from maskkernels.rng import _numba
-
-    return _numba
-
-
-def _triton_room() -> ModuleType:
-    from maskkernels.rng import _triton
-
-    return _triton
-
-
 def _fake_hash_rows(
     input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
 ) -> Tensor:
@@ -125,21 +39,23 @@ def _fake_hash_rows(
     return input_ids.new_empty(samples, dtype=torch.int64)
 
 
-_hash_rows = define_op(
+def _fake_random_words(
+    sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int
+) -> Tensor:
+    return torch.empty_like(index, memory_format=torch.contiguous_format)
+
+
+_hash_rows = Op(
+    "rng",
     "hash_rows",
-    "(Tensor input_ids, Tensor? cu_seqlens, Tensor? attention_mask) -> Tensor",
-    cpu=lambda *args: _numba_room().hash_rows(*args),
-    cuda=lambda *args: _triton_room().hash_rows(*args),
     fake=_fake_hash_rows,
+    arguments={"input_ids": Tensor, "cu_seqlens": Tensor | None, "attention_mask": Tensor | None},
 )
-_random_words = define_op(
+_random_words = Op(
+    "rng",
     "random_words",
-    "(Tensor sample_ids, Tensor index, SymInt seed, SymInt epoch, SymInt stream) -> Tensor",
-    cpu=lambda *args: _numba_room().random_words(*args),
-    cuda=lambda *args: _triton_room().random_words(*args),
-    fake=lambda sample_ids, index, seed, epoch, stream: torch.empty_like(
-        index, memory_format=torch.contiguous_format
-    ),
+    fake=_fake_random_words,
+    arguments={"sample_ids": Tensor, "index": Tensor, "seed": int, "epoch": int, "stream": int},
 )
 
 
@@ -174,9 +90,7 @@ def hash_rows(
         '0x1cdbe112d370c414'
     """
     check_ids(input_ids, cu_seqlens, attention_mask)
-    if resolve(backend, input_ids.device) == "reference":
-        return reference.hash_rows(input_ids, cu_seqlens, attention_mask)
-    return _hash_rows(input_ids, cu_seqlens, attention_mask)
+    return _hash_rows(backend, input_ids.device, input_ids, cu_seqlens, attention_mask)
 
 
 def random_words(
@@ -192,7 +106,7 @@ def random_words(
 
     Philox4x32-10 with the seed as key (low word, high word) and the counter
     (index // 4, sample id low, sample id high, (epoch mod 2^24) << 8 | stream); the draw is output
-    word index % 4. Streams: 0 decision, 1 replacement id, 2 unit decision, 9 span length.
+    word index % 4. ``rng/streams.py`` names the streams in use.
 
     Args:
         sample_ids: int64, the bits of unsigned 64-bit ids; broadcast against ``index``.
@@ -221,8 +135,7 @@ def random_words(
             )
     if sample_ids.device != index.device:
         raise ValueError(f"sample_ids is on {sample_ids.device}, index on {index.device}")
-    if isinstance(stream, bool) or not isinstance(stream, Integral):
-        raise TypeError(f"stream must be an int, got {type(stream).__name__}")
+    check_int("stream", stream)
     if not 0 <= stream < 256:
         raise ValueError(f"stream must be in [0, 256), got {stream}")
     epoch = epoch_bits(epoch)
@@ -233,32 +146,8 @@ def random_words(
             f"sample_ids {tuple(sample_ids.shape)} and index {tuple(index.shape)} do not broadcast"
         ) from None
     check_indices("index", index, 0)
-    run = reference.random_words if resolve(backend, index.device) == "reference" else _random_words
-    words = run(sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch, int(stream))
+    words = _random_words(
+        backend, index.device, sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch,
+        int(stream),
+    )  # fmt: skip
     return words.view(index.shape)
-
-
-def check_indices(name: str, index: Tensor, low: int) -> None:
-    """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
-    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
-        return
-    values = index.numpy()
-    most = int(values.max())
-    least = int(values.min()) if low > -(1 << 63) else low
-    if least < low or most >= 1 << 34:
-        bad = least if least < low else most
-        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
-
-
-def epoch_bits(epoch: int) -> int:
-    """The epoch modulo 2^24, as the contract takes it.
-
-    Raises:
-        TypeError: epoch is not an integer.
-        ValueError: epoch is negative.
-    """
-    if isinstance(epoch, bool) or not isinstance(epoch, Integral):
-        raise TypeError(f"epoch must be an int, got {type(epoch).__name__}")
-    if epoch < 0:
-        raise ValueError(f"epoch must not be negative, got {epoch}")
-    return int(epoch) % (1 << 24)

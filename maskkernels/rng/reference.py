@@ -10,7 +10,7 @@ are int64 bit patterns. Both are exact: int64 products wrap modulo 2^64.
 import torch
 from torch import Tensor
 
-from maskkernels.rng.layout import layout
+from maskkernels.tokens.layout import layout
 
 WORD = 0xFFFFFFFF
 

@@ -1,18 +1,23 @@
 """Numbering words and spans on the CPU: one pass over the tokens, one write."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.jit import inlined, kernel, lowest_bit
-from maskkernels.rng._numba import counter_word, fill_words, flat, flat_masks, row_bounds
-from maskkernels.threads import over_rows
+from maskkernels.backend import numbers_on
+from maskkernels.rng._numba import counter_word, fill_words
+from maskkernels.rng.streams import SPAN
+from maskkernels.runtime.jit import inlined, kernel, lowest_bit
+from maskkernels.runtime.threads import over_rows
+from maskkernels.tokens._numba import flat, flat_masks, row_bounds
 from maskkernels.units.flags import ENDS, STARTS
 from maskkernels.units.lengths import too_high
 from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 BLOCK = 1024  # tokens looked at together
-_SPAN = np.uint64(9)  # stream of the random contract
+_SPAN = np.uint64(SPAN)
 MAY = 4  # beside the flags of an id: it may be masked
 _EIGHT_ONES = np.uint64(0x0101010101010101)
 _INFINITE = np.int64(0x7FF << 52)  # the bits of a double
@@ -51,6 +56,17 @@ def _changed(values, befores, begin, end, changed):
     here, before, out = values[begin + 1 : end], befores[begin : end - 1], changed[1:]
     for i in range(here.size):
         out[i] = here[i] != before[i]
+
+
+@inlined
+def _apart(begins, ends, begin, end, apart):
+    """apart[i] = 1 where token begin + i begins behind the one before it, or in front of it."""
+    apart[0] = begin == 0 or begins[begin] > ends[begin - 1] or begins[begin] < begins[begin - 1]
+    out = apart[1:]
+    here, before = begins[begin + 1 : end], begins[begin : end - 1]
+    ends_before = ends[begin : end - 1]
+    for i in range(here.size):
+        out[i] = (here[i] > ends_before[i]) | (here[i] < before[i])
 
 
 @inlined
@@ -121,7 +137,7 @@ def _number_rows(
                 for i in range(size):
                     starts[i] = (here[i] & STARTS) | (before[i] >> 1 & 1)
             elif offsets.size:
-                _changed(offsets[::2], offsets[1::2], begin, end, starts)
+                _apart(offsets[::2], offsets[1::2], begin, end, starts)
             else:
                 _changed(word_ids, word_ids, begin, end, starts)
                 part, grouped = word_ids[begin:end], groups[begin:end]
@@ -260,8 +276,8 @@ def _longest(bounds, first_row, last_row):
 
 def span_units(
     units: Tensor,
-    whole: Tensor,
-    cut: Tensor,
+    whole: Sequence[int],
+    cut: Sequence[int],
     sample_ids: Tensor,
     cu_seqlens: Tensor | None,
     seed: int,
@@ -272,8 +288,8 @@ def span_units(
     arrays = (
         flat(units, torch.int64),
         bounds,
-        whole.numpy(),
-        cut.numpy(),
+        numbers_on(units.device, tuple(whole)).numpy(),
+        numbers_on(units.device, tuple(cut)).numpy(),
         flat(sample_ids, torch.int64).view(np.uint64),
         np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
         counter_word(epoch) | _SPAN,

@@ -4,6 +4,7 @@ No kernel here waits for the host, and none trusts a value: a token outside ever
 and rate 0, a weight that is none counts as 0.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,16 +12,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from maskkernels.backend import numbers_on
 from maskkernels.rng._triton import eligible_at, flat_mask, flat_or, row, word
-from maskkernels.rng.layout import safe_bounds
+from maskkernels.rng.streams import SPAN
+from maskkernels.tokens.layout import safe_bounds
 from maskkernels.units.weights import FINEST
 
-BLOCK = 1024  # tokens of a row looked at together, fewer where rows are shorter
-_SPAN = 9  # stream of the random contract
+BLOCK = 1024  # tokens of a row looked at together, a quarter where rows are shorter than that
 _FINEST = tl.constexpr(FINEST)
 _FAR = tl.constexpr(1 << 30)  # past every unit of a block
-# Numbers that change from call to call, and must not compile a kernel anew when they do.
-_VARYING = ["size", "entries", "seed", "c3", "thresholds", "rate"]
+# Numbers that change from call to call, and must not compile a kernel again when they do.
+_VARYING = ["length", "size", "entries", "seed", "c3", "thresholds", "rate"]
 
 
 @triton.jit
@@ -86,7 +88,9 @@ def _number(
         )  # fmt: skip
         if OFFSETS:
             first = tl.load(offsets_ptr + offs * 2, mask=ok, other=0)
-            begins = first != tl.load(offsets_ptr + offs * 2 - 1, mask=follows, other=0)
+            end_before = tl.load(offsets_ptr + offs * 2 - 1, mask=follows, other=0)
+            begin_before = tl.load(offsets_ptr + offs * 2 - 2, mask=follows, other=0)
+            begins = (first > end_before) | (first < begin_before)
         elif WORD_IDS:
             own = tl.load(word_ids_ptr + offs, mask=ok, other=-1)
             begins = own != _before(word_ids_ptr, offs, ok, begin)
@@ -221,7 +225,7 @@ def _weigh(
     tl.store(total_ptr + b, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _share_out(
     rates_ptr, asked_ptr, total_ptr, bounds_ptr, length: tl.int64,
     PACKED: tl.constexpr, BLOCK: tl.constexpr,
@@ -292,7 +296,7 @@ def _numbers(
             0 if table is None else table.numel(),
             HAS_REAL=attention_mask is not None,
             HAS_SPECIAL=special_tokens_mask is not None,
-            HAS_MASKABLE=maskable is not None,
+            HAS_MASKABLE=maskable is not None and special_tokens_mask is None,
             HAS_GROUPS=groups is not None,
             OFFSETS=offsets is not None,
             WORD_IDS=word_ids is not None,
@@ -303,8 +307,8 @@ def _numbers(
 
 def span_units(
     units: Tensor,
-    whole: Tensor,
-    cut: Tensor,
+    whole: Sequence[int],
+    cut: Sequence[int],
     sample_ids: Tensor,
     cu_seqlens: Tensor | None,
     seed: int,
@@ -315,8 +319,9 @@ def span_units(
     programs, bounds, length, shape = _launch(units, cu_seqlens)
     if programs:
         _span_units[programs,](
-            flat, flat_or(bounds, flat), sample_ids.contiguous(), whole, cut, spans, length, seed,
-            epoch << 8 | _SPAN, whole.numel(), **shape,
+            flat, flat_or(bounds, flat), sample_ids.contiguous(),
+            *(numbers_on(units.device, tuple(t)) for t in (whole, cut)), spans, length, seed,
+            epoch << 8 | SPAN, len(whole), **shape,
         )  # fmt: skip
     return spans
 
@@ -364,6 +369,6 @@ def _launch(
         bounds = safe_bounds(cu_seqlens, tokens.numel())
         programs, length = cu_seqlens.numel() - 1, 1
         typical = tokens.numel() // max(programs, 1)
-    block = min(max(triton.next_power_of_2(typical), 128), BLOCK)
-    shape = {"PACKED": bounds is not None, "BLOCK": block, "num_warps": min(block // 128, 4)}
+    block = BLOCK if typical > BLOCK // 4 else BLOCK // 4
+    shape = {"PACKED": bounds is not None, "BLOCK": block, "num_warps": 4 if block == BLOCK else 1}
     return programs if tokens.numel() else 0, bounds, length, shape

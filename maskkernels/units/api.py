@@ -7,9 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkernels.backend import resolve
-from maskkernels.rng.api import check_ids, check_like, epoch_bits, seed_bits, threshold
-from maskkernels.units import op, reference
+from maskkernels.rng.api import threshold
+from maskkernels.tokens.checks import (
+    INTEGERS,
+    check_column,
+    check_ids,
+    check_like,
+    check_table,
+    check_vector,
+    epoch_bits,
+    seed_bits,
+)
+from maskkernels.units import op
 from maskkernels.units.lengths import length_thresholds
 
 
@@ -53,7 +62,7 @@ def word_units(
         [[0, 0, 1, 1, 1, 2]]
     """
     where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
-    _check_table("table", table, torch.uint8, input_ids)
+    check_table("table", table, torch.uint8, input_ids)
     return _run("word_units", backend, input_ids, table, *where)
 
 
@@ -68,10 +77,14 @@ def units_from_offsets(
     groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Number the words of each sample by the gaps in its text, as Transformers' collator does.
+    """Number the words of each sample by the gaps in its text.
 
     A token that may be masked begins a word if it is the first of its sample, if the token before
-    it may not be masked, or if it begins in the text elsewhere than where that one ended.
+    it may not be masked, or if it begins in the text behind the end of that one or in front of its
+    beginning. Tokens that overlap, such as the bytes of one character, are in one word. Where no
+    tokens overlap these are the words of Transformers' collator, which separates such tokens.
+
+    Offsets that begin at the space before a word leave no gaps: then every row is one word.
 
     Args:
         offset_mapping: int64 [*input_ids.shape, 2], where each token begins and ends in its text.
@@ -91,7 +104,7 @@ def units_from_offsets(
         [[0, 0, 1]]
     """
     where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
-    _check_beside("offset_mapping", offset_mapping, (*input_ids.shape, 2), input_ids)
+    check_column("offset_mapping", offset_mapping, (*input_ids.shape, 2), input_ids)
     return _run("units_from_offsets", backend, input_ids, offset_mapping, *where)
 
 
@@ -127,7 +140,7 @@ def units_from_word_ids(
         [[-1, 0, 0, 1]]
     """
     where = _checked(input_ids, cu_seqlens, attention_mask, special_tokens_mask, maskable, groups)
-    _check_beside("word_ids", word_ids, tuple(input_ids.shape), input_ids)
+    check_column("word_ids", word_ids, tuple(input_ids.shape), input_ids)
     return _run("units_from_word_ids", backend, input_ids, word_ids, *where)
 
 
@@ -184,15 +197,9 @@ def span_units(
         [[0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2]]
     """
     samples = _check_units(units, cu_seqlens)
-    if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
-        raise TypeError(
-            f"sample_ids must be an int64 tensor, got {getattr(sample_ids, 'dtype', sample_ids)}"
-        )
-    if tuple(sample_ids.shape) != (samples,) or sample_ids.device != units.device:
-        raise ValueError(
-            f"sample_ids must have shape [{samples}] on {units.device}, got "
-            f"{tuple(sample_ids.shape)} on {sample_ids.device}"
-        )
+    if sample_ids is None:
+        raise TypeError("sample_ids must be an int64 tensor, got None")
+    check_vector("sample_ids", sample_ids, units, (torch.int64,), samples)
     # A trace cannot look into a cache.
     thresholds = length_thresholds if torch.compiler.is_compiling() else _kept_thresholds
     whole, cut = thresholds(tuple(lengths))
@@ -253,7 +260,7 @@ def rates_from_weights(
 
 def _check_units(units: Tensor, cu_seqlens: Tensor | None) -> int:
     """How many samples there are, if the units fit."""
-    if not isinstance(units, Tensor) or units.dtype not in (torch.int32, torch.int64):
+    if not isinstance(units, Tensor) or units.dtype not in INTEGERS:
         raise TypeError(
             f"units must be int32 or int64, got {getattr(units, 'dtype', type(units).__name__)}"
         )
@@ -273,33 +280,12 @@ def _checked(
     check_ids(input_ids, cu_seqlens, attention_mask)
     check_like("special_tokens_mask", special_tokens_mask, input_ids)
     if maskable is not None:
-        _check_table("maskable", maskable, torch.bool, input_ids)
+        check_table("maskable", maskable, torch.bool, input_ids)
     if groups is not None:
-        _check_beside("groups", groups, tuple(input_ids.shape), input_ids)
+        check_column("groups", groups, tuple(input_ids.shape), input_ids)
     return cu_seqlens, attention_mask, special_tokens_mask, maskable, groups
-
-
-def _check_table(name: str, table: Tensor, dtype: torch.dtype, input_ids: Tensor) -> None:
-    """``table`` must have an entry of ``dtype`` for each id of a vocabulary."""
-    if not isinstance(table, Tensor) or table.dtype != dtype or table.dim() != 1:
-        is_tensor = isinstance(table, Tensor)
-        got = f"{table.dtype} {tuple(table.shape)}" if is_tensor else type(table).__name__
-        raise TypeError(f"{name} must be {str(dtype).removeprefix('torch.')} [V], got {got}")
-    if table.device != input_ids.device:
-        raise ValueError(f"{name} is on {table.device}, input_ids on {input_ids.device}")
-
-
-def _check_beside(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: Tensor) -> None:
-    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
-        raise TypeError(f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}")
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-    if tensor.device != input_ids.device:
-        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
 
 
 def _run(name: str, backend: str, *args: Any) -> Tensor:
     """Function ``name`` of the backend for the device of its first argument."""
-    if resolve(backend, args[0].device) == "reference":
-        return getattr(reference, name)(*args)
-    return op.call(name, *args)
+    return op.OPS[name](backend, args[0].device, *args)

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maskkernels.mask.leaders import may_mask
 from maskkernels.rng import reference as rng
-from maskkernels.rng.layout import layout
+from maskkernels.rng.streams import SPAN
+from maskkernels.tokens.eligibility import may_mask
+from maskkernels.tokens.layout import layout
 from maskkernels.units.flags import ENDS, STARTS
 from maskkernels.units.lengths import too_high
 from maskkernels.units.weights import FINEST, not_a_weight, unreachable
-
-SPAN = 9  # stream of the random contract: the length of the span that begins at a unit
 
 
 def word_units(input_ids, table, *where):
@@ -25,7 +24,8 @@ def word_units(input_ids, table, *where):
 
 def units_from_offsets(input_ids, offset_mapping, *where):
     begin, end = offset_mapping.reshape(-1, 2).unbind(1)
-    return _number(begin != _before(end), None, input_ids, *where)
+    begins = (begin > _before(end)) | (begin < _before(begin))
+    return _number(begins, None, input_ids, *where)
 
 
 def units_from_word_ids(input_ids, word_ids, *where):

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from maskkernels import linear_cross_entropy, masked_cross_entropy
-from tests.support.losses import assert_as_exact_as, copies, eager, inputs, with_gradients
+from tests.support.losses import (
+    assert_as_exact_as,
+    assert_norms_as_exact_as,
+    copies,
+    eager,
+    inputs,
+    with_gradients,
+)
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
@@ -59,8 +66,10 @@ def test_it_is_as_exact_as_torch_and_never_waits(dtype, way, options, no_sync):
     if way == "positions" and "reduction" in options:
         at = call["positions"].clamp(0)
         other[0], best[0] = (t[at] * (call["positions"] >= 0) for t in (other[0], best[0]))
-    # 16-bit logits and gradients between the products, as torch has them: in another order
-    assert_as_exact_as(found, other, best, dtype, 32.0 if dtype == torch.float32 else 3e4)
+    if dtype == torch.float32:
+        assert_as_exact_as(found, other, best, dtype)
+    else:
+        assert_norms_as_exact_as(found, other, best)
 
 
 @pytest.mark.parametrize("linear", [False, True])
@@ -78,6 +87,7 @@ def test_two_runs_give_the_same_bits(linear):
         assert torch.equal(a, b)
 
 
+@pytest.mark.unchecked
 def test_labels_outside_the_classes_and_too_many_of_them_are_nan():
     leaves, labels = on_gpu(torch.bfloat16)
     labels[0, :3] = torch.tensor([5003, -1, 1 << 40])
@@ -87,6 +97,7 @@ def test_labels_outside_the_classes_and_too_many_of_them_are_nan():
     assert linear_cross_entropy(*leaves[:2], labels.clamp(-100, 5002), capacity=5).loss.isnan()
 
 
+@pytest.mark.long
 def test_offsets_pass_31_bits():
     """The last row of 2^31 logits: an int32 offset would be elsewhere."""
     if torch.cuda.mem_get_info()[0] < 20 << 30:
@@ -104,6 +115,7 @@ def test_offsets_pass_31_bits():
     assert not gradient[:-1].any()
 
 
+@pytest.mark.long
 def test_a_graph_captures_a_step():
     leaves, labels = on_gpu(torch.bfloat16)
 
@@ -124,6 +136,7 @@ def test_a_graph_captures_a_step():
         assert torch.equal(a, b)
 
 
+@pytest.mark.long
 def test_a_whole_graph_compiles_on_the_device():
     leaves, labels = on_gpu(torch.bfloat16)
     loss = lambda h, w, b: linear_cross_entropy(h, w, labels, b, capacity=900).loss  # noqa: E731

@@ -15,6 +15,7 @@ from maskkernels import (
     span_units,
     word_units,
 )
+from tests.support.cover import pairwise
 from tests.support.mask_cases import V, batch, cases, edges, rates_of, unit_tensor, weighted
 from tests.support.unit_cases import LENGTHS, TABLE, unchecked, unit_rows, weight_cases, word_cases
 
@@ -37,8 +38,35 @@ def to_gpu(arguments):
     return {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
 
 
-@pytest.mark.parametrize("case", [*cases(), *weighted(), *edges()], ids=lambda c: c[0])
+def options_of(case):
+    """What selects a kernel's code, or its path through it."""
+    _, ids, policy, arguments = case
+    masks = [arguments.get(name) for name in ("attention_mask", "special_tokens_mask", "rates")]
+    given = ("maskable", "units", "replacement_ids", "sample_ids", "cu_seqlens")
+    return (
+        ids.dtype, *(None if mask is None else mask.dtype for mask in masks),
+        *(name in arguments for name in given), arguments.get("capacity") is None,
+        policy.selection, policy.at_least_one, policy.replacement, policy.random_share > 0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", pairwise([*cases(), *weighted()], options_of), ids=lambda c: c[0])
 def test_masks_equal_those_of_the_cpu(case):
+    assert_masks_equal(case)
+
+
+@pytest.mark.parametrize("case", edges(), ids=lambda c: c[0])
+def test_masks_equal_those_of_the_cpu_where_blocks_begin_and_end(case):
+    assert_masks_equal(case)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", [*cases(), *weighted()], ids=lambda c: c[0])
+def test_masks_of_every_case_equal_those_of_the_cpu(case):
+    assert_masks_equal(case)
+
+
+def assert_masks_equal(case):
     _, ids, policy, arguments = case
     expected = mask_tokens(ids, policy, **arguments, backend="numba")
     on_gpu = to_gpu(arguments)
@@ -56,8 +84,15 @@ def samples_of(units, bounds):
     return torch.arange(units.shape[0] if bounds is None else bounds.numel() - 1) - 2
 
 
-def test_units_equal_those_of_the_cpu():
-    for name, function, which, ids, arguments in word_cases():
+def few_words():
+    """Some of ``word_cases``: every layout, function and limit with each of the others."""
+    return pairwise(word_cases(), lambda c: (c[0].split("-")[0], c[1], *map(c[4].__contains__, (
+        "maskable", "special_tokens_mask", "groups", "attention_mask"))))  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [few_words, pytest.param(word_cases, marks=pytest.mark.long)])
+def test_units_equal_those_of_the_cpu(words):
+    for name, function, which, ids, arguments in words():
         run = getattr(maskkernels, function)
         expected = run(ids, which, **arguments)
         on_gpu = (ids.cuda(), which.cuda(), to_gpu(arguments))
@@ -80,8 +115,14 @@ def test_spans_equal_those_of_the_cpu():
             assert torch.equal(found.cpu(), expected), (name, kind)
 
 
-def test_rates_equal_those_of_the_cpu():
-    for name, weights, units, rate, bounds in weight_cases():
+def few_weights():
+    """Some of ``weight_cases``: every layout, kind and rate with each of the others."""
+    return pairwise(weight_cases(), lambda c: (*c[0].rsplit("-", 3)[:3], c[3], c[2].dtype))
+
+
+@pytest.mark.parametrize("rated", [few_weights, pytest.param(weight_cases, marks=pytest.mark.long)])
+def test_rates_equal_those_of_the_cpu(rated):
+    for name, weights, units, rate, bounds in rated():
         expected = rates_from_weights(weights, units, rate, cu_seqlens=bounds)
         on_gpu = [None if t is None else t.cuda() for t in (weights, units, bounds)]
         with no_sync():
@@ -93,6 +134,7 @@ def test_rates_equal_those_of_the_cpu():
         assert torch.equal(found.cpu(), expected), name
 
 
+@pytest.mark.unchecked
 def test_units_that_nobody_looked_at_have_the_defined_result():
     for name, weights, units, rate, bounds in unchecked():
         on_gpu = {"cu_seqlens": None if bounds is None else bounds.cuda()}
@@ -119,6 +161,7 @@ def plan(ids, weights):
     return words, spans, rates_from_weights(weights, words, 0.2)
 
 
+@pytest.mark.long
 def test_a_graph_captures_units_and_rates():
     ids, weights = torch.randint(0, V, (8, 300)).cuda(), torch.rand(8, 300).cuda()
     table, samples = TABLE.cuda(), torch.arange(8).cuda()
@@ -140,6 +183,7 @@ def test_a_graph_captures_units_and_rates():
         assert torch.equal(a.cpu(), b)
 
 
+@pytest.mark.long
 def test_units_and_rates_compile_as_one_graph_on_the_device():
     ids, weights = torch.randint(0, V, (8, 300)).cuda(), torch.rand(8, 300).cuda()
     for a, b in zip(
@@ -158,6 +202,7 @@ def test_words_and_hashes_equal_those_of_the_cpu():
     assert torch.equal(hash_rows(ids.cuda()).cpu(), hash_rows(ids))
 
 
+@pytest.mark.unchecked
 def test_ids_outside_the_table_are_never_masked():
     ids = torch.tensor([[V, -1, 1 << 40, 5]]).cuda()
     table = torch.ones(V, dtype=torch.bool).cuda()
@@ -166,6 +211,7 @@ def test_ids_outside_the_table_are_never_masked():
     assert found.input_ids.tolist()[0][:3] == ids.tolist()[0][:3]
 
 
+@pytest.mark.long
 def test_new_numbers_compile_nothing():
     from maskkernels.mask import _triton
 
@@ -195,6 +241,7 @@ GRAPHS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("selection", ["bernoulli", "budget"])
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_a_graph_captures_masks_and_positions(kind, selection):
@@ -225,6 +272,7 @@ def test_two_runs_give_the_same_bits():
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("bounds", [[5, 9, 30], [-3, 10, 60], [0, 30, 10, 40], [7], [90, 95]])
 def test_broken_samples_stay_inside_the_tokens(bounds):
     ids = torch.randint(0, V, (40,)).cuda()
@@ -238,6 +286,7 @@ def test_broken_samples_stay_inside_the_tokens(bounds):
         assert int(found.count) == int(held.max() - held[0])
 
 
+@pytest.mark.long
 def test_a_whole_graph_compiles_on_the_device():
     ids = torch.randint(0, V, (8, 64)).cuda()
     policy = MaskingPolicy(3, V)
@@ -245,6 +294,7 @@ def test_a_whole_graph_compiles_on_the_device():
     assert torch.equal(compiled(ids), mask_tokens(ids, policy, seed=5).labels)
 
 
+@pytest.mark.long
 def test_offsets_past_2_to_the_31_are_right():
     rows, length = 1 << 16, (1 << 15) + 1  # 8 GiB of int32 ids, and as much for each result
     if torch.cuda.mem_get_info()[0] < 40 << 30:

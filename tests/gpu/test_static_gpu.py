@@ -26,6 +26,7 @@ def run(request):
     return example, model.cuda(), [on_gpu(batch) for batch in loader]
 
 
+@pytest.mark.long
 def test_a_captured_step_is_the_stock_step_run_eagerly(run):
     example, model, batches = run
     stock = copy.deepcopy(model)
@@ -41,6 +42,7 @@ def test_a_captured_step_is_the_stock_step_run_eagerly(run):
             assert (p.grad - q.grad).abs().max() <= 1e-4 * largest
 
 
+@pytest.mark.long
 def test_the_optimizer_can_be_in_the_graph(run):
     example, model, batches = run
     fuse_loss(model)
@@ -58,6 +60,7 @@ def test_the_optimizer_can_be_in_the_graph(run):
     assert torch.stack(losses[-n:]).mean() < torch.stack(losses[:n]).mean()
 
 
+@pytest.mark.long
 def test_it_compiles_once_on_the_device(run):
     example, model, batches = run
     torch._dynamo.reset()
@@ -67,6 +70,7 @@ def test_it_compiles_once_on_the_device(run):
             assert step(batch).isfinite()
 
 
+@pytest.mark.long
 def test_an_uncompiled_step_never_waits(run):
     """Masks of the batch are [B, 1, 1, T]: one of [B, T] Transformers itself reads."""
     example, model, batches = run

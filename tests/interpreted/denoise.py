@@ -22,10 +22,10 @@ from maskkernels import (
     pad_rows,
 )
 from maskkernels.denoise import _triton as denoise_triton
-from maskkernels.denoise import op, reference
-from maskkernels.denoise.job import Batch
-from maskkernels.rng.api import epoch_bits, seed_bits
-from maskkernels.rng.layout import safe_bounds
+from maskkernels.denoise import reference
+from maskkernels.denoise.job import DenoiseJob, spans_capacity
+from maskkernels.tokens.checks import epoch_bits, seed_bits
+from maskkernels.tokens.layout import safe_bounds
 from tests.support.denoise_cases import CORRUPTIONS, EOS, INFILLINGS, MASK, SENTINELS, problem
 from tests.support.denoising import restore
 
@@ -68,16 +68,16 @@ def equal(name, found, expected):
 def on_gpu(options, ids, *, seed, epoch=0, sample_ids=None, cu_seqlens=None, attention_mask=None):
     """What the op does with GPU tensors; the room behind the last row holds zeros."""
     seed, epoch = seed_bits(seed), epoch_bits(epoch)
-    rows = op.Rows(ids, sample_ids, cu_seqlens, attention_mask, seed, epoch)
+    rows = DenoiseJob(ids, sample_ids, cu_seqlens, attention_mask, seed, epoch)
     if isinstance(options, SpanCorruption):
         with NoWait():
-            found = CorruptedRows(*op._spans_on_gpu(*rows, *op.spell_spans(options)))
-        room = op.spans_room(ids.numel(), rows.samples, options)
+            found = CorruptedRows(*denoise_triton.corrupt_spans(rows, options))
+        room = spans_capacity(ids.numel(), rows.samples, options)
         tail = [found.input_ids[found.cu_seqlens[-1] :]]
         tail.append(found.target_ids[found.target_cu_seqlens[-1] :])
     else:
         with NoWait():
-            found = CorruptedRows(*op._infilling_on_gpu(*rows, *op.spell_infilling(options)))
+            found = CorruptedRows(*denoise_triton.infill_text(rows, options))
         room = (2 * ids.numel(), ids.numel())
         tail = [found.input_ids[found.cu_seqlens[-1] :]]
     if (found.input_ids.numel(), found.target_ids.numel()) != room or any(t.any() for t in tail):
@@ -128,11 +128,14 @@ def check_choices():
         draws += [(w * (size - count + i + 1)) >> 32 for i, w in enumerate(words)]
         expected += [int(t in reference._chosen(size, count, words)) for t in range(size)]
         flags += size
-    found = torch.zeros(flags, dtype=torch.int8)
-    denoise_triton._choose[len(choices),](
+    found = torch.zeros(flags, dtype=torch.int32)
+    for _, count, draw, flag in choices:
+        for i, place in enumerate(draws[draw : draw + count]):  # as ``mark`` does
+            found[flag + place] = max(int(found[flag + place]), (1 << 31) - 1 - i)
+    denoise_triton.choose[len(choices),](
         torch.tensor(choices), torch.tensor(draws, dtype=torch.int32), found, 4
     )
-    equal("choices", [found], [torch.tensor(expected, dtype=torch.int8)])
+    equal("choices", [(found != 0).int()], [torch.tensor(expected, dtype=torch.int32)])
 
 
 def check_too_few_sentinels():
@@ -158,12 +161,12 @@ def check_broken_bounds():
     ids = torch.randint(10, 90, (40,), generator=torch.Generator().manual_seed(2))
     for bounds in ([5, 9, 30], [-3, 10, 60], [0, 30, 10, 40], [7], [90, 95], [-9, -5]):
         held = safe_bounds(torch.tensor(bounds), 40)
-        batch = Batch(ids, held, None, 1, 0)
+        job = DenoiseJob(ids, None, held, None, 1, 0)
         where = {"seed": 1, "cu_seqlens": torch.tensor(bounds)}
         found = cut(on_gpu(CORRUPTIONS["t5"], ids, **where))
-        equal(f"{bounds}", found, reference.corrupt_spans(batch, CORRUPTIONS["t5"]))
+        equal(f"{bounds}", found, reference.corrupt_spans(job, CORRUPTIONS["t5"]))
         found = on_gpu(INFILLINGS["bart"], ids, **where)
-        expected = reference.infill_text(batch, INFILLINGS["bart"])
+        expected = reference.infill_text(job, INFILLINGS["bart"])
         equal(f"{bounds}", cut(found)[:2], expected[:2])
         equal(f"{bounds}", found[2:], (ids, held))
 

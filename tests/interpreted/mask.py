@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from types import SimpleNamespace
 
 import torch
 
@@ -10,7 +11,7 @@ from maskkernels import MaskingPolicy
 from maskkernels.mask import _triton as mask_triton
 from maskkernels.mask import api
 from maskkernels.mask import reference as mask_reference
-from maskkernels.mask.job import Job
+from maskkernels.mask.job import MaskJob
 from maskkernels.rng import _triton as rng_triton
 from maskkernels.rng import reference as rng_reference
 from tests.support.mask_cases import V, cases, edges, tied_job, weighted
@@ -27,7 +28,7 @@ def unchecked():
         "ignore_index": policy.ignore_index, "capacity": 40, "budget": False,
         "at_least_one": False, "per_unit": False,
     }  # fmt: skip
-    job = Job(**dict.fromkeys(Job._fields) | fields)
+    job = MaskJob(**dict.fromkeys(MaskJob._fields) | fields)
     broken = ([5, 9, 30], [-3, 10, 60], [0, 30, 10, 40], [7], [90, 95], [-9, -5], [0, 0, 40, 0])
     chances = torch.rand(40)
     for bounds, budget, keep in itertools.product(broken, (False, True, chances), (None, True)):
@@ -59,6 +60,42 @@ def unchecked():
     yield "no tokens", job._replace(input_ids=ids[:, :0])
 
 
+def budgets():
+    """(name, job) of rows shorter than what a program keeps of one, as long, and longer; of rows
+    in which little or nothing may be masked, and of equal keys.
+    """
+    generator = torch.Generator().manual_seed(6)
+    keeps = mask_triton.LIMITS[0][0]
+    shapes = [(keeps - 1, 1), (keeps, 1), (keeps + 1, 1)]
+    if keeps < 100:
+        shapes += [(1, 3), (keeps, 3), (3 * keeps, 3)]
+    for length, samples in shapes:
+        ids = torch.randint(0, V, (samples, length), generator=generator)
+        maskable = torch.arange(V) % 2 == 0
+        keep = torch.rand(ids.shape, generator=generator) < 0.7
+        keep[0] = samples == 1
+        number = torch.arange(length).expand(samples, length)
+        half = torch.full(ids.shape, 0.5)
+        for name, fields in {
+            "plain": {"rate": 0.15, "mask_share": 0.8, "random_share": 0.1},
+            "none": {"rate": 0.0, "at_least_one": True},
+            "all": {"rate": 1.0, "mask_share": 1.0, "random_share": 0.0},
+            "some": {"attention_mask": keep, "maskable": maskable, "at_least_one": True},
+            "units": {"units": number // 3, "per_unit": length % 2 == 0},
+            "rates": {"rates": torch.rand(ids.shape, generator=generator)},
+            "ties": {"units": number << 34, "rates": half, "per_unit": True},
+            "packed": {
+                "input_ids": ids.reshape(-1),
+                "cu_seqlens": torch.arange(samples + 1) * length // 2,
+            },
+        }.items():
+            job = tied_job(
+                input_ids=ids, sample_ids=torch.arange(samples), units=None, mask_share=0.5,
+                random_share=0.25,
+            )  # fmt: skip
+            yield f"budget {name} {samples}x{length}", job._replace(**fields)
+
+
 def main() -> int:
     if os.environ.get("TRITON_INTERPRET") != "1":
         print("TRITON_INTERPRET=1 is not set: nothing was interpreted")
@@ -81,7 +118,7 @@ def main() -> int:
             return 1
         results = []
         for run in (mask_triton.mask_tokens, mask_reference.mask_tokens):
-            api._mask_tokens = lambda *job, run=run: run(Job(*job))
+            api._mask_tokens = SimpleNamespace(run=lambda name, device, job, run=run: run(job))
             results.append(api.mask_tokens(ids, policy, **arguments))
         for field, a, b in zip(results[0]._fields, *results, strict=True):
             same = a is b if a is None or b is None else a.dtype == b.dtype and torch.equal(a, b)
@@ -90,14 +127,21 @@ def main() -> int:
                 return 1
         compared += 1
     api._mask_tokens = check
-    for name, job in unchecked():
+    for name, job in (*unchecked(), *budgets()):
         for a, b in zip(mask_triton.mask_tokens(job), mask_reference.mask_tokens(job), strict=True):
             if not torch.equal(a, b):
                 print(f"FAILED unchecked {name}\n{a}\n{b}")
                 return 1
         compared += 1
+    mask_triton.LIMITS = ((8, 1), (16, 1))
+    for name, job in budgets():
+        for a, b in zip(mask_triton.mask_tokens(job), mask_reference.mask_tokens(job), strict=True):
+            if not torch.equal(a, b):
+                print(f"FAILED in short blocks {name}\n{a}\n{b}")
+                return 1
+        compared += 1
     print(f"{compared} comparisons passed")
-    return 0 if compared > 100 else 1
+    return 0 if compared > 200 else 1
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import sys
 
 import torch
 
-from maskkernels.backend import numbers_on
 from maskkernels.units import _triton, reference
 from maskkernels.units.lengths import length_thresholds
 from tests.support.unit_cases import LENGTHS, unchecked, unit_rows, weight_cases, word_cases
@@ -16,11 +15,10 @@ WHERE = ("cu_seqlens", "attention_mask", "special_tokens_mask", "maskable", "gro
 def spans(units, lengths, bounds):
     """(found, expected)."""
     thresholds = length_thresholds(lengths)
-    tables = (numbers_on(units.device, t) for t in thresholds)
     samples = torch.arange(units.shape[0] if bounds is None else bounds.numel() - 1) - 2
     rest = (samples, bounds, -5, (1 << 24) - 1)
     return (
-        _triton.span_units(units, *tables, *rest),
+        _triton.span_units(units, *thresholds, *rest),
         reference.span_units(units, *thresholds, *rest),
     )
 

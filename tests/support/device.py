@@ -12,12 +12,11 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import maskkernels.loss.op
 from maskkernels import backend
 from maskkernels.loss import _triton as loss
-from maskkernels.loss.job import Job as LossJob
+from maskkernels.loss.job import LossJob
 from maskkernels.mask import _triton as mask
-from maskkernels.mask.job import Job as MaskJob
+from maskkernels.mask.job import MaskJob
 from maskkernels.rng import _triton as rng
 
 DEVICE = torch.device("meta")
@@ -85,8 +84,7 @@ def on_device():
             for name, value in list(vars(module).items()):
                 if type(value).__name__ in ("JITFunction", "InterpretedFunction"):
                     stack.enter_context(mock.patch.object(module, name, Kernel(name, launched)))
-        stack.enter_context(mock.patch.dict(backend._OF, meta="triton"))
-        op = maskkernels.loss.op
-        stack.enter_context(mock.patch.object(op, "_cpu", op._gpu))
+        kernels = backend.Kernels(("cuda", DEVICE.type), "triton")
+        stack.enter_context(mock.patch.dict(backend._KERNELS, triton=kernels))
         stack.enter_context(_NoWaits())
         yield launched

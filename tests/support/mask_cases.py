@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from maskkernels import MaskingPolicy
-from maskkernels.mask.job import Job
+from maskkernels.mask.job import MaskJob
 
 V = 97
 SHAPES = ("right", "left", "full", "packed", "packed_gaps")
@@ -219,4 +219,4 @@ def tied_job(**changes):
         "random_share": 0.0, "budget": True, "at_least_one": False, "per_unit": False,
         "ignore_index": -100, "capacity": -1,
     }  # fmt: skip
-    return Job(**dict.fromkeys(Job._fields) | fields | changes)
+    return MaskJob(**dict.fromkeys(MaskJob._fields) | fields | changes)

@@ -29,6 +29,8 @@ from maskft.cli.preview import STYLES, Piece, render
 from maskft.strategy import Entity, NGram, Span
 from tests.support.small import CORPUS, SPECIAL, build_byte_level
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model_dir(tiny_bert, tokenizer, tmp_path):

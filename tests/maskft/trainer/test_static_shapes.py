@@ -21,6 +21,8 @@ from tests.support.device import DEVICE, Waits, on_device
 from tests.support.example import load_example
 from tests.support.tiny import tiny_batch, tiny_model
 
+pytestmark = pytest.mark.slow
+
 BUDGET = {"rng": "sample", "seed": 1, "selection": "budget"}
 
 
@@ -167,6 +169,11 @@ def test_masking_on_a_gpu_never_waits(tokenizer, rows, strategy, selection):
     assert "_mask_tokens" in launched
     assert masked["label_positions"].shape == (40,)
     assert masked["labels"].shape == masked["input_ids"].shape == (4, 64)
+    unmasked = collator.prepare(rows[:4]).to(DEVICE)
+    with on_device() as launched:
+        direct = collator.mask(unmasked)
+    assert "_mask_tokens" in launched
+    assert {n: v.shape for n, v in direct.items()} == {n: v.shape for n, v in masked.items()}
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -25,7 +25,7 @@ from maskkernels import (
     replace_tokens,
     ul2_denoisers,
 )
-from maskkernels.denoise.op import spans_room
+from maskkernels.denoise.job import spans_capacity
 from maskkernels.mask import MaskingPolicy
 from tests.support.denoise_cases import CORRUPTIONS, EOS, INFILLINGS, MASK, SENTINELS, problem
 from tests.support.denoising import corrupt_row, infill_row, restore, sentences
@@ -312,7 +312,7 @@ def test_no_rows_need_more_room_than_there_is_on_a_gpu(denoisers, final):
         sizes = [corrupted_lengths(length, d, final_sentinel=final, eos=False) for d in denoisers]
         inputs, targets = (max(s) for s in zip(*sizes, strict=True))
         for count in (1, 9):
-            room = spans_room(count * length, count, corruption)
+            room = spans_capacity(count * length, count, corruption)
             assert count * inputs <= room[0] <= count * (length + 1)
             assert count * (targets + 1) <= room[1] <= count * (length + 2)
 

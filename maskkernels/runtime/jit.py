@@ -1,7 +1,9 @@
 """Compile the Numba kernels: without the GIL, cached on disk, never from a stale cache.
 
-Numba's cache notices a change of the file a kernel stands in, and no other. Ours call functions of
-other files, so the name under which a kernel is cached carries a digest of them all.
+Numba's cache notices a change of the file that holds a kernel, and of no other. Ours call functions
+of other files, so the name under which a kernel is cached carries a digest of them all: of this
+file, of every ``_numba*.py`` in the package, and of the files whose constants they compile in.
+Kernels live in files of that name only.
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from numba.core.runtime import rtsys
 from numba.extending import intrinsic
 
 _TRIED = ("0.68.",)  # versions of Numba
+_CONSTANTS = ("mask/actions.py", "rng/streams.py", "units/flags.py", "units/weights.py")
 
 inlined = nb.njit(forceinline=True)  # a function that kernels call: part of each of them
 
@@ -28,7 +31,7 @@ inlined = nb.njit(forceinline=True)  # a function that kernels call: part of eac
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` at its first call, or load what an earlier process compiled.
 
-    Where no folder can be written to or read from, it is compiled anew in every process, and a
+    Where no folder can be written to or read from, it is compiled in every process, and a
     warning says so.
     """
     function.__qualname__ += f"-{_DIGEST}"
@@ -146,9 +149,15 @@ def lowest_bit(_, bits):
     return nb.int64(nb.uint64), codegen
 
 
+def kernel_files() -> list[Path]:
+    """List the files that a compiled kernel depends on: ``_numba*.py`` and those of constants."""
+    package = Path(__file__).parents[1]
+    return [*sorted(package.glob("**/_numba*.py")), *(package / name for name in _CONSTANTS)]
+
+
 def _digest() -> str:
     digest = hashlib.sha256()
-    for source in [Path(__file__), *sorted(Path(__file__).parent.glob("**/_numba.py"))]:
+    for source in [Path(__file__), *kernel_files()]:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -162,7 +171,7 @@ def _warn_once(what: str) -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            f"{what}: compiling anew takes seconds. If every process says so, set NUMBA_CACHE_DIR "
+            f"{what}: compiling again takes seconds. If every process says so, set NUMBA_CACHE_DIR "
             "to a folder that can be written to.",
             RuntimeWarning,
             stacklevel=3,

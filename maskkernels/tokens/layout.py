@@ -1,4 +1,4 @@
-"""Where each token of a padded or packed batch stands, in plain torch."""
+"""Where each token of a padded or packed batch is, in plain torch."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 def layout(
     input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
 ) -> tuple[int, Tensor, Tensor, Tensor]:
-    """Where each token stands: (B, sample [N], position [N], real [N]) with N = input_ids.numel().
+    """Say where each token is: (B, sample [N], position [N], real [N]) with N = input_ids.numel().
 
     ``position`` counts from the first real token of the sample, so it does not depend on padding.
     """

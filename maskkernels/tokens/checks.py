@@ -1,0 +1,166 @@
+"""The checks that rooms share: integers, and tensors that belong to a batch of tokens.
+
+None of them waits for a GPU: values are looked at on the CPU only.
+"""
+
+import operator
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INTEGERS = (torch.int32, torch.int64)
+
+
+def check_int(name: str, value: Any, expected: str = "an int") -> None:
+    """``value`` must be an integer and no bool; a size that a trace made symbolic is one."""
+    if isinstance(value, bool) or not isinstance(value, (Integral, torch.SymInt)):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
+def as_int(name: str, value: Any) -> int:
+    """``value`` as an int, from anything that can index a list."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+
+
+def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> None:
+    """The checks that every op on rows of tokens shares; none of them waits for a GPU."""
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(f"input_ids must be a torch.Tensor, got {type(input_ids).__name__}")
+    if input_ids.dtype not in INTEGERS:
+        raise TypeError(f"input_ids must be int32 or int64, got {input_ids.dtype}")
+    if cu_seqlens is None and input_ids.dim() != 2:
+        raise ValueError(
+            f"input_ids must be [B, T], got shape {tuple(input_ids.shape)}; "
+            "flat packed tokens [N] need cu_seqlens"
+        )
+    if cu_seqlens is not None:
+        if input_ids.dim() != 1:
+            raise ValueError(
+                f"with cu_seqlens, input_ids must be flat [N], got shape {tuple(input_ids.shape)}"
+            )
+        if not isinstance(cu_seqlens, Tensor):
+            raise TypeError(f"cu_seqlens must be a torch.Tensor, got {type(cu_seqlens).__name__}")
+        if cu_seqlens.dtype not in INTEGERS or cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
+            raise ValueError(
+                "cu_seqlens must be int32 or int64 [B + 1], got "
+                f"{cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
+            )
+        if cu_seqlens.device != input_ids.device:
+            raise ValueError(
+                f"cu_seqlens is on {cu_seqlens.device}, input_ids on {input_ids.device}"
+            )
+        if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_cu_seqlens(cu_seqlens, input_ids.numel())
+    check_like("attention_mask", attention_mask, input_ids)
+
+
+def check_cu_seqlens(cu_seqlens: Tensor, n: int) -> None:
+    """The values of ``cu_seqlens``: from 0 up to n, never falling. Reads them, so CPU only."""
+    bounds = cu_seqlens.numpy()  # four calls of torch would take longer than a small batch
+    if bounds[0] != 0 or bounds[-1] != n or (bounds[1:] < bounds[:-1]).any():
+        raise ValueError(
+            f"cu_seqlens must rise from 0 to {n} (input_ids.numel()), got {cu_seqlens.tolist()}"
+        )
+
+
+def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
+    """``tensor`` must have the shape and the device of ``input_ids``."""
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.shape != input_ids.shape:
+        raise ValueError(
+            f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
+            f"got {tuple(tensor.shape)}"
+        )
+    if tensor.device != input_ids.device:
+        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
+
+
+def check_vector(
+    name: str,
+    tensor: Tensor | None,
+    input_ids: Tensor,
+    dtypes: tuple[torch.dtype, ...],
+    length: int | None,
+) -> None:
+    """``tensor`` must be one-dimensional, of one of ``dtypes``, with ``length`` entries."""
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        article = "an" if kinds.startswith("int") else "a"
+        raise TypeError(f"{name} must be {article} {kinds} tensor, got {got}")
+    if tensor.dim() != 1 or length not in (None, tensor.numel()):
+        raise ValueError(
+            f"{name} must have shape [{'n' if length is None else length}], "
+            f"got {tuple(tensor.shape)}"
+        )
+    if tensor.device != input_ids.device:
+        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
+
+
+def check_table(name: str, table: Tensor, dtype: torch.dtype, input_ids: Tensor) -> None:
+    """``table`` must have an entry of ``dtype`` for each id of a vocabulary."""
+    if not isinstance(table, Tensor) or table.dtype != dtype or table.dim() != 1:
+        is_tensor = isinstance(table, Tensor)
+        got = f"{table.dtype} {tuple(table.shape)}" if is_tensor else type(table).__name__
+        raise TypeError(f"{name} must be {str(dtype).removeprefix('torch.')} [V], got {got}")
+    if table.device != input_ids.device:
+        raise ValueError(f"{name} is on {table.device}, input_ids on {input_ids.device}")
+
+
+def check_column(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: Tensor) -> None:
+    """``tensor`` must be int64 of ``shape``, on the device of ``input_ids``."""
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
+        raise TypeError(f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    if tensor.device != input_ids.device:
+        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
+
+
+def seed_bits(seed: int) -> int:
+    """The int64 with the bits of a 64-bit seed (torch ops take signed integers).
+
+    Raises:
+        TypeError: seed is not an integer.
+        ValueError: seed is negative or needs more than 64 bits.
+    """
+    check_int("seed", seed)
+    seed = int(seed)
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    return seed - (1 << 64) if seed >> 63 else seed
+
+
+def check_indices(name: str, index: Tensor, low: int) -> None:
+    """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
+    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
+        return
+    values = index.numpy()
+    most = int(values.max())
+    least = int(values.min()) if low > -(1 << 63) else low
+    if least < low or most >= 1 << 34:
+        bad = least if least < low else most
+        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
+
+
+def epoch_bits(epoch: int) -> int:
+    """The epoch modulo 2^24, as the contract takes it.
+
+    Raises:
+        TypeError: epoch is not an integer.
+        ValueError: epoch is negative.
+    """
+    check_int("epoch", epoch)
+    if epoch < 0:
+        raise ValueError(f"epoch must not be negative, got {epoch}")
+    return int(epoch) % (1 << 24)
