@@ -3,7 +3,7 @@
     python -m tests.compile_kernels
 
 Prints registers, stack, spills and shared memory where the compiler tells; exits with 1 if any
-kernel does not compile, spills, or takes more stack than ``STACK`` says.
+kernel does not compile, spills more than ``SPILLS`` or takes more stack than ``STACK`` says.
 """
 
 import importlib
@@ -35,6 +35,9 @@ STACK = {  # bytes of stack a thread, which calls take, such as a division's; 8 
     "_cross_entropy": 16, "_weigh": 16,
 }  # fmt: skip
 WIDTHS = {"fp32": 4, "bf16": 8, "fp16": 8}  # elements of 16 bytes of logits
+SPILLS = {  # bytes that ptxas gives up to stay at a whole number of blocks a processor; 0 elsewhere
+    ("write_spans", 80): 12, ("limit_keys", 80): 12,
+}  # fmt: skip
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
     "edges": "i64", "odds": "i64", "plan": "i64", "choices": "i64", "draws": "i32", "flags": "i32",
     "until": "i32", "lengths": "i64", "target_lengths": "i64", "begins": "i64",
@@ -183,7 +186,8 @@ def main() -> int:
                 worst = max(worst, usage, key=registers)
                 frame = stack(usage)
                 lost = spills(compiled.asm["ptx"], target.arch) if frame else 0
-                if lost or frame > STACK.get(kernel.__name__, 8):
+                most = SPILLS.get((kernel.__name__, target.arch), 0)
+                if lost > most or frame > STACK.get(kernel.__name__, 8):
                     failed += 1
                     usage += f" SPILLED:{lost}"
                     print(f"STACK OR SPILLS {kernel.__name__} {target} {constants}: {usage}")

@@ -37,7 +37,9 @@ def fuse_loss(
     ``masked_cross_entropy`` follows.
 
     ``num_items_in_batch`` is what the sum of the losses is divided by, for every model, so losses
-    and gradients do not depend on gradient accumulation or the number of ranks.
+    and gradients do not depend on gradient accumulation or the number of ranks. A call without any
+    label has loss 0 and zero gradients in training, and loss NaN, as stock, in an evaluation call:
+    evaluation mode with gradients off. Trainer leaves NaN out of ``eval_loss``.
 
     Forward takes two keywords more: ``label_positions``, int64 [R], places of the labelled tokens
     in the flattened labels, -1 for none, as ``mask_tokens(..., capacity=R)`` returns them (so that

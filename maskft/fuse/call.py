@@ -51,6 +51,7 @@ class LabelledCall:
     Attributes:
         targets: what each row of the batch predicts, [B, T].
         num_items: what the sum of losses is divided by; None: the labels of this call.
+        evaluation: whether the model is in evaluation mode and gradients are off.
         labels_given, shift_labels_given: what the call brought along.
         rows: int64 [R], which of the flattened rows are computed, -1 for none; None: all.
         in_decoder: whether the decoder computes the loss.
@@ -60,10 +61,17 @@ class LabelledCall:
     """
 
     def __init__(
-        self, targets: Tensor, num_items: Any, labels: Tensor, shift_labels: Tensor | None
+        self,
+        targets: Tensor,
+        num_items: Any,
+        labels: Tensor,
+        shift_labels: Tensor | None,
+        *,
+        evaluation: bool,
     ) -> None:
         self.targets = targets
         self.num_items = num_items
+        self.evaluation = evaluation
         self.labels_given = labels
         self.shift_labels_given = shift_labels
         self.rows: Tensor | None = None
@@ -122,6 +130,19 @@ class LabelledCall:
         labels = self.targets.reshape(-1).index_select(0, rows.clamp(min=0))
         return torch.where(rows >= 0, labels, IGNORE_INDEX).unsqueeze(0)
 
-    def or_nan(self, loss: Tensor) -> Tensor:
-        """Return ``loss``, or NaN if more rows have a label than are computed."""
-        return loss if self._overfull is None else torch.where(self._overfull, torch.nan, loss)
+    def settle(self, loss: Tensor) -> Tensor:
+        """Return ``loss``, or NaN where a number would mislead.
+
+        NaN with NaN gradients if more rows have a label than are computed. In evaluation NaN if
+        nothing is labelled, as stock: the mean over batches leaves it out, and 0 would lower it.
+        """
+        if self._overfull is not None:
+            loss = loss * torch.where(self._overfull, torch.nan, 1.0).to(loss.device)
+        if not self.evaluation:
+            return loss
+        nothing = (self.targets == IGNORE_INDEX).all().to(loss.device)
+        if isinstance(self.num_items, Tensor):  # other ranks may have labels
+            nothing = nothing & (self.num_items == 0).to(loss.device)
+        elif self.num_items:
+            return loss
+        return torch.where(nothing, torch.nan, loss)

@@ -138,7 +138,10 @@ class FusedForward:
         if self.head.shift:
             targets = kwargs.get("shift_labels")
             targets = shifted(labels) if targets is None else targets
-        call = LabelledCall(targets, num_items, labels, kwargs.get("shift_labels"))
+        evaluation = not (self.model.training or torch.is_grad_enabled())
+        call = LabelledCall(
+            targets, num_items, labels, kwargs.get("shift_labels"), evaluation=evaluation
+        )
         if not wanted:
             shift = self.head.shift and kwargs.get("shift_labels") is None
             call.choose(positions, shift, self.options.capacity)
@@ -197,7 +200,7 @@ class FusedForward:
             num_items=call.num_items,
             **self.options.of_loss(),
         ).loss
-        call.stand_in = call.or_nan(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
+        call.stand_in = call.settle(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
         return call.stand_in
 
     def check_labels(
@@ -234,7 +237,7 @@ class FusedForward:
             loss = masked_cross_entropy(
                 logits, labels.to(logits.device), num_items=call.num_items, **self.options.of_loss()
             ).loss
-            call.loss = call.or_nan(loss)
+            call.loss = call.settle(loss)
             return call.loss
         if call.stand_in is None:
             raise RuntimeError(f"{name} does not call its decoder: use linear=False")

