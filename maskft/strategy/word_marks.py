@@ -82,32 +82,37 @@ class WordMarks:
     def _begins(self, ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         """Find the tokens that begin a word: bool, like ``ids``."""
         size = self.table.numel()
-        ids = torch.where((ids < 0) | (ids > size), size, ids).long()
-        codes, tail, head = self._codes[ids], self._tails[ids], self._heads[ids]
+        known = torch.where((ids < 0) | (ids > size), size, ids).reshape(-1)
+        codes, tail, head = (
+            table.index_select(0, known).view(ids.shape)
+            for table in (self._codes, self._tails, self._heads)
+        )
         if cu_seqlens is not None:  # a row does not go on with a character of the one before it
             row = torch.zeros(head.numel() + 1, dtype=torch.bool, device=head.device)
             row.index_fill_(0, cu_seqlens.long().clamp(0, head.numel()), True)
             head = head.masked_fill(row[:-1], 0)
-        starts, ends = (codes & STARTS) != 0, (codes & ENDS) != 0
-        joins = (codes & (JOINS << _PIECES)) != 0
-        is_rest = (codes & (REST << _PIECES)) != 0
+        starts, ends = (codes & STARTS).bool(), (codes & ENDS).bool()
+        joins = (codes & (JOINS << _PIECES)).bool()
+        is_rest = (codes & (REST << _PIECES)).bool()
 
         # Follow each character that a token cuts short through at most three tokens.
-        cut_first = (codes & (CUT << _PIECES)) != 0
+        cut_first = (codes & (CUT << _PIECES)).bool()
         point, lacking = tail >> 2, tail & 3
+        done = [torch.zeros_like(starts)] * 4  # after so many more tokens
         for step in (1, 2, 3):
             following = _shifted(head, step)
             held = following & 3
             taken = torch.minimum(held, lacking)
-            bits = (following >> 2) >> 6 * (held - taken)
-            point = torch.where(taken > 0, (point << 6 * taken) | bits, point)
-            done = (lacking > 0) & (taken == lacking)
+            point = (point << 6 * taken) | (following >> 2) >> 6 * (held - taken)
+            done[step] = (lacking > 0) & (taken == lacking)
             lacking = torch.where(taken > 0, lacking - taken, 0)
-            kind = self._kind[torch.bucketize(point, self._changes, right=True)]
-            letter = done & (kind == LETTER)
-            starts = torch.where(done & cut_first, letter, starts)
-            joins = joins | (done & cut_first & (kind == MARK))
-            ends = ends | (_shifted(letter, -step) & is_rest)
+        place = torch.bucketize(point, self._changes, out_int32=True, right=True)
+        kind = self._kind.index_select(0, place.view(-1)).view(ids.shape)
+        letter, whole = kind == LETTER, done[1] | done[2] | done[3]
+        starts = torch.where(whole & cut_first, letter, starts)
+        joins = joins | (whole & cut_first & (kind == MARK))
+        for step in (1, 2, 3):
+            ends = ends | (_shifted(done[step] & letter, -step) & is_rest)
         before = _shifted(ends, -1)
         return starts | (before & ~joins)
 
