@@ -8,18 +8,19 @@ import logging
 from typing import Any
 
 from maskft.fuse.check import compare
-from maskft.fuse.forward import FusedForward, Options, fused, router_losses
-from maskft.fuse.head import read, unwrap
+from maskft.fuse.forward import FusedForward, Options
+from maskft.fuse.head import read, router_losses, unwrap
+from maskft.fuse.replaced import fused
 from maskkernels.backend import BACKENDS
 
-LOGITS = (False, True, "eval")
+LOGITS = ("auto", False, True, "eval")
 _LOG = logging.getLogger(__name__)
 
 
 def fuse_loss(
     model: Any,
     *,
-    logits: bool | str = False,
+    logits: bool | str = "auto",
     capacity: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
@@ -49,8 +50,11 @@ def fuse_loss(
     Args:
         model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
             one. Fuse before ``torch.compile``; before or after DDP and FSDP2.
-        logits: whether outputs have ``logits``: False, True, or "eval" for evaluation only (what
-            Trainer's compute_metrics needs). Where they do, all rows are decoded.
+        logits: when outputs have ``logits``. "auto": in evaluation calls, where they are computed
+            when something first reads them (so that Trainer's compute_metrics and predict find
+            them, and an evaluation without them costs nothing) and, once read, at once until the
+            model trains again; None in calls with gradients or in training mode. "eval": in
+            evaluation mode, at once. True, False: always, never.
         capacity: at most so many labels per call. On a GPU and in compiled code this many rows are
             then gathered, whatever the labels: shapes stay the same and the host never waits to
             count them (without it, and without ``label_positions``, a GPU waits once per call;

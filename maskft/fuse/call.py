@@ -1,5 +1,6 @@
 """Choose which rows of a batch a call computes, and what they predict."""
 
+import threading
 from typing import Any
 
 import torch
@@ -12,6 +13,14 @@ from maskft.collate.labels import IGNORE_INDEX
 def shifted(labels: Tensor) -> Tensor:
     """Shift labels to the rows of a causal model that predict them: each the next row's label."""
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
+
+
+def decoded_dtype(hidden: Tensor) -> torch.dtype:
+    """Return the dtype of F.linear's result for ``hidden``."""
+    kind = hidden.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return hidden.dtype
 
 
 def _check_positions(positions: Tensor, labels: Tensor, shift: bool) -> bool:
@@ -57,6 +66,7 @@ class LabelledCall:
         in_decoder: whether the decoder computes the loss.
         gathered: whether the base model's hook has gathered the rows.
         stand_in: what the decoder returned in place of logits.
+        dtype: of the logits that it would have returned; None: it returned them.
         loss: the loss, once it is known.
     """
 
@@ -78,6 +88,7 @@ class LabelledCall:
         self.in_decoder = False
         self.gathered = False
         self.stand_in: Tensor | None = None
+        self.dtype: torch.dtype | None = None
         self.loss: Tensor | None = None
         self._overfull: Tensor | None = None  # bool 0-d: more labels than rows
 
@@ -146,3 +157,23 @@ class LabelledCall:
         elif self.num_items:
             return loss
         return torch.where(nothing, torch.nan, loss)
+
+
+class Now(threading.local):
+    """What a thread is doing with the model: several may run one.
+
+    Attributes:
+        call: the call with labels that it is in.
+        inside: whether it is in a call without labels.
+        logits: whether calls return logits where they do not say themselves; None: the options'.
+        read: whether an evaluation call's logits have been read since training.
+    """
+
+    call: LabelledCall | None = None
+    inside: bool = False
+    logits: bool | None = None
+    read: bool = False
+
+    def __reduce__(self) -> tuple[type["Now"], tuple[()]]:
+        """Make a copy, which is in no call."""
+        return Now, ()
