@@ -3,6 +3,7 @@
 import errno
 import json
 import platform
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +29,18 @@ from maskft.cli.config import (
 from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.evaluate import masked_scores
 from maskft.cli.interrupt import Interrupted, SteadyTrainer, StopOnInterrupt
-from maskft.cli.messages import UsageError, say
+from maskft.cli.messages import UsageError, say, shown
 from maskft.cli.models import load
 from maskft.cli.progress import Progress
 from maskft.fuse import fuse_loss
 from maskft.trainer.attach import attach
 
 HELD_OUT = ("validation", "test")
+_NO_ROOM = {
+    errno.ENOSPC: "the disk of {} is full",
+    errno.EDQUOT: "your quota on the disk of {} is used up",
+    errno.EFBIG: "a file in {} is larger than the system allows (ulimit -f)",
+}
 
 
 def train(
@@ -66,7 +72,7 @@ def train(
         args.label_smoothing_factor = 0.0  # not Trainer's any more
     collator = masking_args.collator(tokenizer, args.seed)
     texts = load_texts(data_args)
-    length = row_length(tokenizer, model.config, data_args.max_length)
+    length = row_length(tokenizer, model, data_args.max_length)
     annotator = masking_args.annotator(texts["train"])
     rows = {
         name: tokenize(split, tokenizer, length, annotator, sides) for name, split in texts.items()
@@ -178,7 +184,7 @@ def main(argv: list[str]) -> int:
     if metrics["before"]:
         console.print(score_table(metrics))
     output = parsed[-1].output_dir
-    console.print(f"model and metrics.json are in {output}", highlight=False, soft_wrap=True)
+    print(f"model and metrics.json are in {shown(output)}")
     return 0
 
 
@@ -215,9 +221,11 @@ def _disk_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
-        if not full:
+        named = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(named[1]) if named else getattr(error, "errno", None)
+        if number not in _NO_ROOM:
             raise
         raise UsageError(
-            f"the disk of {output} is full; make room and resume with --resume_from_checkpoint True"
+            f"{_NO_ROOM[number].format(output)}; make room and resume with "
+            "--resume_from_checkpoint True"
         ) from error

@@ -4,9 +4,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from maskft.strategy.words import word_table
+from maskft.strategy.word_marks import WordMarks
 
 
 class Vocabulary:
@@ -20,7 +19,7 @@ class Vocabulary:
     Attributes:
         made_of: the arguments; other ones need other tables.
         maskable: bool [V], false for the special tokens.
-        words: uint8 [V], ``maskft.strategy.words.word_table``.
+        words: where words begin and end, ``maskft.strategy.word_marks.WordMarks``.
     """
 
     def __init__(
@@ -33,6 +32,6 @@ class Vocabulary:
         self.maskable = maskable.to(device)
 
     @cached_property
-    def words(self) -> Tensor:
+    def words(self) -> WordMarks:
         tokenizer, device, *_ = self.made_of
-        return word_table(tokenizer).to(device)
+        return WordMarks(tokenizer, device)

@@ -12,6 +12,8 @@ from maskft import DataCollatorForLanguageModeling, attach, fuse_loss, unfuse_lo
 from tests.support.fused import LENGTH, LabelledRows, RowCounter, still, update
 from tests.support.tiny import VOCABULARY, tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("kind", "name"), [("masked", "bert"), ("masked", "modernbert"), ("causal", "llama"),

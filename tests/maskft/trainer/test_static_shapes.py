@@ -21,6 +21,8 @@ from tests.support.device import DEVICE, Waits, on_device
 from tests.support.example import load_example
 from tests.support.tiny import tiny_batch, tiny_model
 
+pytestmark = pytest.mark.slow
+
 BUDGET = {"rng": "sample", "seed": 1, "selection": "budget"}
 
 
