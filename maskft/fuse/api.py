@@ -5,13 +5,17 @@ loss = model(**batch).loss  # and in a Trainer, num_items_in_batch counts
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from maskft.fuse.check import compare
 from maskft.fuse.forward import FusedForward, Options
 from maskft.fuse.head import read, router_losses, unwrap
 from maskft.fuse.replaced import fused
 from maskkernels.backend import BACKENDS
+from maskkernels.loss import masked_cross_entropy
 
 LOGITS = ("auto", False, True, "eval")
 _LOG = logging.getLogger(__name__)
@@ -42,10 +46,11 @@ def fuse_loss(
     label has loss 0 and zero gradients in training, and loss NaN, as stock, in an evaluation call:
     evaluation mode with gradients off. Trainer leaves NaN out of ``eval_loss``.
 
-    Forward takes two keywords more: ``label_positions``, int64 [R], places of the labelled tokens
-    in the flattened labels, -1 for none, as ``mask_tokens(..., capacity=R)`` returns them (so that
-    nothing is searched for on a GPU, and with R fixed all shapes are); and ``return_logits``, which
-    overrides ``logits`` for a call.
+    Forward takes two keywords more: ``label_positions``, int64 [B, k], places of the labelled
+    tokens in each row, -1 for none, as the collators make them, or [R], places in the flattened
+    labels, as ``mask_tokens(..., capacity=R)`` returns them (so that nothing is searched for on a
+    GPU, and with k or R fixed all shapes are); and ``return_logits``, which overrides ``logits``
+    for a call.
 
     Args:
         model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
@@ -59,7 +64,7 @@ def fuse_loss(
             then gathered, whatever the labels: shapes stay the same and the host never waits to
             count them (without it, and without ``label_positions``, a GPU waits once per call;
             compiled code gathers in the loss only). More labels: ValueError on the CPU, a NaN loss
-            on a GPU and in compiled code.
+            and NaN gradients on a GPU and in compiled code.
         label_smoothing, z_loss: as in ``masked_cross_entropy``.
         linear: whether the loss is computed in the decoder. None: where that is possible.
         check: a batch (or True for one of random tokens) on which loss and gradients are compared
@@ -71,7 +76,7 @@ def fuse_loss(
         ValueError: an argument that does not fit; a model that is fused already; a check that
             found another loss or other gradients than stock. In a call: ``label_positions`` that
             are not those of the labels. A GPU and compiled code, where looking would wait, give a
-            NaN loss for labels left out.
+            NaN loss and NaN gradients.
 
     Example:
         >>> from maskft import DataCollatorForLanguageModeling, fuse_loss
@@ -89,6 +94,13 @@ def fuse_loss(
         raise ValueError(f"capacity must be at least 1, got {capacity}")
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
+    if linear is not None and not isinstance(linear, bool):
+        raise TypeError(f"linear must be True, False or None, got {type(linear).__name__}")
+    if not isinstance(check, (bool, Mapping)):
+        raise TypeError(f"check must be a batch, True or False, got {type(check).__name__}")
+    masked_cross_entropy(  # refuses what it would refuse in each call
+        torch.zeros(1, 2), torch.tensor([0]), label_smoothing=label_smoothing, z_loss=z_loss
+    )
     inner = unwrap(model)
     if fused(inner) is not None:
         raise ValueError(
@@ -107,7 +119,7 @@ def fuse_loss(
     FusedForward(inner, head, options).attach()
     if check is not False:
         try:
-            difference = compare(inner, None if check is True else check)
+            difference = compare(inner, None if check is True else dict(check))
         except BaseException:
             unfuse_loss(inner)
             raise

@@ -23,6 +23,7 @@ from maskft.fuse.replaced import (
     FusedLossFunction,
     forward_function,
     no_replica,
+    refuse_transforms,
     signature_of,
     wraps,
 )
@@ -136,6 +137,7 @@ class FusedForward:
         labels = kwargs.get("labels")
         if labels is None:
             return self._unlabelled(kwargs)
+        refuse_transforms()
         if not isinstance(labels, Tensor):
             raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
         if router_losses(self.head, self.model, kwargs):
@@ -194,8 +196,8 @@ class FusedForward:
             self.now.read = True  # the next calls compute theirs at once
             return logits
 
-        shape = (*call.targets.shape, made.shape[-1])
-        return LaterLogits(shape, call.dtype or made.dtype, made.device, compute)
+        shape, dtype = (*call.targets.shape, made.shape[-1]), call.dtype or made.dtype
+        return LaterLogits(shape, dtype, made.device, compute)
 
     def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Hook of the base model: keep the hidden states of the predicted rows only."""
@@ -222,8 +224,7 @@ class FusedForward:
             raise RuntimeError(
                 f"the decoder of {head.name} is called outside of FSDP: its weight is sharded"
             )
-        labels, flat = call.labels(), hidden
-        call.dtype = decoded_dtype(hidden)
+        labels, flat, call.dtype = call.labels(), hidden, decoded_dtype(hidden)
         if not call.gathered:
             if hidden.shape[:-1] != call.targets.shape:
                 raise RuntimeError(
@@ -360,10 +361,8 @@ class FusedForward:
         return None if bias is None else attrgetter(bias)(self.model).reshape(-1)
 
     def _bias(self, decoder: nn.Linear) -> Tensor | None:
-        added = self._added_bias()
-        if decoder.bias is None or added is None:
-            return decoder.bias if added is None else added
-        return decoder.bias + added
+        own, added = decoder.bias, self._added_bias()
+        return (own if added is None else added) if own is None or added is None else own + added
 
     def _verify(self, stand_in: Tensor, logits: Tensor) -> None:
         """Refuse a model that does something to its logits that ``head`` does not say.
@@ -388,7 +387,7 @@ class FusedForward:
 
 
 def _with_signature(signature: inspect.Signature) -> FusedForward:
-    """Begin a FusedForward whose state a pickle has yet to fill in, its method apart."""
+    """Begin a FusedForward that a pickle then fills: the model takes its method before."""
     made = object.__new__(FusedForward)
     made.function = forward_function(signature)
     return made

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from maskft.collate.labels import IGNORE_INDEX
@@ -100,4 +101,14 @@ def no_replica() -> Any:
     raise RuntimeError(
         "nn.DataParallel cannot run a fused model: start one process per GPU (torchrun, accelerate "
         "launch), let CUDA_VISIBLE_DEVICES name one GPU, or unfuse_loss(model)"
+    )
+
+
+def refuse_transforms() -> None:
+    """Refuse the transforms of torch.func: the rows to compute depend on values."""
+    if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is None:
+        return
+    raise RuntimeError(
+        "a fused model does not run within the transforms of torch.func (grad, vmap...), as "
+        "gradients of each row need: unfuse_loss(model) for them"
     )
