@@ -12,9 +12,10 @@ from torch import Tensor
 
 from maskft.collate.columns import MaskingColumns, UnmaskedBatch
 from maskft.collate.labels import label_places, labels_of_next_tokens
+from maskft.collate.options import check_options
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
-from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
+from maskft.strategy import STRATEGIES, Strategy, Tokens, WholeWord, find_strategy
 from maskft.strategy.schedule import Progress
 from maskft.strategy.vocabulary import Vocabulary
 from maskkernels import MaskingPolicy, hash_rows, mask_tokens
@@ -37,7 +38,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     Args:
         rng: where the masks come from.
             "stream" (default): fresh masks at every call, from torch's global generator without a
-            ``seed`` and from the collator's own stream with one.
+            ``seed`` and from the collator's own stream with one. Every rank of torch.distributed,
+            worker and pass over the data gets other masks; with a seed, a run that is repeated with
+            as many ranks and workers repeats them.
             "sample": each row's masks depend on (seed, epoch, row) alone, whatever the batch, the
             order, the padding, the workers or the ranks; a missing ``seed`` counts as 0. Call
             ``set_epoch`` at every epoch (``maskft.attach`` does it for a Trainer).
@@ -97,7 +100,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         if self.whole_word_mask:
             self.strategy = "whole_word"
         self._strategy = find_strategy(self.strategy)
-        self._check_options()
+        check_options(self, self._strategy)
         # Where the parent draws the masks, or refuses mlm=False, it must see the strategy too.
         whole_word = isinstance(self._strategy, WholeWord)
         self.whole_word_mask = self.whole_word_mask or (
@@ -112,38 +115,6 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         self._begin_draws()
         self._progress = Progress()
         self._vocabulary: Vocabulary | None = None
-
-    def _check_options(self) -> None:
-        """Refuse options that do not go together."""
-        own = isinstance(self._strategy, (Random, WholeWord))
-        plain = (self.selection, self.replacement, self.mask_only, self.schedule)
-        if self.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
-            raise ValueError(
-                "rng='hf' draws what Transformers' collator does: strategy='random' or "
-                "'whole_word', without selection, replacement, mask_only or schedule; use "
-                "rng='stream' or rng='sample'"
-            )
-        if self.at_least_one and self.selection != "budget":
-            raise ValueError("at_least_one goes with selection='budget'")
-        if self.replacement == "unit" and isinstance(self._strategy, Random):
-            raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
-        if self.mask_only is not None and not isinstance(self.mask_only, str):
-            types = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
-            if not types or not all(isinstance(kind, int) for kind in types):
-                raise ValueError(
-                    "mask_only must be the name of a column, a token type or several, got "
-                    f"{self.mask_only!r}"
-                )
-        count = self.label_positions
-        if not isinstance(count, int) or (not isinstance(count, bool) and count < 1):
-            raise ValueError(
-                f"label_positions must be True, False or a positive number, got {count!r}"
-            )
-        if self.schedule is not None and not callable(self.schedule):
-            raise TypeError(
-                "schedule must be a function from [0, 1] to a rate, as maskft.RateSchedule, got "
-                f"{type(self.schedule).__name__}"
-            )
 
     def set_progress(
         self, step: int, steps: int, *, epoch: int = 0, epochs: int = 1, batches_a_step: int = 1
@@ -182,9 +153,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return fixed
 
     def get_generator(self, seed: int) -> Any:
-        if self.rng == "hf":
+        if self.rng == "hf" and self.return_tensors == "np":
             return super().get_generator(seed)
-        return torch.Generator().manual_seed(seed)
+        return torch.Generator().manual_seed(seed if seed < 1 << 64 else seed - (1 << 64))
 
     def torch_call(self, examples: Sequence[Any]) -> dict[str, Any]:
         return self.mask(self.prepare(examples))
@@ -360,8 +331,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column)
 
     def _seed_generator(self) -> None:
-        """Start the stream of a seed at the first batch, in each worker, as the parent does."""
-        if self.seed is not None and self.generator is None and self.rng != "sample":
+        """Begin the stream of a seed; that of rng="hf" as the parent does."""
+        if self.rng != "hf":
+            super()._seed_generator()
+        elif self.seed is not None and self.generator is None:
             self.create_rng()
 
     def _rate(self) -> float:
