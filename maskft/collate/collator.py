@@ -64,10 +64,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             reports progress; without it, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
-        label_positions: add ``label_positions`` to the batch, int64 [R]: the places of labelled
-            tokens in the flattened batch. Only a model with ``fuse_loss`` takes it, and then need
-            not search for them on a GPU. True: as many as there are labels. A number: always that
-            many, -1 after the last, for static shapes (not in evaluation); more labels raise
+        label_positions: add ``label_positions`` to the batch, int64 [B, k]: the places of labelled
+            tokens in each row. Only a model with ``fuse_loss`` takes it, and then need not search
+            for them on a GPU. True: k is the most labels of any row. A number: always that many a
+            row, -1 after the last, for static shapes (not in evaluation); more labels raise
             ValueError. With "budget" n maskable tokens have round(rate * n), halves rounded up.
 
     Raises:
