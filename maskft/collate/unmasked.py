@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.collate.columns import UnmaskedBatch
+from maskft.collate.columns import UnmaskedBatch, highest_id
 
 LATER = "masking"  # the entry of a plain batch that holds what masking needs in addition
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
@@ -51,6 +51,9 @@ class UnmaskedCollator:
 
     def __call__(self, examples: Any) -> dict[str, Any]:
         unmasked = self.collator.prepare(examples)
+        highest = highest_id(torch.as_tensor(unmasked.tokens), unmasked.attention_mask)
+        if highest >= len(self.collator.tokenizer):
+            unmasked.highest_id = highest
         batch = {
             name: value.to(self.dtype)
             if isinstance(value, Tensor) and value.dtype == torch.int64

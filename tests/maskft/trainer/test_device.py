@@ -17,6 +17,7 @@ from maskft import (
     detach,
     mask_batch,
 )
+from maskft.collate.columns import UnmaskedBatch
 from maskft.strategy import Entity, Tokens
 from maskkernels import mask_tokens
 from tests.support.trainers import Rows, Stream, build
@@ -321,7 +322,8 @@ def test_planning_and_masking_compile_as_one_graph(tokenizer, rows, strategy):
     collator = collators(tokenizer, strategy=strategy)
     batch = UnmaskedCollator(collator)(annotated(rows))
     ids, real = batch["input_ids"], batch["attention_mask"]
-    vocabulary, policy = collator._vocabulary_on(ids.device), collator._masking_policy(0.4)
+    vocabulary = collator._vocabulary_for(ids, UnmaskedBatch({}))
+    policy = collator._masking_policy(0.4)
     table, where = vocabulary.words, {"maskable": vocabulary.maskable}
 
     def step(ids, real, columns):
