@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import get_worker_info
 
 from maskft.strategy.scripts import LETTER, MARK, kinds
@@ -40,17 +41,24 @@ class WordMarks:
         size = marks.flags.size
 
         def with_other_ids(entries: Any) -> Tensor:
-            """Append an entry for ids outside the vocabulary, without marks."""
+            """Append an entry for ids outside the vocabulary."""
             found = torch.zeros(size + 1, dtype=torch.int32, device=device)
             found[:size] = torch.from_numpy(entries).to(device)
             return found
 
         self._pieces = (marks.pieces & DEPENDS) != 0
         self._codes = with_other_ids(marks.flags | marks.pieces << _PIECES)
+        self._codes[size] = STARTS | ENDS
         self._tails, self._heads = with_other_ids(marks.tails), with_other_ids(marks.heads)
         changes, kind = kinds()
         self._changes = torch.from_numpy(changes).to(device)
         self._kind = torch.from_numpy(kind).to(device)
+
+    def cover(self, size: int) -> None:
+        """Lengthen ``table`` to ``size`` ids: each id that the vocabulary lacks is a word."""
+        missing = size - self.table.numel()
+        if self.known and missing > 0:
+            self.table = functional.pad(self.table, (0, missing), value=STARTS | ENDS)
 
     def units(self, input_ids: Tensor, **limits: Any) -> Tensor:
         """Number the words of each row: int64, like ``input_ids``, -1 where nothing may be masked.
