@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
 
 from maskft.collate.columns import by_column, check_examples, empty_batch, missing_column
-from maskft.collate.denoising_ids import sentence_ends, sentinels
+from maskft.collate.denoising_ids import SENTINEL, sentence_ends, sentinels
 from maskft.collate.labels import IGNORE_INDEX
 from maskft.collate.randomness import SampleDraws
 from maskkernels import (
@@ -242,7 +242,7 @@ class DataCollatorForTextInfilling(_Denoising):
 def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Return the special tokens that may be around a row, those added to the tokenizer too."""
     inside = {tokenizer.unk_token_id, tokenizer.mask_token_id}
-    inside |= {i for token, i in tokenizer.get_vocab().items() if _SENTINEL.fullmatch(token)}
+    inside |= {i for token, i in tokenizer.get_vocab().items() if SENTINEL.fullmatch(token)}
     return tuple(sorted(set(tokenizer.all_special_ids) - inside))
 
 
