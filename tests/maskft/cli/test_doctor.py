@@ -83,7 +83,7 @@ def test_no_language_model_and_no_model(tmp_path, capsys):
     assert main(["doctor", str(tmp_path)]) == 2
     assert "is a vit, and there is no language model" in capsys.readouterr().err
     assert main(["doctor", "/no/such"]) == 2
-    assert "cannot read the configuration of '/no/such'" in capsys.readouterr().err
+    assert "no such model folder: /no/such" in capsys.readouterr().err
 
 
 def test_a_model_with_code_of_its_own(tmp_path, capsys):
