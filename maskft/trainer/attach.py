@@ -8,7 +8,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from maskft.collate.randomness import SampleDraws
-from maskft.trainer.evaluation import EVALUATED, evaluate_by_tokens
+from maskft.trainer.evaluation import EVALUATED, evaluate_in_trainer
 from maskft.trainer.on_device import REPLACED, mask_in_trainer
 from maskft.trainer.packing import PACKED, pack_in_trainer
 from maskft.trainer.resume import Passes, Place, batches_a_turn, batches_are_made_again
@@ -137,7 +137,7 @@ def attach(
     trainer.get_batch_samples = _from_their_places(trainer.get_batch_samples, callback.passes)
     for name in _LOADERS:
         setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
-    evaluate_by_tokens(trainer)
+    evaluate_in_trainer(trainer)
     names = collator.required_columns()
     names += [name for name in collator.optional_columns() if name not in names]
     if names:

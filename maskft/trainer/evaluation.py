@@ -1,4 +1,4 @@
-"""Evaluation in a Trainer: ``eval_loss`` is the mean over labelled tokens.
+"""Evaluation in a Trainer: a loss over labelled tokens, and logits only where they are used.
 
 ``maskft.attach`` calls this and ``maskft.detach`` undoes it.
 """
@@ -19,12 +19,15 @@ from maskft.fuse import fused
 EVALUATED = ("prediction_step", "evaluation_loop")  # of a trainer
 
 
-def evaluate_by_tokens(trainer: Trainer) -> None:
-    """Have a Trainer's evaluation loss be the mean over labelled tokens.
+def evaluate_in_trainer(trainer: Trainer) -> None:
+    """Have a Trainer's evaluation loss be the mean over labelled tokens, and spare it logits.
 
     Trainer's own is the mean of the batches' means, so that it depends on the batch size, and a
     token counts the more the fewer labels its batch has. Batches without labels count for nothing.
     Ranks add up; rows that accelerate repeats to fill the last batch count again.
+
+    A fused model returns logits where Trainer hands predictions on (``compute_metrics``,
+    ``predict``), whatever its ``logits`` option, and computes none where it does not.
     """
     step, loop = trainer.prediction_step, trainer.evaluation_loop
     seen: list[tuple[Tensor, Tensor]] = []  # each batch's mean, and how many tokens it is of
@@ -33,8 +36,9 @@ def evaluate_by_tokens(trainer: Trainer) -> None:
     def prediction_step(
         model: Any, inputs: Mapping[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
     ) -> Any:
-        count = _predicted(trainer, inputs)
-        with _means(trainer):
+        forward = next((f for m in trainer.model.modules() if (f := fused(m))), None)
+        count = _predicted(trainer, forward, inputs)
+        with _means(trainer), _logits(forward, not prediction_loss_only):
             found = step(model, inputs, prediction_loss_only, *args, **kwargs)
         if count is not None and found[0] is not None:
             seen.append((found[0], count))
@@ -77,14 +81,13 @@ def _mean(trainer: Trainer, seen: list[tuple[Tensor, Tensor]]) -> float:
     return total / tokens if tokens else math.nan
 
 
-def _predicted(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor | None:
+def _predicted(trainer: Trainer, forward: Any, inputs: Mapping[str, Any]) -> Tensor | None:
     """Count the tokens of a batch that the model predicts; None without labels."""
     labels = inputs.get("shift_labels")
     if labels is None:
         labels = inputs.get("labels")
         if not isinstance(labels, Tensor):
             return None
-        forward = next((f for m in trainer.model.modules() if (f := fused(m))), None)
         shifts = getattr(trainer, "_loss_shifts_labels", False)
         if shifts if forward is None else forward.head.shift:
             labels = labels[..., 1:]
@@ -103,3 +106,15 @@ def _means(trainer: Trainer) -> Iterator[None]:
         delattr(trainer, name)
         if kept is not None:
             setattr(trainer, name, kept)
+
+
+@contextmanager
+def _logits(forward: Any, wanted: bool) -> Iterator[None]:
+    """Have a fused model return logits, or none."""
+    if forward is not None:
+        kept, forward.now.logits = forward.now.logits, wanted
+    try:
+        yield
+    finally:
+        if forward is not None:
+            forward.now.logits = kept
