@@ -102,4 +102,4 @@ def test_a_model_with_code_of_its_own(tmp_path, capsys):
 def test_check_without_weights(tmp_path, capsys):
     tiny_config("bert").save_pretrained(tmp_path)
     assert main(["doctor", "--check", str(tmp_path)]) == 2
-    assert f"cannot load '{tmp_path}': Error no file named" in capsys.readouterr().err
+    assert f"cannot load a model from '{tmp_path}': Error no file named" in capsys.readouterr().err
