@@ -8,7 +8,6 @@ Kernels live in files of that name only.
 
 import contextlib
 import hashlib
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,8 @@ from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime import rtsys
 from numba.extending import intrinsic
+
+from maskkernels.runtime.fork import hold_forks
 
 _TRIED = ("0.68.",)  # versions of Numba
 _CONSTANTS = ("mask/actions.py", "rng/streams.py", "units/flags.py", "units/weights.py")
@@ -178,11 +179,4 @@ def _warn_once(what: str) -> None:
         )
 
 
-# A child that is forked while another thread compiles would wait for the compiler's lock for ever:
-# let the fork wait for the compiler instead.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
+hold_forks(global_compiler_lock)
