@@ -16,11 +16,12 @@ from typing import Any
 import numba as nb
 from llvmlite import ir
 from numba.core import cgutils
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, NullCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime import rtsys
 from numba.extending import intrinsic
 
+from maskkernels.runtime.folders import open_to_others
 from maskkernels.runtime.fork import hold_forks
 
 _TRIED = ("0.68.",)  # versions of Numba
@@ -33,7 +34,8 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` at its first call, or load what an earlier process compiled.
 
     Where no folder can be written to or read from, it is compiled in every process, and a
-    warning says so.
+    warning says so. So it is where others could write to the folder: what they leave there would
+    run as this user.
     """
     function.__qualname__ += f"-{_DIGEST}"
     compiled = nb.njit(nogil=True)(function)
@@ -43,6 +45,14 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
             compiled._cache = _Cache(function)
     except RuntimeError:
         _warn_once("no folder to keep compiled kernels in")
+        return compiled
+    folder = compiled._cache.cache_path
+    if others := open_to_others(folder):
+        compiled._cache = NullCache()
+        _warn_once(
+            f"compiled kernels are not kept in {folder}, because others can write to {others} and "
+            "what they leave there would run as you"
+        )
     return compiled
 
 
@@ -173,7 +183,7 @@ def _warn_once(what: str) -> None:
         _warned = True
         warnings.warn(
             f"{what}: compiling again takes seconds. If every process says so, set NUMBA_CACHE_DIR "
-            "to a folder that can be written to.",
+            "to a folder that you, and nobody else, can write to.",
             RuntimeWarning,
             stacklevel=3,
         )
