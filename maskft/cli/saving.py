@@ -24,7 +24,11 @@ from maskft.cli.messages import UsageError, say
 INCOMPLETE = "incomplete"  # what is being written or deleted
 _REPLACED = ".replaced"
 _LOCK = ".maskft.lock"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = {
+    errno.ENOSPC: "the disk of {} is full",
+    errno.EDQUOT: "your quota on the disk of {} is used up",
+    errno.EFBIG: "a file in {} is larger than the system allows (ulimit -f)",
+}
 
 
 class SteadyTrainer(Trainer):
@@ -136,15 +140,10 @@ def disk_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (*_FULL, errno.EFBIG):
+        if error.errno not in _NO_ROOM:
             raise
         then = "resume with --resume_from_checkpoint True" if checkpoints(output) else "start again"
-        what = (
-            f"the disk of {output} is full; make room"
-            if error.errno in _FULL
-            else f"cannot write to {output}: {error.strerror} (ulimit -f); raise the limit"
-        )
-        raise UsageError(f"{what} and {then}") from error
+        raise UsageError(f"{_NO_ROOM[error.errno].format(output)}; make room and {then}") from error
 
 
 def publish(folder: Path, name: Path) -> None:

@@ -27,7 +27,7 @@ from maskft.cli.config import (
 from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.evaluate import masked_scores
 from maskft.cli.interrupt import Interrupted, StopOnInterrupt
-from maskft.cli.messages import UsageError, say
+from maskft.cli.messages import UsageError, say, shown
 from maskft.cli.models import load
 from maskft.cli.progress import Progress
 from maskft.cli.saving import SteadyTrainer, disk_errors, run_folder, write_text
@@ -88,7 +88,7 @@ def _train(
         args.label_smoothing_factor = 0.0  # not Trainer's any more
     collator = masking_args.collator(tokenizer, args.seed)
     texts = load_texts(data_args)
-    length = row_length(tokenizer, model.config, data_args.max_length)
+    length = row_length(tokenizer, model, data_args.max_length)
     annotator = masking_args.annotator(texts["train"])
     rows = {
         name: tokenize(split, tokenizer, length, annotator, sides) for name, split in texts.items()
@@ -203,7 +203,7 @@ def main(argv: list[str]) -> int:
     if metrics["before"]:
         console.print(score_table(metrics))
     output = parsed[-1].output_dir
-    console.print(f"model and metrics.json are in {output}", highlight=False, soft_wrap=True)
+    print(f"model and metrics.json are in {shown(output)}")
     return 0
 
 

@@ -10,11 +10,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from maskft.collate.columns import MaskingColumns, UnmaskedBatch
-from maskft.collate.labels import IGNORE_INDEX, label_places
+from maskft.collate.columns import MaskingColumns, UnmaskedBatch, highest_id
+from maskft.collate.labels import label_places, labels_of_next_tokens
+from maskft.collate.options import check_options, replacements
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
-from maskft.strategy import STRATEGIES, Random, Strategy, Tokens, WholeWord, find_strategy
+from maskft.strategy import STRATEGIES, Strategy, Tokens, WholeWord, find_strategy
 from maskft.strategy.schedule import Progress
 from maskft.strategy.vocabulary import Vocabulary
 from maskkernels import MaskingPolicy, hash_rows, mask_tokens
@@ -37,15 +38,18 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     Args:
         rng: where the masks come from.
             "stream" (default): fresh masks at every call, from torch's global generator without a
-            ``seed`` and from the collator's own stream with one.
+            ``seed`` and from the collator's own stream with one. Every rank of torch.distributed,
+            worker and pass over the data gets other masks; with a seed, a run that is repeated with
+            as many ranks and workers repeats them.
             "sample": each row's masks depend on (seed, epoch, row) alone, whatever the batch, the
             order, the padding, the workers or the ranks; a missing ``seed`` counts as 0. Call
             ``set_epoch`` at every epoch (``maskft.attach`` does it for a Trainer).
             "hf": bit for bit the masks that Transformers' own collator draws with this seed.
         strategy: what is masked together, and how often: "random" (single tokens), "whole_word",
             "span", "ngram", "entity", "keyword"; a strategy from ``maskft.strategy`` with its own
-            options; or your own function (see there). Words are found from ``offset_mapping`` or
-            ``word_ids`` columns where the examples have them, else from the tokenizer's vocabulary.
+            options; or your own function (see there). Words are found from a ``word_ids`` column
+            where the examples have one, else from the tokenizer's vocabulary; from
+            ``offset_mapping`` only where the vocabulary has no word marks.
             Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
             with a warning, "whole_word" keeps the shares it is given.
         selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
@@ -54,16 +58,19 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         at_least_one: with selection="budget", mask one where the rounded number is 0.
         replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
             of a unit. None: "unit" for spans, else "token".
+        replacement_ids: the ids that random replacements are drawn from. None: all of the
+            tokenizer, special ones too, as Transformers does; "ordinary": all but the special ones;
+            or a sequence of ids.
         mask_only: mask only tokens of these token types (an int or several), or tokens where the
             column of this name is not 0, such as the question of a pair.
         schedule: maps progress in [0, 1] to a rate, as ``maskft.RateSchedule`` does. ``attach``
             reports progress; without it, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
-        label_positions: add ``label_positions`` to the batch, int64 [R]: the places of labelled
-            tokens in the flattened batch. Only a model with ``fuse_loss`` takes it, and then need
-            not search for them on a GPU. True: as many as there are labels. A number: always that
-            many, -1 after the last, for static shapes (not in evaluation); more labels raise
+        label_positions: add ``label_positions`` to the batch, int64 [B, k]: the places of labelled
+            tokens in each row. Only a model with ``fuse_loss`` takes it, and then need not search
+            for them on a GPU. True: k is the most labels of any row. A number: always that many a
+            row, -1 after the last, for static shapes (not in evaluation); more labels raise
             ValueError. With "budget" n maskable tokens have round(rate * n), halves rounded up.
 
     Raises:
@@ -82,6 +89,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     selection: str = field(default="bernoulli", kw_only=True)
     at_least_one: bool = field(default=False, kw_only=True)
     replacement: str | None = field(default=None, kw_only=True)
+    replacement_ids: str | Sequence[int] | None = field(default=None, kw_only=True)
     mask_only: str | int | Sequence[int] | None = field(default=None, kw_only=True)
     schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
     sample_id_column: str | None = field(default=None, kw_only=True)
@@ -96,7 +104,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         if self.whole_word_mask:
             self.strategy = "whole_word"
         self._strategy = find_strategy(self.strategy)
-        self._check_options()
+        check_options(self, self._strategy)
+        self._drawn_from = replacements(self.replacement_ids, self.tokenizer)
         # Where the parent draws the masks, or refuses mlm=False, it must see the strategy too.
         whole_word = isinstance(self._strategy, WholeWord)
         self.whole_word_mask = self.whole_word_mask or (
@@ -111,38 +120,6 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         self._begin_draws()
         self._progress = Progress()
         self._vocabulary: Vocabulary | None = None
-
-    def _check_options(self) -> None:
-        """Refuse options that do not go together."""
-        own = isinstance(self._strategy, (Random, WholeWord))
-        plain = (self.selection, self.replacement, self.mask_only, self.schedule)
-        if self.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
-            raise ValueError(
-                "rng='hf' draws what Transformers' collator does: strategy='random' or "
-                "'whole_word', without selection, replacement, mask_only or schedule; use "
-                "rng='stream' or rng='sample'"
-            )
-        if self.at_least_one and self.selection != "budget":
-            raise ValueError("at_least_one goes with selection='budget'")
-        if self.replacement == "unit" and isinstance(self._strategy, Random):
-            raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
-        if self.mask_only is not None and not isinstance(self.mask_only, str):
-            types = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
-            if not types or not all(isinstance(kind, int) for kind in types):
-                raise ValueError(
-                    "mask_only must be the name of a column, a token type or several, got "
-                    f"{self.mask_only!r}"
-                )
-        count = self.label_positions
-        if not isinstance(count, int) or (not isinstance(count, bool) and count < 1):
-            raise ValueError(
-                f"label_positions must be True, False or a positive number, got {count!r}"
-            )
-        if self.schedule is not None and not callable(self.schedule):
-            raise TypeError(
-                "schedule must be a function from [0, 1] to a rate, as maskft.RateSchedule, got "
-                f"{type(self.schedule).__name__}"
-            )
 
     def set_progress(
         self, step: int, steps: int, *, epoch: int = 0, epochs: int = 1, batches_a_step: int = 1
@@ -181,9 +158,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return fixed
 
     def get_generator(self, seed: int) -> Any:
-        if self.rng == "hf":
+        if self.rng == "hf" and self.return_tensors == "np":
             return super().get_generator(seed)
-        return torch.Generator().manual_seed(seed)
+        return torch.Generator().manual_seed(seed if seed < 1 << 64 else seed - (1 << 64))
 
     def torch_call(self, examples: Sequence[Any]) -> dict[str, Any]:
         return self.mask(self.prepare(examples))
@@ -241,7 +218,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         """
         batch = unmasked.batch
         if not self.mlm:
-            batch["labels"] = self._labels_unmasked(unmasked)
+            batch["labels"] = labels_of_next_tokens(
+                batch["input_ids"], self.tokenizer.pad_token_id, unmasked.cu_seqlens
+            )
             return batch
         self._seed_generator()
         batch["input_ids"], batch["labels"] = self._mask(unmasked)
@@ -263,8 +242,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
 
         Args:
             inputs: int32 or int64 [B, T].
-            special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
-                tokenizer's special tokens must not.
+            special_tokens_mask: [B, T], non-zero where a token must not be masked, in addition to
+                the tokenizer's special tokens (with rng="hf" in place of them).
             offset_mapping: [B, T, 2], where each token begins and ends in its text.
         """
         self._seed_generator()
@@ -308,14 +287,15 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
 
     def _draw_masks(self, ids: Tensor, unmasked: UnmaskedBatch) -> tuple[Tensor, Tensor]:
         """Return new (input_ids, labels): the strategy plans, and maskkernels masks."""
-        vocabulary = self._vocabulary_on(ids.device)
-        maskable, special = vocabulary.maskable, unmasked.special_tokens_mask
-        if special is not None:
-            special = torch.as_tensor(special)
-        if unmasked.allowed is not None:
-            if special is None:
-                special = ~maskable[ids.clamp(0, maskable.numel() - 1)]
-            special = (special != 0) | ~unmasked.allowed
+        vocabulary = self._vocabulary_for(ids, unmasked)
+        maskable = vocabulary.maskable
+        special = None
+        if unmasked.special_tokens_mask is not None or unmasked.allowed is not None:
+            special = ~maskable[ids.clamp(0, maskable.numel() - 1)]
+            if unmasked.special_tokens_mask is not None:
+                special |= torch.as_tensor(unmasked.special_tokens_mask) != 0
+            if unmasked.allowed is not None:
+                special |= ~unmasked.allowed
         limits: dict[str, Any] = {
             "attention_mask": unmasked.attention_mask,
             "special_tokens_mask": special,
@@ -345,6 +325,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         masked = mask_tokens(
             ids,
             self._masking_policy(rate),
+            replacement_ids=vocabulary.replacements,
             units=plan.units,
             rates=plan.rates,
             unit_rates=plan.unit_rates,
@@ -353,23 +334,14 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         )
         return masked.input_ids, masked.labels
 
-    def _labels_unmasked(self, unmasked: UnmaskedBatch) -> Any:
-        """Return the labels of a causal model, which predicts every token."""
-        labels = torch.as_tensor(unmasked.batch["input_ids"]).clone()
-        bounds, pad_token_id = unmasked.cu_seqlens, self.tokenizer.pad_token_id
-        if bounds is not None:  # no token of its row comes before the first
-            labels[0, bounds[:-1][bounds.diff() > 0]] = IGNORE_INDEX
-            labels[0, unmasked.count :] = IGNORE_INDEX
-        elif pad_token_id is not None:
-            labels[labels == pad_token_id] = IGNORE_INDEX
-        return labels.numpy() if unmasked.is_numpy else labels
-
     def _reads(self) -> MaskingColumns:
-        return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column)
+        return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column, self._notices)
 
     def _seed_generator(self) -> None:
-        """Start the stream of a seed at the first batch, in each worker, as the parent does."""
-        if self.seed is not None and self.generator is None and self.rng != "sample":
+        """Begin the stream of a seed; that of rng="hf" as the parent does."""
+        if self.rng != "hf":
+            super()._seed_generator()
+        elif self.seed is not None and self.generator is None:
             self.create_rng()
 
     def _rate(self) -> float:
@@ -380,9 +352,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return self.mlm_probability if done is None else self.schedule(done)
 
     def _masking_policy(self, rate: float) -> MaskingPolicy:
+        mask_token_id = self.tokenizer.mask_token_id
         return _policy(
-            mask_token_id=self.tokenizer.mask_token_id,
-            vocab_size=len(self.tokenizer),
+            mask_token_id=mask_token_id,
+            vocab_size=max(len(self.tokenizer), mask_token_id + 1),
             rate=rate,
             mask_share=self.mask_replace_prob,
             random_share=self.random_replace_prob,
@@ -391,10 +364,18 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             replacement=self.replacement or self._strategy.replacement,
         )
 
-    def _vocabulary_on(self, device: torch.device) -> Vocabulary:
-        """Return the tokenizer's tables, rebuilt if its tokens have changed."""
+    def _vocabulary_for(self, ids: Tensor, unmasked: UnmaskedBatch) -> Vocabulary:
+        """Return the tokenizer's tables, rebuilt if its tokens have changed, as long as ids need.
+
+        Embeddings may have more rows than the tokenizer has tokens; Transformers masks their ids.
+        """
         tokenizer, special_ids = self.tokenizer, tuple(self.tokenizer.all_special_ids)
-        made_of = (tokenizer, device, len(tokenizer), special_ids)
+        made_of = (tokenizer, ids.device, len(tokenizer), special_ids, self._drawn_from)
         if self._vocabulary is None or self._vocabulary.made_of != made_of:
             self._vocabulary = Vocabulary(*made_of)
-        return self._vocabulary
+        vocabulary, highest = self._vocabulary, unmasked.highest_id
+        if ids.device.type == "cpu":
+            highest = highest_id(ids, unmasked.attention_mask)
+        if highest is not None and highest >= vocabulary.known:
+            self._notices.warn("unknown ids", vocabulary.cover(highest))
+        return vocabulary

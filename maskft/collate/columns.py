@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from maskft.collate.labels import IGNORE_INDEX
+from maskft.collate.notices import Notices
 from maskft.collate.padding import Padding, as_list
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, Random, Strategy
+from maskft.strategy.vocabulary import LARGEST
 from maskkernels.batch import table_columns
 
 # Columns that neither masking nor the model needs, unless a strategy asks for them
@@ -25,8 +27,8 @@ class UnmaskedBatch:
     Attributes:
         batch: what the model gets, without labels: input_ids [B, T]; packed [1, N + P], the N
             tokens of the rows and P of padding.
-        special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
-            tokenizer's special tokens must not.
+        special_tokens_mask: [B, T], non-zero where a token must not be masked, in addition to the
+            tokenizer's special tokens.
         offset_mapping: [B, T, 2], where each token begins and ends in its text.
         attention_mask: [B, T], non-zero where a token is real. None: all are.
         word_ids: int64 [B, T], the word each token belongs to, -1 for none.
@@ -36,6 +38,8 @@ class UnmaskedBatch:
         cu_seqlens: of a packed batch, int64 [B + 1]: where its rows begin and end. What is [B, T]
             above is flat [N] then.
         count: of a packed batch, N.
+        highest_id: the highest id, for a batch that is masked on a GPU, where looking for it would
+            wait. None: no id that the tokenizer does not know.
     """
 
     batch: Any
@@ -48,6 +52,7 @@ class UnmaskedBatch:
     sample_ids: Tensor | None = None
     cu_seqlens: Tensor | None = None
     count: int | None = None
+    highest_id: int | None = None
 
     @property
     def is_numpy(self) -> bool:
@@ -89,6 +94,7 @@ class MaskingColumns:
     strategy: Strategy
     mask_only: str | int | Sequence[int] | None
     sample_id_column: str | None
+    notices: Notices
 
     def needed(self) -> list[str]:
         """Return the columns that the examples must have."""
@@ -127,7 +133,16 @@ class MaskingColumns:
                     )
                 return {}, examples
             columns = by_column(examples, dict.fromkeys([*examples[0], *self.needed()]))
-        return self._take(columns), columns
+        taken = self._take(columns)
+        if columns.pop("labels", None) is not None:
+            self.notices.warn(
+                "labels",
+                "the examples have a column 'labels', which is left out: this collator makes the "
+                "labels from input_ids. To train on labels of your own, use transformers' "
+                "DataCollatorForTokenClassification or DataCollatorForSeq2Seq; else remove the "
+                "column",
+            )
+        return taken, columns
 
     def _take(self, columns: dict[str, Any]) -> dict[str, Any]:
         """Check the columns that are not for the model, and take them out of ``columns``."""
@@ -141,7 +156,7 @@ class MaskingColumns:
         if taken and "input_ids" in columns:
             lengths = [*map(len, columns["input_ids"])]
             for name in taken:
-                _check_lengths(name, [*map(len, columns[name])], lengths)
+                _check_lengths(name, _lengths(name, columns[name]), lengths)
         if self.sample_id_column is not None:
             if self.sample_id_column not in columns:
                 raise missing_column(0, self.sample_id_column, columns)
@@ -154,22 +169,24 @@ class MaskingColumns:
         """Return int64 [B, T, 2], 0 in the padding; None if the strategy needs no words."""
         if "offset_mapping" not in taken or isinstance(self.strategy, Random):
             return None
-        return padding.rows(offset_rows(taken["offset_mapping"]), width=2).view(*shape, 2)
+        rows = offset_rows(taken["offset_mapping"])
+        return padding.rows(rows, name="offset_mapping", width=2).view(*shape, 2)
 
     def add_to(self, unmasked: "UnmaskedBatch", taken: Mapping[str, Any], padding: Padding) -> None:
         """Pad ``word_ids``, ``columns`` and ``allowed`` of a padded batch, those there are."""
         batch = unmasked.batch
         if "word_ids" in taken:
-            unmasked.word_ids = padding.rows(word_rows(taken["word_ids"]), -1)
+            unmasked.word_ids = padding.rows(word_rows(taken["word_ids"]), -1, name="word_ids")
         if self.strategy.columns:
             unmasked.columns = {
-                name: padding.floats(as_list(taken[name]), value, batch["input_ids"].shape)
+                name: padding.floats(float_rows(taken[name], name), value, batch["input_ids"].shape)
                 if isinstance(value, float)
-                else padding.rows(as_list(taken[name]), value)
+                else padding.rows(as_list(taken[name]), value, name=name)
                 for name, value in self.strategy.columns.items()
             }
         if isinstance(self.mask_only, str):
-            unmasked.allowed = padding.rows(as_list(taken[self.mask_only])) != 0
+            rows = as_list(taken[self.mask_only])
+            unmasked.allowed = padding.rows(rows, name=self.mask_only) != 0
         elif self.mask_only is not None:
             unmasked.allowed = self.of_types(batch.get("token_type_ids"))
 
@@ -187,12 +204,33 @@ class MaskingColumns:
         return torch.isin(types, torch.tensor(allowed))
 
 
+def highest_id(ids: Tensor, attention_mask: Tensor | None) -> int:
+    """Return the highest id; -1 without tokens. Absurd ones in the padding do not count."""
+    if not ids.numel():
+        return -1
+    if attention_mask is not None and int(ids.max()) >= LARGEST:  # whatever is in the padding
+        ids = torch.where(attention_mask.reshape(ids.shape) != 0, ids, -1)
+    return int(ids.max())
+
+
 def _check_lengths(name: str, entries: list[int], lengths: list[int]) -> None:
     if entries == lengths:
         return
     for i, (ids, given) in enumerate(zip(lengths, entries, strict=True)):
         if ids != given:
             raise ValueError(f"example {i} has {ids} input_ids but {given} entries in {name!r}")
+
+
+def _lengths(name: str, column: Any) -> list[int]:
+    try:
+        return [*map(len, column)]
+    except TypeError:
+        for i, row in enumerate(column):
+            if not hasattr(row, "__len__"):
+                raise TypeError(
+                    f"row {i} of {name} must have an entry for each token, got {type(row).__name__}"
+                ) from None
+        raise
 
 
 def word_rows(column: Any) -> list[Any]:
@@ -207,10 +245,42 @@ def word_rows(column: Any) -> list[Any]:
 
 def offset_rows(column: Any) -> list[Any]:
     """Return the rows of an offset_mapping column, beginnings and ends in turn."""
-    return [
-        row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
-        for row in as_list(column)
-    ]
+    rows = as_list(column)
+    try:
+        flat = [
+            row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
+            for row in rows
+        ]
+    except TypeError:
+        flat = []
+    if [*map(len, flat)] != [2 * len(row) for row in rows]:
+        raise _not_pairs(rows)
+    return flat
+
+
+def _not_pairs(rows: list[Any]) -> Exception:
+    for i, row in enumerate(rows):
+        for place in row:
+            if not hasattr(place, "__len__") or len(place) != 2:
+                return TypeError(
+                    f"row {i} of offset_mapping must hold pairs (begin, end), got {place!r}"
+                )
+    return TypeError("offset_mapping must hold pairs (begin, end)")
+
+
+def float_rows(column: Any, name: str) -> list[np.ndarray]:
+    """Return the rows of a column that has a number for each token, as arrays of float64.
+
+    Raises:
+        TypeError: a row of something else, naming column and row.
+    """
+    rows = [np.asarray(row) for row in as_list(column)]
+    for i, row in enumerate(rows):
+        if row.ndim != 1 or (row.size and row.dtype.kind not in "biuf"):
+            values = row.tolist() if row.ndim else [row.item()]
+            bad = next(value for value in values if not isinstance(value, (int, float)))
+            raise TypeError(f"row {i} of {name} must hold a number for each token, got {bad!r}")
+    return [row.astype(np.float64, copy=False) for row in rows]
 
 
 def check_examples(examples: list[Any]) -> None:

@@ -1,15 +1,21 @@
 """The random numbers of a collator: its seed, its epoch and the sample ids of the rows."""
 
 import copy
+import hashlib
+import multiprocessing
 import operator
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import get_worker_info
 
+from maskft.collate.notices import Notices
+
 EVALUATION_EPOCH = (1 << 24) - 1  # the last epoch of the contract: no training run reaches it
+_WORKERS = 1024  # of a DataLoader, whose streams are counted one by one
 Collator = TypeVar("Collator", bound="SampleDraws")
 
 
@@ -20,10 +26,14 @@ class SampleDraws:
     end of its ``__post_init__``.
 
     Attributes:
-        rng: "stream": fresh words at every call, from torch's global generator without a ``seed``
-            and from the collator's own stream with one. "sample": words that depend on (seed,
-            epoch, row) alone, whatever the batch, the order, the padding, the workers or the ranks;
-            a missing ``seed`` counts as 0.
+        rng: "stream": fresh words at every call, other ones on every rank of torch.distributed.
+            Without a ``seed`` they come from torch's global generator. With one they are those of
+            a stream that each process begins at its first batch, and that depends on (seed, rank,
+            epoch, and in a DataLoader worker its number and how often that number has begun one):
+            other masks in every pass, and the same ones when a run is repeated with the same seed,
+            ranks, workers and batches. "sample": words that depend on (seed, epoch, row) alone,
+            whatever the batch, the order, the padding, the workers or the ranks; a missing ``seed``
+            counts as 0.
         seed: None or an integer.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens.
@@ -41,6 +51,18 @@ class SampleDraws:
             if not low <= self.seed < 1 << 64:
                 raise ValueError(f"seed must be in [{low}, 2**64), got {self.seed}")
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by every worker
+        self._begun = torch.zeros(_WORKERS, dtype=torch.int64).share_memory_()  # streams
+        self._notices = Notices()
+        self._rank = 0
+        self._owner: int | None = None  # the process whose stream ``generator`` is
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take the rank along: a worker that is not forked does not know it."""
+        return {**vars(self), "_rank": self._own_rank()}
+
+    def _own_rank(self) -> int:
+        known = distributed.is_available() and distributed.is_initialized()
+        return distributed.get_rank() if known else self._rank
 
     def set_epoch(self, epoch: int) -> None:
         """Use the random words of ``epoch`` (rng="sample") from the next batch on, also in workers.
@@ -78,14 +100,37 @@ class SampleDraws:
         """Return the seed, epoch and sample_ids of an op on ``count`` rows."""
         if self.rng == "stream":
             draw = torch.empty((), dtype=torch.int64).random_(generator=self.generator)
-            return {"seed": int(draw), "epoch": 0, "sample_ids": torch.arange(count, device=device)}
+            first = self._own_rank() << 32  # so that ranks with one seed differ
+            sample_ids = torch.arange(first, first + count, device=device)
+            return {"seed": int(draw), "epoch": 0, "sample_ids": sample_ids}
         return {"seed": self.seed or 0, "epoch": int(self._epoch), "sample_ids": sample_ids}
 
     def _seed_generator(self) -> None:
-        """Start the stream of a seed at the first batch, another one in each worker."""
-        if self.rng == "stream" and self.seed is not None and self.generator is None:
-            worker = get_worker_info()
-            self.generator = torch.Generator().manual_seed(self.seed + (worker.id if worker else 0))
+        """Begin the stream of a seed at the first batch of each process.
+
+        A forked worker inherits the stream of its parent, and begins its own all the same.
+        """
+        if self.rng != "stream" or self.seed is None:
+            return
+        if self.generator is not None and self._owner in (None, os.getpid()):
+            return  # None: a generator that the user has set
+        worker, rank = get_worker_info(), self._own_rank()
+        place = (-1, 0)
+        if worker is not None:
+            count = self._begun[worker.id % _WORKERS]
+            count += 1
+            place = (worker.id, int(count))
+        elif multiprocessing.parent_process() is not None and not distributed.is_initialized():
+            raise ValueError(
+                f"seed={self.seed} begins a stream in each process, and nothing tells this process "
+                "from others: Worker process information is not available. Use a DataLoader's "
+                "workers, torch.distributed, or rng='sample', whose masks do not depend on the "
+                "process"
+            )
+        parts = (self.seed % (1 << 64), rank, int(self._epoch), *place)
+        key = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+        self.generator = torch.Generator().manual_seed(int.from_bytes(key, "little"))
+        self._owner = os.getpid()
 
     def _sample_ids(self, columns: Mapping[str, Any]) -> Tensor | None:
         """Return int64 [B] from the sample-id column; None without one."""

@@ -3,7 +3,9 @@
 It is read from the instance: its class, code and configuration. ``forward.py`` acts on it.
 """
 
+import dis
 import inspect
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +57,8 @@ class Head:
         softcap, scale: of the logits.
         bias: the attribute of a bias that is added after the decoder.
         parameters: the names of what ``forward`` takes, in order.
+        drops_cache: whether ``forward`` turns the key-value cache off itself.
+        logits: what its outputs call them.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Head:
     scale: float
     bias: str | None
     parameters: tuple[str, ...]
+    drops_cache: bool
+    logits: str = "logits"
 
 
 def read(model: Any) -> Head:
@@ -102,6 +108,7 @@ def read(model: Any) -> Head:
         bias=_BIASES.get(name)
         or ("final_logits_bias" if hasattr(model, "final_logits_bias") else None),
         parameters=tuple(inspect.signature(owner.forward).parameters)[1:],
+        drops_cache=_drops_cache(code),
     )
 
 
@@ -120,6 +127,15 @@ def decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
     if owner.__name__ in _MASKS_DECODER_INPUTS:
         inputs["decoder_attention_mask"] = (made != config.pad_token_id).to(made.dtype)
     return inputs
+
+
+def router_losses(head: Head, model: Any, kwargs: dict[str, Any]) -> bool:
+    """Say whether the model adds its router's losses in code of its own."""
+    name = "output_router_logits"
+    if head.calls_loss_function or name not in head.parameters:
+        return False
+    given = kwargs.get(name)
+    return bool(getattr(model.config, name, False) if given is None else given)
 
 
 def plain_linear(module: Any) -> bool:
@@ -163,6 +179,15 @@ def unwrap(model: Any) -> Any:
             raise TypeError(
                 f"fuse_loss needs a Transformers language model, got {type(model).__name__}"
             )
+
+
+def _drops_cache(code: Any) -> bool:
+    """Say whether the code has ``use_cache = False``."""
+    steps = list(dis.get_instructions(code)) if code else []
+    return any(
+        value.argval is False and kept.opname.startswith("STORE_") and kept.argval == "use_cache"
+        for value, kept in itertools.pairwise(steps)
+    )
 
 
 def _owner(model: Any) -> Any:

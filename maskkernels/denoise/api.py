@@ -8,9 +8,15 @@ from torch import Tensor
 from maskkernels.denoise import op
 from maskkernels.denoise.job import CorruptedRows, DenoiseJob, span_counts
 from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, denoiser_table
-from maskkernels.rng.api import epoch_bits, seed_bits
 from maskkernels.tokens import IGNORE_INDEX
-from maskkernels.tokens.checks import check_ids, check_int, check_like, check_vector
+from maskkernels.tokens.checks import (
+    check_ids,
+    check_int,
+    check_like,
+    check_vector,
+    epoch_bits,
+    seed_bits,
+)
 
 
 def corrupt_spans(

@@ -32,10 +32,11 @@ def cross_entropy(job: LossJob) -> Result:
         rows = rows + job.label_smoothing / vocab_size * to_all.sum(1)
     if job.z_loss:
         rows = rows + job.z_loss * lse.square()
-    rows = torch.where(inside, rows, torch.nan)
+    # A product, so that the gradients of what is NaN are NaN too.
+    rows = rows * torch.where(labelled & ~inside, torch.nan, 1.0)
     count = labelled.sum()
     if job.capacity >= 0:
-        rows = torch.where(count <= job.capacity, rows, torch.nan)
+        rows = rows * torch.where(labelled & (count > job.capacity), torch.nan, 1.0)
     rows = torch.where(labelled, rows, 0.0)
     with torch.no_grad():
         divisor = divisor_of(job, count, torch.where(labelled, weight, 0.0))

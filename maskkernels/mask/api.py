@@ -8,8 +8,16 @@ from torch import Tensor
 from maskkernels.backend import Op, resolve
 from maskkernels.mask.job import MaskJob
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
-from maskkernels.rng.api import check_indices, epoch_bits, seed_bits
-from maskkernels.tokens.checks import INTEGERS, check_ids, check_int, check_like, check_vector
+from maskkernels.tokens.checks import (
+    INTEGERS,
+    check_ids,
+    check_indices,
+    check_int,
+    check_like,
+    check_vector,
+    epoch_bits,
+    seed_bits,
+)
 
 
 class MaskedTokens(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-from maskkernels.tokens.checks import check_ids, check_int
+from maskkernels.tokens.checks import check_ids, check_indices, check_int, epoch_bits, seed_bits
 
 
 def threshold(p: float) -> int:
@@ -30,20 +30,6 @@ def threshold(p: float) -> int:
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"a probability must be between 0 and 1, got {p!r}")
     return math.floor(p * 4294967296.0)
-
-
-def seed_bits(seed: int) -> int:
-    """The int64 with the bits of a 64-bit seed (torch ops take signed integers).
-
-    Raises:
-        TypeError: seed is not an integer.
-        ValueError: seed is negative or needs more than 64 bits.
-    """
-    check_int("seed", seed)
-    seed = int(seed)
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
-    return seed - (1 << 64) if seed >> 63 else seed
 
 
 def _fake_hash_rows(
@@ -165,28 +151,3 @@ def random_words(
         int(stream),
     )  # fmt: skip
     return words.view(index.shape)
-
-
-def check_indices(name: str, index: Tensor, low: int) -> None:
-    """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
-    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
-        return
-    values = index.numpy()
-    most = int(values.max())
-    least = int(values.min()) if low > -(1 << 63) else low
-    if least < low or most >= 1 << 34:
-        bad = least if least < low else most
-        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
-
-
-def epoch_bits(epoch: int) -> int:
-    """The epoch modulo 2^24, as the contract takes it.
-
-    Raises:
-        TypeError: epoch is not an integer.
-        ValueError: epoch is negative.
-    """
-    check_int("epoch", epoch)
-    if epoch < 0:
-        raise ValueError(f"epoch must not be negative, got {epoch}")
-    return int(epoch) % (1 << 24)

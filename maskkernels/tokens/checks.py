@@ -125,3 +125,42 @@ def check_column(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: T
         raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
     if tensor.device != input_ids.device:
         raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
+
+
+def seed_bits(seed: int) -> int:
+    """The int64 with the bits of a 64-bit seed (torch ops take signed integers).
+
+    Raises:
+        TypeError: seed is not an integer.
+        ValueError: seed is negative or needs more than 64 bits.
+    """
+    check_int("seed", seed)
+    seed = int(seed)
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    return seed - (1 << 64) if seed >> 63 else seed
+
+
+def check_indices(name: str, index: Tensor, low: int) -> None:
+    """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
+    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
+        return
+    values = index.numpy()
+    most = int(values.max())
+    least = int(values.min()) if low > -(1 << 63) else low
+    if least < low or most >= 1 << 34:
+        bad = least if least < low else most
+        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
+
+
+def epoch_bits(epoch: int) -> int:
+    """The epoch modulo 2^24, as the contract takes it.
+
+    Raises:
+        TypeError: epoch is not an integer.
+        ValueError: epoch is negative.
+    """
+    check_int("epoch", epoch)
+    if epoch < 0:
+        raise ValueError(f"epoch must not be negative, got {epoch}")
+    return int(epoch) % (1 << 24)

@@ -59,6 +59,17 @@ def _changed(values, befores, begin, end, changed):
 
 
 @inlined
+def _apart(begins, ends, begin, end, apart):
+    """apart[i] = 1 where token begin + i begins behind the one before it, or in front of it."""
+    apart[0] = begin == 0 or begins[begin] > ends[begin - 1] or begins[begin] < begins[begin - 1]
+    out = apart[1:]
+    here, before = begins[begin + 1 : end], begins[begin : end - 1]
+    ends_before = ends[begin : end - 1]
+    for i in range(here.size):
+        out[i] = (here[i] > ends_before[i]) | (here[i] < before[i])
+
+
+@inlined
 def _count(starts, may, number, out):
     """out[i] = number + how many of starts[: i + 1] are 1, or -1 where may[i] is 0; the last count.
 
@@ -126,7 +137,7 @@ def _number_rows(
                 for i in range(size):
                     starts[i] = (here[i] & STARTS) | (before[i] >> 1 & 1)
             elif offsets.size:
-                _changed(offsets[::2], offsets[1::2], begin, end, starts)
+                _apart(offsets[::2], offsets[1::2], begin, end, starts)
             else:
                 _changed(word_ids, word_ids, begin, end, starts)
                 part, grouped = word_ids[begin:end], groups[begin:end]

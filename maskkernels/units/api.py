@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkernels.rng.api import epoch_bits, seed_bits, threshold
+from maskkernels.rng.api import threshold
 from maskkernels.tokens.checks import (
     INTEGERS,
     check_column,
@@ -15,6 +15,8 @@ from maskkernels.tokens.checks import (
     check_like,
     check_table,
     check_vector,
+    epoch_bits,
+    seed_bits,
 )
 from maskkernels.units import op
 from maskkernels.units.lengths import length_thresholds
@@ -75,10 +77,14 @@ def units_from_offsets(
     groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Number the words of each sample by the gaps in its text, as Transformers' collator does.
+    """Number the words of each sample by the gaps in its text.
 
     A token that may be masked begins a word if it is the first of its sample, if the token before
-    it may not be masked, or if it begins in the text elsewhere than where that one ended.
+    it may not be masked, or if it begins in the text behind the end of that one or in front of its
+    beginning. Tokens that overlap, such as the bytes of one character, are in one word. Where no
+    tokens overlap these are the words of Transformers' collator, which separates such tokens.
+
+    Offsets that begin at the space before a word leave no gaps: then every row is one word.
 
     Args:
         offset_mapping: int64 [*input_ids.shape, 2], where each token begins and ends in its text.

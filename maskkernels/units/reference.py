@@ -24,7 +24,8 @@ def word_units(input_ids, table, *where):
 
 def units_from_offsets(input_ids, offset_mapping, *where):
     begin, end = offset_mapping.reshape(-1, 2).unbind(1)
-    return _number(begin != _before(end), None, input_ids, *where)
+    begins = (begin > _before(end)) | (begin < _before(begin))
+    return _number(begins, None, input_ids, *where)
 
 
 def units_from_word_ids(input_ids, word_ids, *where):

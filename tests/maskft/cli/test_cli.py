@@ -1,5 +1,6 @@
 """The maskft command from the outside: what it prints, writes and returns."""
 
+import io
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     BertTokenizer,
+    RobertaConfig,
+    RobertaForMaskedLM,
 )
 
 from maskft import cli, extras
@@ -28,7 +31,9 @@ from maskft.cli.interrupt import StopOnInterrupt
 from maskft.cli.messages import UsageError
 from maskft.cli.preview import STYLES, Piece, render
 from maskft.strategy import Entity, NGram, Span
-from tests.support.small import CORPUS, SPECIAL
+from tests.support.small import CORPUS, SPECIAL, build_byte_level
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -94,6 +99,31 @@ def test_train_writes_a_model_and_its_scores(model_dir, text, tmp_path, capsys):
     probabilities = [float(p) for p in re.findall(r"\d\.\d{3}", answers[1])]
     assert len(probabilities) == 5
     assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_roberta_is_given_the_positions_it_has(tmp_path, capsys):
+    """130 positions, of which padding_idx + 1 = 2 are never used: rows of 128 tokens."""
+    tokenizer, folder = build_byte_level(), str(tmp_path / "model")
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=130, pad_token_id=1,
+    )  # fmt: skip
+    RobertaForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "a.txt").write_text("\n".join(f"{n} " + "abcdefgh" * 40 for n in range(8)))
+    source = ["--model", folder, "--train-file", str(tmp_path / "a.txt")]
+    for packing in ("off", "on"):
+        assert main([
+            "train", *source, "--output_dir", str(tmp_path / packing), "--max_steps", "1",
+            "--validation_fraction", "0", "--test_fraction", "0", "--packing", packing,
+            "--use_cpu", "True", "--save_strategy", "no",
+        ]) == 0  # fmt: skip
+        assert "rows  of at most 128 tokens" in capsys.readouterr().err
+    assert main(["preview", *source, "--rows", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()[2].split()) == 128
+    assert main(["predict", "--model", folder, "a" * 125 + "<mask>"]) == 0
+    assert main(["predict", "--model", folder, "a" * 126 + "<mask>"]) == 2
+    assert "the text has 129 tokens, the model takes 128" in capsys.readouterr().err
 
 
 def test_a_run_repeats_itself(model_dir, text, tmp_path):
@@ -221,7 +251,8 @@ def test_preview_marks_what_it_does(model_dir, text, capsys):
 
 
 def test_predict_reads_lines_and_every_mask(model_dir, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", iter(["the [MASK] fox\n", "\n", "[MASK] and [MASK]\n"]))
+    lines = "the [MASK] fox\n\n[MASK] and [MASK]\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     assert main(["predict", "--model", model_dir, "--top-k", "2", "-"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith("  ") for line in lines] == [False, True, False, True, True]
@@ -555,6 +586,9 @@ def test_options_of_strategies_reach_them(tokenizer):
     assert strategy(strategy="ngram") == NGram(3)
     assert strategy(strategy="span", span_p=0.5, span_longest=4) == Span(0.5, 4)
     assert strategy(strategy="span") == Span()
+    assert strategy(strategy="span", span_words="off") == Span(words=False)
+    assert strategy(strategy="ngram", span_words="off", ngram=2) == NGram(2, words=False)
+    assert strategy(strategy="ngram", span_words="on") == NGram()
     assert strategy(strategy="entity", entity_rest="none", entity_rate=0.5) == Entity("none", 0.5)
 
 

@@ -1,0 +1,61 @@
+"""Which options of the collator go together."""
+
+from collections.abc import Collection
+from numbers import Integral
+from typing import Any
+
+from maskft.strategy import Random, Strategy, WholeWord
+
+
+def check_options(collator: Any, strategy: Strategy) -> None:
+    """Refuse options that do not go together."""
+    own = isinstance(strategy, (Random, WholeWord))
+    plain = (collator.replacement, collator.replacement_ids, collator.mask_only, collator.schedule)
+    own = own and collator.selection == "bernoulli" and all(option is None for option in plain)
+    if collator.rng == "hf" and not own:
+        raise ValueError(
+            "rng='hf' draws what Transformers' collator does: strategy='random' or "
+            "'whole_word', without selection, replacement, replacement_ids, mask_only or "
+            "schedule; use rng='stream' or rng='sample'"
+        )
+    if collator.at_least_one and collator.selection != "budget":
+        raise ValueError("at_least_one goes with selection='budget'")
+    if collator.replacement == "unit" and isinstance(strategy, Random):
+        raise ValueError("replacement='unit' needs a strategy with units, not 'random'")
+    only = collator.mask_only
+    if only is not None and not isinstance(only, str):
+        types = [only] if isinstance(only, int) else list(only)
+        if not types or not all(isinstance(kind, int) for kind in types):
+            raise ValueError(
+                f"mask_only must be the name of a column, a token type or several, got {only!r}"
+            )
+    count = collator.label_positions
+    if not isinstance(count, int) or (not isinstance(count, bool) and count < 1):
+        raise ValueError(f"label_positions must be True, False or a positive number, got {count!r}")
+    if collator.schedule is not None and not callable(collator.schedule):
+        raise TypeError(
+            "schedule must be a function from [0, 1] to a rate, as maskft.RateSchedule, got "
+            f"{type(collator.schedule).__name__}"
+        )
+
+
+def replacements(given: Any, tokenizer: Any) -> str | tuple[int, ...] | None:
+    """Check the option ``replacement_ids``, and return it as something that can be compared."""
+    if given is None or (isinstance(given, str) and given == "ordinary"):
+        return given
+    if isinstance(given, (str, bytes)) or not isinstance(given, Collection):
+        raise ValueError(
+            "replacement_ids must be 'ordinary' (all but the special tokens), a sequence of ids or "
+            f"None, got {given!r}"
+        )
+    known = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+    for value in given:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, Integral)
+            or not 0 <= int(value) < known
+        ):
+            raise ValueError(f"replacement_ids must be ids in [0, {known}), got {value!r}")
+    if not len(given):
+        raise ValueError("replacement_ids must hold at least one id, got none")
+    return tuple(map(int, given))
