@@ -180,8 +180,9 @@ def span_units(
         there is no unit.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; units past the number of tokens, which
-            are looked at on the CPU only (a GPU takes any numbers).
+        TypeError, ValueError: an argument that does not fit; units that are not numbered so: at or
+            past the number of tokens, or falling back or skipping a number in a run. They are
+            looked at on the CPU only (a GPU takes any numbers).
 
     Example:
         >>> import torch

@@ -61,9 +61,20 @@ def _thresholds(shares: list[float]) -> tuple[int, ...]:
     return tuple(threshold(min(p, 1.0)) for p in itertools.accumulate(shares[:-1]))
 
 
-def too_high(highest: int, length: int) -> ValueError:
-    """The error for units that are not numbered from 0 in the order of their sample."""
+def misnumbered(sample: int, highest: int, length: int) -> ValueError:
+    """The error for units that are not numbered from 0 in the order of their sample.
+
+    Args:
+        sample: which one.
+        highest: a unit past the length of the sample; -1: they are out of order.
+        length: tokens of the sample.
+    """
+    what = (
+        f"units go up to {highest} in a sample of {length} tokens"
+        if highest >= 0
+        else "units fall back or skip a number"
+    )
     return ValueError(
-        f"units go up to {highest} in a sample of {length} tokens; number them from 0 in each "
-        "sample, as word_units does"
+        f"{what} (sample {sample}); number them from 0 in each sample, one more for each new unit, "
+        "as word_units does"
     )
