@@ -278,7 +278,7 @@ def replace_tokens(
             )
         # One place more than there are tokens takes the samples that have no position.
         size = input_ids.numel()
-        slot = torch.where(positions < 0, size, positions)
+        slot = torch.where((positions < 0) | (positions >= size), size, positions)
         flat = torch.cat([original.reshape(-1), original.new_zeros(1)])
         flat = flat.scatter(0, slot, sampled_ids.to(flat.dtype))
         ids = flat[:size].view(input_ids.shape)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-from maskkernels.tokens.checks import check_ids, check_int
+from maskkernels.tokens.checks import check_bounds, check_ids, check_indices, check_int
 
 
 def threshold(p: float) -> int:
@@ -64,12 +64,14 @@ _hash_rows = Op(
     "hash_rows",
     fake=_fake_hash_rows,
     arguments={"input_ids": Tensor, "cu_seqlens": Tensor | None, "attention_mask": Tensor | None},
+    check=lambda input_ids, cu_seqlens, _: check_bounds(input_ids, cu_seqlens),
 )
 _random_words = Op(
     "rng",
     "random_words",
     fake=_fake_random_words,
     arguments={"sample_ids": Tensor, "index": Tensor, "seed": int, "epoch": int, "stream": int},
+    check=lambda _, index, *__: check_indices("index", index, 0),
 )
 
 
@@ -159,24 +161,11 @@ def random_words(
         raise ValueError(
             f"sample_ids {tuple(sample_ids.shape)} and index {tuple(index.shape)} do not broadcast"
         ) from None
-    check_indices("index", index, 0)
     words = _random_words(
         backend, index.device, sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch,
         int(stream),
     )  # fmt: skip
     return words.view(index.shape)
-
-
-def check_indices(name: str, index: Tensor, low: int) -> None:
-    """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
-    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
-        return
-    values = index.numpy()
-    most = int(values.max())
-    least = int(values.min()) if low > -(1 << 63) else low
-    if least < low or most >= 1 << 34:
-        bad = least if least < low else most
-        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
 
 
 def epoch_bits(epoch: int) -> int:

@@ -1,12 +1,14 @@
 """The checks that rooms share: integers, and tensors that belong to a batch of tokens.
 
-None of them waits for a GPU: values are looked at on the CPU only.
+None of them waits for a GPU. Values are looked at on the CPU only, by those who are about to
+compute: in a compiled graph that is when it runs.
 """
 
 import operator
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,18 +56,42 @@ def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tens
             raise ValueError(
                 f"cu_seqlens is on {cu_seqlens.device}, input_ids on {input_ids.device}"
             )
-        if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_cu_seqlens(cu_seqlens, input_ids.numel())
     check_like("attention_mask", attention_mask, input_ids)
 
 
-def check_cu_seqlens(cu_seqlens: Tensor, n: int) -> None:
-    """The values of ``cu_seqlens``: from 0 up to n, never falling. Reads them, so CPU only."""
-    bounds = cu_seqlens.numpy()  # four calls of torch would take longer than a small batch
+def checked_bounds(cu_seqlens: Tensor, n: int) -> np.ndarray:
+    """int64 [B + 1]: a copy of ``cu_seqlens``, whose values are looked at. On the CPU only.
+
+    A copy, because another thread may write to the caller's after the look.
+
+    Raises:
+        ValueError: it does not go from 0 up to n, or falls.
+    """
+    bounds = cu_seqlens.detach().numpy().astype(np.int64)
+    # In NumPy: four calls of torch would take longer than a small batch.
     if bounds[0] != 0 or bounds[-1] != n or (bounds[1:] < bounds[:-1]).any():
         raise ValueError(
-            f"cu_seqlens must rise from 0 to {n} (input_ids.numel()), got {cu_seqlens.tolist()}"
+            f"cu_seqlens must rise from 0 to {n} (input_ids.numel()), got {bounds.tolist()}"
         )
+    return bounds
+
+
+def check_bounds(tokens: Tensor, cu_seqlens: Tensor | None) -> None:
+    """The values of ``cu_seqlens``, if there is one: from 0 up to the tokens, never falling."""
+    if cu_seqlens is not None:
+        checked_bounds(cu_seqlens, tokens.numel())
+
+
+def check_indices(name: str, index: Tensor, low: int) -> None:
+    """Every index is in [low, 2^34), all that a counter of the contract holds. On the CPU only."""
+    if not index.numel():
+        return
+    values = index.detach().numpy()
+    most = int(values.max())
+    least = int(values.min()) if low > -(1 << 63) else low
+    if least < low or most >= 1 << 34:
+        bad = least if least < low else most
+        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
 
 
 def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
@@ -108,11 +134,13 @@ def check_vector(
 
 
 def check_table(name: str, table: Tensor, dtype: torch.dtype, input_ids: Tensor) -> None:
-    """``table`` must have an entry of ``dtype`` for each id of a vocabulary."""
+    """``table`` must have an entry of ``dtype`` for each id of a vocabulary, of one at least."""
     if not isinstance(table, Tensor) or table.dtype != dtype or table.dim() != 1:
         is_tensor = isinstance(table, Tensor)
         got = f"{table.dtype} {tuple(table.shape)}" if is_tensor else type(table).__name__
         raise TypeError(f"{name} must be {str(dtype).removeprefix('torch.')} [V], got {got}")
+    if not table.numel():
+        raise ValueError(f"{name} must have an entry for each id of the vocabulary, got none")
     if table.device != input_ids.device:
         raise ValueError(f"{name} is on {table.device}, input_ids on {input_ids.device}")
 

@@ -122,11 +122,11 @@ def _number_rows(
                 part = real[begin:end]
                 for i in range(size):
                     may_here[i] &= part[i] != 0
-            if table.size:
+            if offsets.size:
+                _changed(offsets[::2], offsets[1::2], begin, end, starts)
+            elif not word_ids.size:
                 for i in range(size):
                     starts[i] = (here[i] & STARTS) | (before[i] >> 1 & 1)
-            elif offsets.size:
-                _changed(offsets[::2], offsets[1::2], begin, end, starts)
             else:
                 _changed(word_ids, word_ids, begin, end, starts)
                 part, grouped = word_ids[begin:end], groups[begin:end]
