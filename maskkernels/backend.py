@@ -65,6 +65,8 @@ def resolve(backend: str, device: torch.device) -> str:
     Raises:
         ValueError: an unknown name, or a named backend that cannot run there.
     """
+    if not isinstance(backend, str):
+        raise TypeError(f"backend must be a str, got {type(backend).__name__}")
     if backend == "auto":
         name = home_of(device.type)
         return "reference" if name in _KERNELS and _KERNELS[name].package in _MISSING else name

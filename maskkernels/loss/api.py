@@ -17,7 +17,7 @@ from maskkernels.loss.job import (
 from maskkernels.loss.op import cross_entropy
 from maskkernels.loss.reference import select
 from maskkernels.tokens import IGNORE_INDEX
-from maskkernels.tokens.checks import INTEGERS, check_int
+from maskkernels.tokens.checks import INTEGERS, check_dense, check_int64, check_number
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -95,8 +95,9 @@ def masked_cross_entropy(
         softcap: positive, or None.
         logit_scale: finite.
         reduction: "mean", "sum" or "none".
-        num_items: what "mean" divides by: a positive number, or a 0-d tensor, which is never read
-            on the host.
+        num_items: what "mean" divides by: a number, or a 0-d tensor, which is never read on the
+            host. 0 says that nothing is labelled in all the batches of an update: the loss of one
+            without labelled rows is 0, and of another infinite (or NaN, where its sum is 0).
         accuracy, entropy, top_k: what else to compute in the same pass; top_k is k.
         backend: "auto", "reference", "numba" (CPU) or "triton" (GPU).
 
@@ -197,11 +198,11 @@ def linear_cross_entropy(
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must be [{weight.shape[0]}], got {tuple(bias.shape)}")
     if capacity is not None:
-        _check_int("capacity", capacity, 0)
+        check_int64("capacity", capacity, 0)
         if positions is not None:
             raise ValueError("capacity goes without positions: their number is the capacity")
     if chunk_bytes is not None:
-        _check_int("chunk_bytes", chunk_bytes, 1)
+        check_int64("chunk_bytes", chunk_bytes, 1)
     kind = hidden.device.type
     if is_autocast_on(kind):
         hidden, weight, bias = _autocast(torch.get_autocast_dtype(kind), hidden, weight, bias)
@@ -265,9 +266,9 @@ def _cross_entropy(
         raise ValueError(f"reduction={reduction!r}: expected one of {REDUCTIONS}")
     if num_items is not None and reduction != "mean":
         raise ValueError(f"num_items goes with reduction='mean', not {reduction!r}")
-    _check_int("ignore_index", ignore_index)
+    check_int64("ignore_index", ignore_index)
     if top_k is not None:
-        _check_int("top_k", top_k, 1)
+        check_int64("top_k", top_k, 1)
     needs = [
         torch.is_grad_enabled() and t is not None and t.requires_grad for t in (rows, weight, bias)
     ]
@@ -311,6 +312,7 @@ def _check_labels(name: str, rows: Tensor, labels: Tensor, positions: Tensor | N
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             wanted = " or ".join(map(str, dtypes))
             raise TypeError(f"{what} must be a tensor of {wanted}, got {got}")
+        check_dense(what, tensor)
         if tensor.device != rows.device:
             raise ValueError(f"{what} is on {tensor.device}, {name} on {rows.device}")
     if positions is not None and positions.dim() != 1:
@@ -331,6 +333,7 @@ def _check_float(name: str, tensor: Any, like: Tensor | None = None) -> None:
     if not isinstance(tensor, Tensor) or tensor.dtype not in floats:
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{name} must be a tensor of floats, 16 to 64 bits, got {got}")
+    check_dense(name, tensor)
     if like is not None and tensor.device != like.device:
         raise ValueError(f"{name} is on {tensor.device}, the rows are on {like.device}")
 
@@ -338,6 +341,13 @@ def _check_float(name: str, tensor: Any, like: Tensor | None = None) -> None:
 def _check_numbers(
     label_smoothing: float, z_loss: float, softcap: float | None, logit_scale: float
 ) -> None:
+    for name, value in (
+        ("label_smoothing", label_smoothing),
+        ("z_loss", z_loss),
+        ("softcap", 1.0 if softcap is None else softcap),
+        ("logit_scale", logit_scale),
+    ):
+        check_number(name, value)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
     if not 0 <= z_loss < math.inf:
@@ -348,12 +358,6 @@ def _check_numbers(
         raise ValueError(f"logit_scale must be finite, got {logit_scale}")
 
 
-def _check_int(name: str, value: Any, least: int | None = None) -> None:
-    check_int(name, value)
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
 def _items(
     num_items: int | float | Tensor | None, device: torch.device, dtype: torch.dtype
 ) -> Tensor | None:
@@ -361,6 +365,7 @@ def _items(
     if num_items is None:
         return None
     if isinstance(num_items, Tensor):
+        check_dense("num_items", num_items)
         if num_items.dim() or num_items.dtype == torch.bool or num_items.dtype.is_complex:
             raise ValueError(
                 "num_items must be a number or a 0-d tensor of one, "
@@ -371,8 +376,9 @@ def _items(
         return num_items.detach().to(device=device, dtype=dtype, non_blocking=True)
     if isinstance(num_items, bool) or not isinstance(num_items, (int, float)):
         raise TypeError(f"num_items must be a number or a tensor, got {type(num_items).__name__}")
-    if not 0 < num_items < math.inf:
-        raise ValueError(f"num_items must be finite and positive, got {num_items}")
+    check_number("num_items", num_items)
+    if not 0 <= num_items < math.inf:
+        raise ValueError(f"num_items must be finite and not negative, got {num_items}")
     return torch.full((), float(num_items), device=device, dtype=dtype)
 
 

@@ -12,9 +12,10 @@ from maskkernels.rng.api import epoch_bits, seed_bits
 from maskkernels.tokens.checks import (
     INTEGERS,
     check_bounds,
+    check_dense,
     check_ids,
     check_indices,
-    check_int,
+    check_int64,
     check_like,
     check_vector,
 )
@@ -172,9 +173,7 @@ def mask_tokens(
             f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}"
         )
     if capacity is not None:
-        check_int("capacity", capacity, "an int or None")
-        if capacity < 0:
-            raise ValueError(f"capacity must not be negative, got {capacity}")
+        check_int64("capacity", capacity, 0)
     if unit_rates is not None:
         rates = _rates_of_units(unit_rates, units, cu_seqlens)
     job = MaskJob(
@@ -214,6 +213,7 @@ def _check_units(
         if not isinstance(given, Tensor) or not given.dtype.is_floating_point:
             got = given.dtype if isinstance(given, Tensor) else type(given).__name__
             raise TypeError(f"{name} must be a float tensor, got {got}")
+        check_dense(name, given)
     if unit_rates is None:
         return
     if units is None or rates is not None:

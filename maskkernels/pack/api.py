@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-from maskkernels.tokens.checks import as_int
+from maskkernels.tokens.checks import as_int, check_dense
 
 LARGEST = 1 << 24  # tokens in a block; the kernel keeps a list for each space that can be left
 OVERLONG = ("error", "truncate")
@@ -108,6 +108,7 @@ def pack_rows(
 def _lengths(lengths: Any) -> np.ndarray:
     """int64 [B], contiguous; a copy, because another thread may write to the caller's."""
     if isinstance(lengths, Tensor):
+        check_dense("lengths", lengths)
         if lengths.device.type != "cpu":
             raise ValueError(f"lengths is on {lengths.device}; rows are packed on the cpu")
         lengths = lengths.detach().numpy()

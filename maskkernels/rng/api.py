@@ -1,13 +1,19 @@
 """Random words and content hashes: check the inputs, choose a backend, compute."""
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-from maskkernels.tokens.checks import check_bounds, check_ids, check_indices, check_int
+from maskkernels.tokens.checks import (
+    check_bounds,
+    check_dense,
+    check_ids,
+    check_indices,
+    check_int,
+    check_number,
+)
 
 
 def threshold(p: float) -> int:
@@ -24,8 +30,7 @@ def threshold(p: float) -> int:
         >>> threshold(0.5) == 2**31, threshold(1.0) == 2**32
         (True, True)
     """
-    if isinstance(p, bool) or not isinstance(p, Real):
-        raise TypeError(f"a probability must be a number, got {type(p).__name__}")
+    check_number("a probability", p)
     p = float(p)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"a probability must be between 0 and 1, got {p!r}")
@@ -149,6 +154,7 @@ def random_words(
             raise TypeError(
                 f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}"
             )
+        check_dense(name, tensor)
     if sample_ids.device != index.device:
         raise ValueError(f"sample_ids is on {sample_ids.device}, index on {index.device}")
     check_int("stream", stream)

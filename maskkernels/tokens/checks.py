@@ -5,7 +5,7 @@ compute: in a compiled graph that is when it runs.
 """
 
 import operator
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,50 @@ import torch
 from torch import Tensor
 
 INTEGERS = (torch.int32, torch.int64)
+_LARGEST = (1 << 63) - 1  # what an op takes as an int
 
 
 def check_int(name: str, value: Any, expected: str = "an int") -> None:
     """``value`` must be an integer and no bool; a size that a trace made symbolic is one."""
     if isinstance(value, bool) or not isinstance(value, (Integral, torch.SymInt)):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
+def check_int64(name: str, value: Any, least: int = -_LARGEST - 1) -> None:
+    """``value`` must be an integer that is at least ``least`` and fits in 64 bits."""
+    check_int(name, value)
+    if value < least:
+        what = f"be at least {least}" if least else "not be negative"
+        raise ValueError(f"{name} must {what}, got {value}")
+    if not isinstance(value, torch.SymInt) and int(value) > _LARGEST:
+        raise ValueError(f"{name} must be below 2**63, got {value}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """``value`` must be a real number that a float can hold, and no bool; NaN is one."""
+    if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if isinstance(value, (float, torch.SymFloat)):
+        return
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, got {value}") from None
+
+
+def check_flag(name: str, value: Any) -> None:
+    """``value`` must be a bool: any other value would be taken for one in silence."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_dense(name: str, tensor: Any) -> None:
+    """``tensor`` must be a tensor whose elements lie in memory with strides."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{name} must be a dense tensor, got a {kind} one: pad it, or to_dense()")
 
 
 def as_int(name: str, value: Any) -> int:
@@ -31,8 +69,7 @@ def as_int(name: str, value: Any) -> int:
 
 def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> None:
     """The checks that every op on rows of tokens shares; none of them waits for a GPU."""
-    if not isinstance(input_ids, Tensor):
-        raise TypeError(f"input_ids must be a torch.Tensor, got {type(input_ids).__name__}")
+    check_dense("input_ids", input_ids)
     if input_ids.dtype not in INTEGERS:
         raise TypeError(f"input_ids must be int32 or int64, got {input_ids.dtype}")
     if cu_seqlens is None and input_ids.dim() != 2:
@@ -45,8 +82,7 @@ def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tens
             raise ValueError(
                 f"with cu_seqlens, input_ids must be flat [N], got shape {tuple(input_ids.shape)}"
             )
-        if not isinstance(cu_seqlens, Tensor):
-            raise TypeError(f"cu_seqlens must be a torch.Tensor, got {type(cu_seqlens).__name__}")
+        check_dense("cu_seqlens", cu_seqlens)
         if cu_seqlens.dtype not in INTEGERS or cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
             raise ValueError(
                 "cu_seqlens must be int32 or int64 [B + 1], got "
@@ -98,8 +134,7 @@ def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
     """``tensor`` must have the shape and the device of ``input_ids``."""
     if tensor is None:
         return
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    check_dense(name, tensor)
     if tensor.shape != input_ids.shape:
         raise ValueError(
             f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
@@ -124,6 +159,7 @@ def check_vector(
         kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         article = "an" if kinds.startswith("int") else "a"
         raise TypeError(f"{name} must be {article} {kinds} tensor, got {got}")
+    check_dense(name, tensor)
     if tensor.dim() != 1 or length not in (None, tensor.numel()):
         raise ValueError(
             f"{name} must have shape [{'n' if length is None else length}], "
@@ -139,6 +175,7 @@ def check_table(name: str, table: Tensor, dtype: torch.dtype, input_ids: Tensor)
         is_tensor = isinstance(table, Tensor)
         got = f"{table.dtype} {tuple(table.shape)}" if is_tensor else type(table).__name__
         raise TypeError(f"{name} must be {str(dtype).removeprefix('torch.')} [V], got {got}")
+    check_dense(name, table)
     if not table.numel():
         raise ValueError(f"{name} must have an entry for each id of the vocabulary, got none")
     if table.device != input_ids.device:
@@ -149,6 +186,7 @@ def check_column(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: T
     """``tensor`` must be int64 of ``shape``, on the device of ``input_ids``."""
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
         raise TypeError(f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}")
+    check_dense(name, tensor)
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
     if tensor.device != input_ids.device:
