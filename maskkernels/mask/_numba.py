@@ -116,6 +116,7 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
 
 
 def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bounds = row_bounds(job.input_ids, job.cu_seqlens)
     check_values(job)
     # NumPy allocates faster than torch, and large arrays in huge pages
     ids = flat(job.input_ids, job.input_ids.dtype)
@@ -125,7 +126,7 @@ def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     real, special = flat_masks(job.attention_mask, job.special_tokens_mask)
     tokens = Tokens(
         ids,
-        row_bounds(job.input_ids, job.cu_seqlens),
+        bounds,
         real,
         special,
         flat(job.maskable, torch.bool),
