@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, NewType
 import torch
 from torch import Tensor
 
+from maskkernels.runtime.fork import import_guarded
+
 
 class Kernels(NamedTuple):
     """Where a backend runs and what it needs.
@@ -201,7 +203,7 @@ class Op:
         if found is None:
             path = f"maskkernels.{self.room}._{name}"
             try:
-                found = self._modules[name] = import_module(path)
+                found = self._modules[name] = import_guarded(path)
             except ModuleNotFoundError as error:
                 if error.name != path:
                     raise

@@ -395,7 +395,7 @@ OPTIONS = {"sample_ids": SAMPLES, "seed": 1}
         (
             lambda: span_units(UNITS, [1], sample_ids=SAMPLES[:1], seed=1),
             ValueError,
-            r"shape \[2\] on cpu, got \(1,\)",
+            r"shape \[2\], got \(1,\)",
         ),
         (lambda: span_units(UNITS, [1], sample_ids=SAMPLES, seed=-1), ValueError, "seed must"),
         (lambda: span_units(UNITS, [1], backend="triton", **OPTIONS), ValueError, "are on cpu"),
