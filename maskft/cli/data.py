@@ -6,7 +6,7 @@ or on the other texts, and equal texts land in the same split. A dataset that co
 or test splits keeps them; only those it lacks are taken from train.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -28,6 +28,7 @@ from maskft.cli.reading import (
 )
 
 SPLITS = ("train", "validation", "test")
+AT_ONCE = 1 << 22  # characters that are tokenized at once, which takes some 170 bytes for each
 _OTHER_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation"}
 
 
@@ -113,6 +114,13 @@ def tokenize(
         raise UsageError(f"--max-length {max_length} leaves no room for a pair of texts")
 
     def rows(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        made: dict[str, list[Any]] = {}
+        for part in _parts(batch):
+            for name, column in encode(part).items():
+                made.setdefault(name, []).extend(column)
+        return made
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
         pairs = batch.get("pair")
         encoded = tokenizer(
             batch["text"],
@@ -142,6 +150,18 @@ def tokenize(
 
     with cache_errors():
         return texts.map(rows, batched=True, remove_columns=texts.column_names)
+
+
+def _parts(batch: dict[str, list[str]]) -> Iterator[dict[str, list[str]]]:
+    """Cut a batch of texts into batches of few characters, or of one row."""
+    begin = size = 0
+    lengths = [sum(map(len, row)) for row in zip(*batch.values(), strict=True)]
+    for end, length in enumerate(lengths):
+        if begin < end and size + length > AT_ONCE:
+            yield {name: column[begin:end] for name, column in batch.items()}
+            begin, size = end, 0
+        size += length
+    yield {name: column[begin:] for name, column in batch.items()}
 
 
 def _abreast(sides: Sequence[int | None], length: int) -> list[list[int]]:
@@ -204,7 +224,9 @@ def _texts_only(split: Dataset, name: str, args: DataArguments) -> Dataset:
 
     with cache_errors():
         try:
-            split = split.cast(Features({new: Value("string") for new in split.column_names}))
+            text = Features({new: Value("string") for new in split.column_names})
+            if split.features.arrow_schema.types != text.arrow_schema.types:
+                split = split.cast(text)  # a copy on the disk
             return split.filter(kept, input_columns=split.column_names, with_indices=True)
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise UsageError(f"{name}: {one_line(error)}") from None

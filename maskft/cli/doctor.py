@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import transformers
 
+from maskft.cli.messages import shown
 from maskft.cli.models import outline
 from maskft.fuse import fuse_loss
 from maskft.fuse.check import compare
@@ -97,7 +98,7 @@ def main(argv: list[str]) -> int:
             lines.append(("check", f"{'agrees' if difference.agrees else 'DIFFERS'}: {difference}"))
             status = status or int(not difference.agrees)
         status = status or int(not covered)
-        print(f"{type(model).__name__} ({name})")
+        print(f"{type(model).__name__} ({shown(name)})")
         for heading, text in lines:
             print(f"  {heading:<13}{text}")
     return status

@@ -62,7 +62,8 @@ def read(name: str, columns: list[str]) -> Dataset:
         raise UsageError(f"{name}: {'no such file' if missing else one_line(error)}") from None
     if not stat.S_ISREG(about.st_mode):
         raise UsageError(f"{name}: not a regular file")
-    stamp = (_VERSION, str(path.resolve()), about.st_size, about.st_mtime_ns, kind, columns)
+    times = (about.st_mtime_ns, about.st_ctime_ns)  # another file of this name has another ctime
+    stamp = (_VERSION, str(path.resolve()), about.st_size, times, kind, columns)
     digest = blake2b(repr(stamp).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     kept = Path(datasets.config.HF_DATASETS_CACHE) / "maskft" / digest / "texts.arrow"
     with cache_errors():
@@ -80,9 +81,33 @@ def cache_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"cannot write to the cache {datasets.config.HF_DATASETS_CACHE}: "
+            f"cannot write to the cache {error.filename or datasets.config.HF_DATASETS_CACHE}: "
             f"{error.strerror or one_line(error)} (HF_DATASETS_CACHE names another folder)"
         ) from None
+
+
+def lines(path: Path, longest: int) -> Iterator[tuple[int, str]]:
+    """Yield (number, text) of each line that is not blank; refuse what is no UTF-8 text."""
+    number = 0
+    with path.open("rb") as file:
+        while line := file.readline(longest + 1):
+            number += 1
+            if len(line) > longest and b"\0" not in line:
+                raise UsageError(
+                    f"{path}: line {number} is longer than {longest:,} bytes; a row is a line: "
+                    "divide it into several"
+                )
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UsageError(
+                    f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
+                    f"{line[error.start]:#04x}); convert the file to UTF-8"
+                ) from None
+            if "\0" in text:
+                raise UsageError(f"{path}: line {number} has a NUL byte; this is no text file")
+            if text.strip():
+                yield number, text
 
 
 def text_type(kind: pyarrow.DataType) -> bool:
@@ -168,46 +193,23 @@ def _readable(path: Path, rows: Iterator[tuple[str, Row]]) -> Iterator[tuple[str
         raise UsageError(f"{path}: {error.strerror or one_line(error)}") from None
 
 
-def _lines(path: Path, longest: int) -> Iterator[tuple[int, str]]:
-    """Yield (number, text) of each line that is not blank; refuse what is not UTF-8."""
-    empty, number = True, 0
-    with path.open("rb") as file:
-        while line := file.readline(longest + 1):
-            number += 1
-            if len(line) > longest and b"\0" not in line:
-                raise UsageError(
-                    f"{path}: line {number} is longer than {longest:,} bytes; a row is a line: "
-                    "divide it into several"
-                )
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UsageError(
-                    f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
-                    f"{line[error.start]:#04x}); convert the file to UTF-8"
-                ) from None
-            if "\0" in text:
-                raise UsageError(f"{path}: line {number} has a NUL byte; this is no text file")
-            if text.strip():
-                empty = False
-                yield number, text
-    if empty:
-        raise UsageError(f"{path}: the file is empty")
-
-
 def _text_rows(path: Path, columns: list[str]) -> Iterator[tuple[str, Row]]:
     if len(columns) > 1:
         raise UsageError(f"{path}: a text file has no column {columns[1]!r} (--pair-column)")
-    lines = _lines(path, LONGEST_TEXT)
-    first = list(islice(lines, 200))
+    found = lines(path, LONGEST_TEXT)
+    first = list(islice(found, 200))
+    if not first:
+        raise UsageError(f"{path}: the file is empty")
     refuse_annotated(path, [text.strip() for _, text in first])
-    for number, text in chain(first, lines):
+    for number, text in chain(first, found):
         for part in text.rstrip("\r\n").split("\r"):  # a lone CR ends a line too
             yield f"line {number}", (part,)
 
 
 def _json_rows(path: Path, columns: list[str]) -> Iterator[tuple[str, Row]]:
-    for number, line in _lines(path, 8 * LONGEST_TEXT):  # other columns may be long, and escaped
+    empty = True
+    for number, line in lines(path, 8 * LONGEST_TEXT):  # other columns may be long, and escaped
+        empty = False
         place = f"line {number}"
         try:
             row = _JSON.decode(line)
@@ -236,6 +238,8 @@ def _json_rows(path: Path, columns: list[str]) -> Iterator[tuple[str, Row]]:
                     "character; remove it"
                 )
         yield place, tuple(row[column] for column in columns)
+    if empty:
+        raise UsageError(f"{path}: the file is empty")
 
 
 def _parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[str, Row]]:

@@ -1,12 +1,9 @@
 """``maskft train``: masked fine-tuning, scored on held-out text before and after."""
 
-import errno
 import json
 import platform
-import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +14,9 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from maskft.cli.checkpoints import check_fits, checkpoints, to_resume
 from maskft.cli.config import (
     DataArguments,
     MaskingArguments,
@@ -28,19 +26,15 @@ from maskft.cli.config import (
 )
 from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.evaluate import masked_scores
-from maskft.cli.interrupt import Interrupted, SteadyTrainer, StopOnInterrupt
+from maskft.cli.interrupt import Interrupted, StopOnInterrupt
 from maskft.cli.messages import UsageError, say, shown
 from maskft.cli.models import load
 from maskft.cli.progress import Progress
+from maskft.cli.saving import SteadyTrainer, disk_errors, run_folder, write_text
 from maskft.fuse import fuse_loss
 from maskft.trainer.attach import attach
 
 HELD_OUT = ("validation", "test")
-_NO_ROOM = {
-    errno.ENOSPC: "the disk of {} is full",
-    errno.EDQUOT: "your quota on the disk of {} is used up",
-    errno.EFBIG: "a file in {} is larger than the system allows (ulimit -f)",
-}
 
 
 def train(
@@ -51,19 +45,41 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune a masked language model and return what is also written to metrics.json.
 
-    The model, its tokenizer and metrics.json go to ``args.output_dir``, checkpoints below it.
+    The model, its tokenizer and metrics.json go to ``args.output_dir``, checkpoints below it. One
+    run at a time trains in a folder, and a new one in a folder without checkpoints. A checkpoint is
+    whole or not there, whenever a run is killed or the disk is full.
 
     Raises:
-        UsageError: a mistake of the user's, found before training where that is possible.
-        Interrupted: SIGINT arrived; a checkpoint was saved.
+        UsageError: a mistake of the user's, found before training where that is possible: also a
+            checkpoint to resume from that is damaged, or of another model.
+        Interrupted: SIGINT or SIGTERM arrived; a checkpoint was saved.
     """
     data_args.check()
+    masking_args.sides(data_args)
+    args.block()
+    output = _writable(args.output_dir)  # after what can be refused without it
+    with ExitStack() as stack:
+        with args.main_process_first(local=False):
+            if args.process_index == 0:
+                stack.enter_context(run_folder(output))
+            resume = to_resume(args.resume_from_checkpoint, output)
+        return _train(model_args, data_args, masking_args, args, output, resume)
+
+
+def _train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    masking_args: MaskingArguments,
+    args: TrainArguments,
+    output: Path,
+    resume: Path | None,
+) -> dict[str, Any]:
     sides = masking_args.sides(data_args)
     block = args.block()
-    output = _writable(args.output_dir)
-    resume = _checkpoint(args.resume_from_checkpoint, output)
     set_seed(args.seed)  # a fresh head is the same every time
     model, tokenizer = load(model_args.model, model_args.trust_remote_code)
+    if resume is not None:
+        check_fits(resume, model)
     if args.fused_loss == "on":
         try:
             fuse_loss(model, label_smoothing=args.label_smoothing_factor)
@@ -95,7 +111,8 @@ def train(
         eval_dataset=rows.get("validation"),
         data_collator=collator,
         processing_class=tokenizer,
-        callbacks=[progress, stop],
+        callbacks=[progress],
+        stop=stop,
     )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
@@ -112,11 +129,13 @@ def train(
     before = scores()
     for name, score in before.items():
         say(f"before training: {name} loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}")
-    with _disk_errors(output):
+    with disk_errors(output):
         with stop.listening():
-            result = trainer.train(resume_from_checkpoint=resume)
-        if stop.interrupted:
-            raise Interrupted(get_last_checkpoint(str(output)) or str(output))
+            result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        saved = output / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+        if stop.signal is not None and saved.is_dir():  # else it came after the last step
+            raise Interrupted(str(saved), stop.signal)
+        trainer.save_model()  # before the scores, which take a while
         after = scores()
         metrics = {
             "before": before,
@@ -143,8 +162,7 @@ def train(
             | {name: version(name) for name in ("maskkernels", "torch", "transformers", "numba")},
         }
         if trainer.is_world_process_zero():
-            (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        trainer.save_model(str(output))
+            write_text(output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
@@ -175,11 +193,12 @@ def main(argv: list[str]) -> int:
     try:
         metrics = train(*parsed)
     except Interrupted as error:
+        last = checkpoints(Path(parsed[-1].output_dir))[-1:] == [Path(error.checkpoint)]
         say(
             f"maskft train: interrupted; its state is in {error.checkpoint}. The same command with "
-            "--resume_from_checkpoint True goes on from there."
+            f"--resume_from_checkpoint {True if last else error.checkpoint} goes on from there."
         )
-        return 130
+        return error.status
     console = Console(width=None)
     if metrics["before"]:
         console.print(score_table(metrics))
@@ -199,33 +218,3 @@ def _writable(folder: str) -> Path:
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
     return path
-
-
-def _checkpoint(given: Any, output: Path) -> str | None:
-    """Find the checkpoint to resume from: a folder, or the last one in ``output`` for True."""
-    if given is None or str(given).lower() in ("false", "none"):
-        return None
-    if str(given).lower() != "true":
-        if not (Path(given) / "trainer_state.json").is_file():
-            raise UsageError(f"--resume_from_checkpoint {given}: no checkpoint there")
-        return str(given)
-    last = get_last_checkpoint(str(output))
-    if last is None:
-        raise UsageError(f"--resume_from_checkpoint: there is no checkpoint in {output}")
-    return last
-
-
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    """Report a full disk as a UsageError; safetensors raises an exception of its own for it."""
-    try:
-        yield
-    except Exception as error:
-        named = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(named[1]) if named else getattr(error, "errno", None)
-        if number not in _NO_ROOM:
-            raise
-        raise UsageError(
-            f"{_NO_ROOM[number].format(output)}; make room and resume with "
-            "--resume_from_checkpoint True"
-        ) from error

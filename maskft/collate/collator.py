@@ -10,9 +10,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from maskft.collate.columns import MaskingColumns, UnmaskedBatch
+from maskft.collate.columns import MaskingColumns, UnmaskedBatch, highest_id
 from maskft.collate.labels import label_places, labels_of_next_tokens
-from maskft.collate.options import check_options
+from maskft.collate.options import check_options, replacements
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
 from maskft.strategy import STRATEGIES, Strategy, Tokens, WholeWord, find_strategy
@@ -58,6 +58,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         at_least_one: with selection="budget", mask one where the rounded number is 0.
         replacement: "token" chooses mask, random or keep for each token, "unit" once for all tokens
             of a unit. None: "unit" for spans, else "token".
+        replacement_ids: the ids that random replacements are drawn from. None: all of the
+            tokenizer, special ones too, as Transformers does; "ordinary": all but the special ones;
+            or a sequence of ids.
         mask_only: mask only tokens of these token types (an int or several), or tokens where the
             column of this name is not 0, such as the question of a pair.
         schedule: maps progress in [0, 1] to a rate, as ``maskft.RateSchedule`` does. ``attach``
@@ -86,6 +89,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     selection: str = field(default="bernoulli", kw_only=True)
     at_least_one: bool = field(default=False, kw_only=True)
     replacement: str | None = field(default=None, kw_only=True)
+    replacement_ids: str | Sequence[int] | None = field(default=None, kw_only=True)
     mask_only: str | int | Sequence[int] | None = field(default=None, kw_only=True)
     schedule: Callable[[float], float] | None = field(default=None, kw_only=True)
     sample_id_column: str | None = field(default=None, kw_only=True)
@@ -101,6 +105,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             self.strategy = "whole_word"
         self._strategy = find_strategy(self.strategy)
         check_options(self, self._strategy)
+        self._drawn_from = replacements(self.replacement_ids, self.tokenizer)
         # Where the parent draws the masks, or refuses mlm=False, it must see the strategy too.
         whole_word = isinstance(self._strategy, WholeWord)
         self.whole_word_mask = self.whole_word_mask or (
@@ -237,8 +242,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
 
         Args:
             inputs: int32 or int64 [B, T].
-            special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
-                tokenizer's special tokens must not.
+            special_tokens_mask: [B, T], non-zero where a token must not be masked, in addition to
+                the tokenizer's special tokens (with rng="hf" in place of them).
             offset_mapping: [B, T, 2], where each token begins and ends in its text.
         """
         self._seed_generator()
@@ -282,14 +287,15 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
 
     def _draw_masks(self, ids: Tensor, unmasked: UnmaskedBatch) -> tuple[Tensor, Tensor]:
         """Return new (input_ids, labels): the strategy plans, and maskkernels masks."""
-        vocabulary = self._vocabulary_on(ids.device)
-        maskable, special = vocabulary.maskable, unmasked.special_tokens_mask
-        if special is not None:
-            special = torch.as_tensor(special)
-        if unmasked.allowed is not None:
-            if special is None:
-                special = ~maskable[ids.clamp(0, maskable.numel() - 1)]
-            special = (special != 0) | ~unmasked.allowed
+        vocabulary = self._vocabulary_for(ids, unmasked)
+        maskable = vocabulary.maskable
+        special = None
+        if unmasked.special_tokens_mask is not None or unmasked.allowed is not None:
+            special = ~maskable[ids.clamp(0, maskable.numel() - 1)]
+            if unmasked.special_tokens_mask is not None:
+                special |= torch.as_tensor(unmasked.special_tokens_mask) != 0
+            if unmasked.allowed is not None:
+                special |= ~unmasked.allowed
         limits: dict[str, Any] = {
             "attention_mask": unmasked.attention_mask,
             "special_tokens_mask": special,
@@ -319,6 +325,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         masked = mask_tokens(
             ids,
             self._masking_policy(rate),
+            replacement_ids=vocabulary.replacements,
             units=plan.units,
             rates=plan.rates,
             unit_rates=plan.unit_rates,
@@ -328,7 +335,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return masked.input_ids, masked.labels
 
     def _reads(self) -> MaskingColumns:
-        return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column)
+        return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column, self._notices)
 
     def _seed_generator(self) -> None:
         """Begin the stream of a seed; that of rng="hf" as the parent does."""
@@ -345,9 +352,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         return self.mlm_probability if done is None else self.schedule(done)
 
     def _masking_policy(self, rate: float) -> MaskingPolicy:
+        mask_token_id = self.tokenizer.mask_token_id
         return _policy(
-            mask_token_id=self.tokenizer.mask_token_id,
-            vocab_size=len(self.tokenizer),
+            mask_token_id=mask_token_id,
+            vocab_size=max(len(self.tokenizer), mask_token_id + 1),
             rate=rate,
             mask_share=self.mask_replace_prob,
             random_share=self.random_replace_prob,
@@ -356,10 +364,18 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             replacement=self.replacement or self._strategy.replacement,
         )
 
-    def _vocabulary_on(self, device: torch.device) -> Vocabulary:
-        """Return the tokenizer's tables, rebuilt if its tokens have changed."""
+    def _vocabulary_for(self, ids: Tensor, unmasked: UnmaskedBatch) -> Vocabulary:
+        """Return the tokenizer's tables, rebuilt if its tokens have changed, as long as ids need.
+
+        Embeddings may have more rows than the tokenizer has tokens; Transformers masks their ids.
+        """
         tokenizer, special_ids = self.tokenizer, tuple(self.tokenizer.all_special_ids)
-        made_of = (tokenizer, device, len(tokenizer), special_ids)
+        made_of = (tokenizer, ids.device, len(tokenizer), special_ids, self._drawn_from)
         if self._vocabulary is None or self._vocabulary.made_of != made_of:
             self._vocabulary = Vocabulary(*made_of)
-        return self._vocabulary
+        vocabulary, highest = self._vocabulary, unmasked.highest_id
+        if ids.device.type == "cpu":
+            highest = highest_id(ids, unmasked.attention_mask)
+        if highest is not None and highest >= vocabulary.known:
+            self._notices.warn("unknown ids", vocabulary.cover(highest))
+        return vocabulary

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from maskft.collate.labels import IGNORE_INDEX
+from maskft.collate.notices import Notices
 from maskft.collate.padding import Padding, as_list
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, Random, Strategy
+from maskft.strategy.vocabulary import LARGEST
 from maskkernels.batch import table_columns
 
 # Columns that neither masking nor the model needs, unless a strategy asks for them
@@ -25,8 +27,8 @@ class UnmaskedBatch:
     Attributes:
         batch: what the model gets, without labels: input_ids [B, T]; packed [1, N + P], the N
             tokens of the rows and P of padding.
-        special_tokens_mask: [B, T], non-zero where a token must not be masked. None: the
-            tokenizer's special tokens must not.
+        special_tokens_mask: [B, T], non-zero where a token must not be masked, in addition to the
+            tokenizer's special tokens.
         offset_mapping: [B, T, 2], where each token begins and ends in its text.
         attention_mask: [B, T], non-zero where a token is real. None: all are.
         word_ids: int64 [B, T], the word each token belongs to, -1 for none.
@@ -36,6 +38,8 @@ class UnmaskedBatch:
         cu_seqlens: of a packed batch, int64 [B + 1]: where its rows begin and end. What is [B, T]
             above is flat [N] then.
         count: of a packed batch, N.
+        highest_id: the highest id, for a batch that is masked on a GPU, where looking for it would
+            wait. None: no id that the tokenizer does not know.
     """
 
     batch: Any
@@ -48,6 +52,7 @@ class UnmaskedBatch:
     sample_ids: Tensor | None = None
     cu_seqlens: Tensor | None = None
     count: int | None = None
+    highest_id: int | None = None
 
     @property
     def is_numpy(self) -> bool:
@@ -89,6 +94,7 @@ class MaskingColumns:
     strategy: Strategy
     mask_only: str | int | Sequence[int] | None
     sample_id_column: str | None
+    notices: Notices
 
     def needed(self) -> list[str]:
         """Return the columns that the examples must have."""
@@ -127,7 +133,16 @@ class MaskingColumns:
                     )
                 return {}, examples
             columns = by_column(examples, dict.fromkeys([*examples[0], *self.needed()]))
-        return self._take(columns), columns
+        taken = self._take(columns)
+        if columns.pop("labels", None) is not None:
+            self.notices.warn(
+                "labels",
+                "the examples have a column 'labels', which is left out: this collator makes the "
+                "labels from input_ids. To train on labels of your own, use transformers' "
+                "DataCollatorForTokenClassification or DataCollatorForSeq2Seq; else remove the "
+                "column",
+            )
+        return taken, columns
 
     def _take(self, columns: dict[str, Any]) -> dict[str, Any]:
         """Check the columns that are not for the model, and take them out of ``columns``."""
@@ -187,6 +202,15 @@ class MaskingColumns:
         types = torch.as_tensor(token_type_ids)
         allowed = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
         return torch.isin(types, torch.tensor(allowed))
+
+
+def highest_id(ids: Tensor, attention_mask: Tensor | None) -> int:
+    """Return the highest id; -1 without tokens. Absurd ones in the padding do not count."""
+    if not ids.numel():
+        return -1
+    if attention_mask is not None and int(ids.max()) >= LARGEST:  # whatever is in the padding
+        ids = torch.where(attention_mask.reshape(ids.shape) != 0, ids, -1)
+    return int(ids.max())
 
 
 def _check_lengths(name: str, entries: list[int], lengths: list[int]) -> None:

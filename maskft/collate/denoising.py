@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
 
 from maskft.collate.columns import by_column, check_examples, empty_batch, missing_column
-from maskft.collate.denoising_ids import sentence_ends, sentinels
+from maskft.collate.denoising_ids import SENTINEL, sentence_ends, sentinels
 from maskft.collate.labels import IGNORE_INDEX
 from maskft.collate.randomness import SampleDraws
 from maskkernels import (
@@ -120,7 +120,8 @@ class DataCollatorForSpanCorruption(_Denoising):
     how long a block becomes. Tokens are looked up when the collator is made.
 
     Args:
-        tokenizer: gives the ids of padding, of the end of a sequence, and of the sentinels.
+        tokenizer: gives the ids of padding, of the end of a sequence, of the sentinels, and of the
+            special tokens, which at either end of a row stay what and where they are.
         noise_density: share of the tokens that become noise, in (0, 1).
         mean_span_length: mean length of a span, at least 1.
         denoisers: a mixture in place of the two numbers above, of which each row gets one;
@@ -183,8 +184,8 @@ class DataCollatorForTextInfilling(_Denoising):
     """Make batches for BART: spans masked, sentences shuffled, labels the whole text.
 
     Args:
-        tokenizer: gives the ids of padding, of the mask, and of the tokens around a row, which stay
-            where they are. They are looked up when the collator is made.
+        tokenizer: gives the ids of padding, of the mask, and of the special tokens, which at either
+            end of a row stay what and where they are. They are looked up when the collator is made.
         mask_ratio: share of the tokens that are masked, in (0, 1).
         mean_span_length: mean of the Poisson distribution of span lengths, in (0, 256].
         permute_sentences: shuffle the sentences of each row.
@@ -239,10 +240,10 @@ class DataCollatorForTextInfilling(_Denoising):
 
 
 def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the tokens that a tokenizer puts around a row."""
-    names = ("bos_token_id", "cls_token_id", "sep_token_id", "eos_token_id", "pad_token_id")
-    found = {getattr(tokenizer, name) for name in names}
-    return tuple(sorted(i for i in found if i is not None))
+    """Return the special tokens that may be around a row, those added to the tokenizer too."""
+    inside = {tokenizer.unk_token_id, tokenizer.mask_token_id}
+    inside |= {i for token, i in tokenizer.get_vocab().items() if SENTINEL.fullmatch(token)}
+    return tuple(sorted(set(tokenizer.all_special_ids) - inside))
 
 
 def _flags(rows: Any, bounds: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from maskft.strategy.words import byte_level_form
 
-_SENTINEL = regex.compile(r"\u2581?<extra_id_(\d+)>")
+SENTINEL = regex.compile(r"\u2581?<extra_id_(\d+)>")
 _WORD_MARKS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write for a space
 _BYT5_OFFSET, _BYT5_SENTINELS = 3, 100  # the special tokens in front of ByT5's bytes
 
@@ -30,7 +30,7 @@ def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         return tuple(range(last, last - _BYT5_SENTINELS, -1))
     found: dict[int, int] = {}
     for token, i in vocabulary.items():
-        if match := _SENTINEL.fullmatch(token):
+        if match := SENTINEL.fullmatch(token):
             number = int(match[1])
             found[number] = min(i, found.get(number, i))
     if not found:

@@ -1,5 +1,7 @@
 """Which options of the collator go together."""
 
+from collections.abc import Collection
+from numbers import Integral
 from typing import Any
 
 from maskft.strategy import Random, Strategy, WholeWord
@@ -8,12 +10,13 @@ from maskft.strategy import Random, Strategy, WholeWord
 def check_options(collator: Any, strategy: Strategy) -> None:
     """Refuse options that do not go together."""
     own = isinstance(strategy, (Random, WholeWord))
-    plain = (collator.selection, collator.replacement, collator.mask_only, collator.schedule)
-    if collator.rng == "hf" and not (own and plain == ("bernoulli", None, None, None)):
+    plain = (collator.replacement, collator.replacement_ids, collator.mask_only, collator.schedule)
+    own = own and collator.selection == "bernoulli" and all(option is None for option in plain)
+    if collator.rng == "hf" and not own:
         raise ValueError(
             "rng='hf' draws what Transformers' collator does: strategy='random' or "
-            "'whole_word', without selection, replacement, mask_only or schedule; use "
-            "rng='stream' or rng='sample'"
+            "'whole_word', without selection, replacement, replacement_ids, mask_only or "
+            "schedule; use rng='stream' or rng='sample'"
         )
     if collator.at_least_one and collator.selection != "budget":
         raise ValueError("at_least_one goes with selection='budget'")
@@ -34,3 +37,25 @@ def check_options(collator: Any, strategy: Strategy) -> None:
             "schedule must be a function from [0, 1] to a rate, as maskft.RateSchedule, got "
             f"{type(collator.schedule).__name__}"
         )
+
+
+def replacements(given: Any, tokenizer: Any) -> str | tuple[int, ...] | None:
+    """Check the option ``replacement_ids``, and return it as something that can be compared."""
+    if given is None or (isinstance(given, str) and given == "ordinary"):
+        return given
+    if isinstance(given, (str, bytes)) or not isinstance(given, Collection):
+        raise ValueError(
+            "replacement_ids must be 'ordinary' (all but the special tokens), a sequence of ids or "
+            f"None, got {given!r}"
+        )
+    known = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+    for value in given:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, Integral)
+            or not 0 <= int(value) < known
+        ):
+            raise ValueError(f"replacement_ids must be ids in [0, {known}), got {value!r}")
+    if not len(given):
+        raise ValueError("replacement_ids must hold at least one id, got none")
+    return tuple(map(int, given))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import get_worker_info
 
+from maskft.collate.notices import Notices
+
 EVALUATION_EPOCH = (1 << 24) - 1  # the last epoch of the contract: no training run reaches it
 _WORKERS = 1024  # of a DataLoader, whose streams are counted one by one
 Collator = TypeVar("Collator", bound="SampleDraws")
@@ -50,6 +52,7 @@ class SampleDraws:
                 raise ValueError(f"seed must be in [{low}, 2**64), got {self.seed}")
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by every worker
         self._begun = torch.zeros(_WORKERS, dtype=torch.int64).share_memory_()  # streams
+        self._notices = Notices()
         self._rank = 0
         self._owner: int | None = None  # the process whose stream ``generator`` is
 

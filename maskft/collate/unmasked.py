@@ -10,11 +10,12 @@ Less to pin and to copy (int32 ids instead of two int64 columns), and no masking
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.collate.columns import UnmaskedBatch
+from maskft.collate.columns import UnmaskedBatch, highest_id
 
 LATER = "masking"  # the entry of a plain batch that holds what masking needs in addition
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
@@ -51,6 +52,9 @@ class UnmaskedCollator:
 
     def __call__(self, examples: Any) -> dict[str, Any]:
         unmasked = self.collator.prepare(examples)
+        highest = highest_id(torch.as_tensor(unmasked.tokens), unmasked.attention_mask)
+        if highest >= len(self.collator.tokenizer):
+            unmasked.highest_id = highest
         batch = {
             name: value.to(self.dtype)
             if isinstance(value, Tensor) and value.dtype == torch.int64
@@ -58,7 +62,8 @@ class UnmaskedCollator:
             for name, value in unmasked.batch.items()
         }
         rest = {name: value for name, value in vars(unmasked).items() if name != "batch"}
-        if unmasked.attention_mask is unmasked.batch.get("attention_mask"):
+        mask = unmasked.batch.get("attention_mask")
+        if mask is unmasked.attention_mask and mask is not None and not mask.is_floating_point():
             del rest["attention_mask"]  # it travels with the batch
         batch[LATER] = {name: value for name, value in rest.items() if value is not None}
         return batch
@@ -74,8 +79,9 @@ def mask_batch(
 
     Args:
         batch: from an ``UnmaskedCollator``, on any device; or a mapping with padded
-            input_ids [B, T] (int32 or int64) and, where there is padding, attention_mask. A batch
-            that has labels is masked already and comes back as it is.
+            input_ids [B, T] (int32 or int64) and, where there is padding, an attention_mask of
+            integers or bools, [B, T] or [B, 1, 1, T], a tensor, array or list. A batch that has
+            labels is masked already and comes back as it is.
         collator: rate, shares, strategy, rng, seed and epoch (``set_epoch``) of the masks.
 
     Returns:
@@ -110,11 +116,38 @@ def mask_batch(
         given["special_tokens_mask"] = plain.pop("special_tokens_mask")
     if collator.sample_id_column in plain:
         given["sample_ids"] = plain.pop(collator.sample_id_column)
-    mask = plain.get("attention_mask")
-    if not given.keys() & {"attention_mask", "cu_seqlens"} and isinstance(mask, Tensor):
-        by_token = mask.shape == plain["input_ids"].shape
-        given["attention_mask"] = mask if by_token else None
+    if not given.keys() & {"attention_mask", "cu_seqlens"}:
+        given["attention_mask"] = _real(plain.get("attention_mask"), plain["input_ids"])
     return collator.mask(UnmaskedBatch(plain, **given))
+
+
+def _real(attention_mask: Any, input_ids: Any) -> Tensor | None:
+    """Return which tokens are real, [B, T], from a model's attention mask; None: all of them.
+
+    Raises:
+        TypeError, ValueError: a mask that does not say it.
+    """
+    if not isinstance(input_ids, (Tensor, np.ndarray)) or input_ids.ndim != 2:
+        shape = f" of shape {tuple(input_ids.shape)}" if hasattr(input_ids, "shape") else ""
+        raise TypeError(f"input_ids must be a tensor [B, T], got {type(input_ids).__name__}{shape}")
+    if attention_mask is None:
+        return None
+    try:
+        mask = torch.as_tensor(attention_mask, device=getattr(input_ids, "device", "cpu"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"attention_mask must be a tensor, got {type(attention_mask).__name__}: {error}"
+        ) from None
+    rows, length = input_ids.shape
+    by_token = tuple(mask.shape) in ((rows, length), (rows, 1, length), (rows, 1, 1, length))
+    if not by_token or mask.is_floating_point():
+        raise ValueError(
+            f"attention_mask must say which tokens are real, an integer or bool tensor "
+            f"[{rows}, {length}] or [{rows}, 1, 1, {length}], got {mask.dtype} of shape "
+            f"{tuple(mask.shape)}. For another mask, give the real tokens as "
+            f'batch["{LATER}"] = {{"attention_mask": ...}}'
+        )
+    return mask.reshape(rows, length)
 
 
 def check_collator(collator: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import get_worker_info
 
 from maskft.strategy.scripts import LETTER, MARK, kinds
@@ -40,17 +41,24 @@ class WordMarks:
         size = marks.flags.size
 
         def with_other_ids(entries: Any) -> Tensor:
-            """Append an entry for ids outside the vocabulary, without marks."""
+            """Append an entry for ids outside the vocabulary."""
             found = torch.zeros(size + 1, dtype=torch.int32, device=device)
             found[:size] = torch.from_numpy(entries).to(device)
             return found
 
         self._pieces = (marks.pieces & DEPENDS) != 0
         self._codes = with_other_ids(marks.flags | marks.pieces << _PIECES)
+        self._codes[size] = STARTS | ENDS
         self._tails, self._heads = with_other_ids(marks.tails), with_other_ids(marks.heads)
         changes, kind = kinds()
         self._changes = torch.from_numpy(changes).to(device)
         self._kind = torch.from_numpy(kind).to(device)
+
+    def cover(self, size: int) -> None:
+        """Lengthen ``table`` to ``size`` ids: each id that the vocabulary lacks is a word."""
+        missing = size - self.table.numel()
+        if self.known and missing > 0:
+            self.table = functional.pad(self.table, (0, missing), value=STARTS | ENDS)
 
     def units(self, input_ids: Tensor, **limits: Any) -> Tensor:
         """Number the words of each row: int64, like ``input_ids``, -1 where nothing may be masked.
@@ -82,32 +90,37 @@ class WordMarks:
     def _begins(self, ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         """Find the tokens that begin a word: bool, like ``ids``."""
         size = self.table.numel()
-        ids = torch.where((ids < 0) | (ids > size), size, ids).long()
-        codes, tail, head = self._codes[ids], self._tails[ids], self._heads[ids]
+        known = torch.where((ids < 0) | (ids > size), size, ids).reshape(-1)
+        codes, tail, head = (
+            table.index_select(0, known).view(ids.shape)
+            for table in (self._codes, self._tails, self._heads)
+        )
         if cu_seqlens is not None:  # a row does not go on with a character of the one before it
             row = torch.zeros(head.numel() + 1, dtype=torch.bool, device=head.device)
             row.index_fill_(0, cu_seqlens.long().clamp(0, head.numel()), True)
             head = head.masked_fill(row[:-1], 0)
-        starts, ends = (codes & STARTS) != 0, (codes & ENDS) != 0
-        joins = (codes & (JOINS << _PIECES)) != 0
-        is_rest = (codes & (REST << _PIECES)) != 0
+        starts, ends = (codes & STARTS).bool(), (codes & ENDS).bool()
+        joins = (codes & (JOINS << _PIECES)).bool()
+        is_rest = (codes & (REST << _PIECES)).bool()
 
         # Follow each character that a token cuts short through at most three tokens.
-        cut_first = (codes & (CUT << _PIECES)) != 0
+        cut_first = (codes & (CUT << _PIECES)).bool()
         point, lacking = tail >> 2, tail & 3
+        done = [torch.zeros_like(starts)] * 4  # after so many more tokens
         for step in (1, 2, 3):
             following = _shifted(head, step)
             held = following & 3
             taken = torch.minimum(held, lacking)
-            bits = (following >> 2) >> 6 * (held - taken)
-            point = torch.where(taken > 0, (point << 6 * taken) | bits, point)
-            done = (lacking > 0) & (taken == lacking)
+            point = (point << 6 * taken) | (following >> 2) >> 6 * (held - taken)
+            done[step] = (lacking > 0) & (taken == lacking)
             lacking = torch.where(taken > 0, lacking - taken, 0)
-            kind = self._kind[torch.bucketize(point, self._changes, right=True)]
-            letter = done & (kind == LETTER)
-            starts = torch.where(done & cut_first, letter, starts)
-            joins = joins | (done & cut_first & (kind == MARK))
-            ends = ends | (_shifted(letter, -step) & is_rest)
+        place = torch.bucketize(point, self._changes, out_int32=True, right=True)
+        kind = self._kind.index_select(0, place.view(-1)).view(ids.shape)
+        letter, whole = kind == LETTER, done[1] | done[2] | done[3]
+        starts = torch.where(whole & cut_first, letter, starts)
+        joins = joins | (whole & cut_first & (kind == MARK))
+        for step in (1, 2, 3):
+            ends = ends | (_shifted(done[step] & letter, -step) & is_rest)
         before = _shifted(ends, -1)
         return starts | (before & ~joins)
 

@@ -14,6 +14,8 @@ import torch
 from spacy.lang.zh.examples import sentences as CHINESE
 from transformers import (
     AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
     BertModel,
     BertTokenizer,
     RobertaConfig,
@@ -25,6 +27,8 @@ from maskft.annotate import spacy
 from maskft.cli import main, train
 from maskft.cli.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
 from maskft.cli.evaluate import masked_scores, predicted_logits
+from maskft.cli.interrupt import StopOnInterrupt
+from maskft.cli.messages import UsageError
 from maskft.cli.preview import STYLES, Piece, render
 from maskft.strategy import Entity, NGram, Span
 from tests.support.small import CORPUS, SPECIAL, build_byte_level
@@ -356,6 +360,47 @@ def test_help_is_quick_and_complete():
         assert option in shown.stdout
 
 
+def test_a_new_run_does_not_mix_its_checkpoints_with_those_of_another(model_dir, text, tmp_path):
+    run(model_dir, text, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    before = weights(tmp_path / "out/checkpoint-2")
+    with pytest.raises(UsageError, match="holds checkpoints of an earlier run"):
+        run(model_dir, text, tmp_path, max_steps=1, seed=4)
+    after = weights(tmp_path / "out/checkpoint-2")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_interrupt_names_the_checkpoint_of_its_step(
+    model_dir, text, tmp_path, monkeypatch, capsys
+):
+    """Resumed from an earlier checkpoint, with a later one in the folder."""
+
+    class AtOnce(StopOnInterrupt):
+        def on_step_begin(self, *args, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+
+    run(model_dir, text, tmp_path, max_steps=4, save_strategy="steps", save_steps=1)
+    monkeypatch.setattr(train, "StopOnInterrupt", AtOnce)
+    out = tmp_path / "out"
+    status = main([
+        "train", "--model", model_dir, "--train-file", text, "--output_dir", str(out), "--use_cpu",
+        "True", "--max_steps", "4", "--resume_from_checkpoint", str(out / "checkpoint-1"),
+        "--validation-fraction", "0.1",
+    ])  # fmt: skip
+    assert status == 143
+    error = capsys.readouterr().err
+    assert f"its state is in {out}/checkpoint-2." in error
+    assert f"--resume_from_checkpoint {out}/checkpoint-2 goes on" in error
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_training(model_dir, text, tmp_path):
+    run(model_dir, text, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    config = BertConfig(**json.loads((tmp_path / "model/config.json").read_text()))
+    config.intermediate_size = 64
+    BertForMaskedLM(config).save_pretrained(model_dir)
+    with pytest.raises(UsageError, match="intermediate_size is 32 in its config"):
+        run(model_dir, text, tmp_path, max_steps=2, resume_from_checkpoint="True")
+
+
 def alive(group):
     """Whether any process of the group is left."""
     try:
@@ -365,9 +410,21 @@ def alive(group):
     return True
 
 
-@pytest.mark.parametrize("workers", [[], ["2", "fork"], ["2", "spawn"]], ids=str)
-def test_an_interrupt_keeps_a_checkpoint_and_leaves_no_worker(model_dir, text, tmp_path, workers):
-    """SIGINT to the whole process group, as a terminal sends it."""
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGINT, []),
+        (signal.SIGINT, ["2", "fork"]),
+        (signal.SIGINT, ["2", "spawn"]),
+        (signal.SIGTERM, []),
+        (signal.SIGTERM, ["2", "fork"]),
+    ],
+    ids=str,
+)
+def test_an_interrupt_keeps_a_checkpoint_and_leaves_no_worker(
+    model_dir, text, tmp_path, number, workers
+):
+    """To the whole process group, as a terminal and ``timeout`` send it."""
     out = tmp_path / "out"
     names = ("--dataloader_num_workers", "--dataloader_multiprocessing_context")
     options = [part for pair in zip(names, workers, strict=False) for part in pair]
@@ -381,12 +438,13 @@ def test_an_interrupt_keeps_a_checkpoint_and_leaves_no_worker(model_dir, text, t
     for line in process.stderr:
         if line.startswith("step 3/"):
             break
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     rest = process.stderr.read()
-    assert process.wait(timeout=60) == 130, rest
+    assert process.wait(timeout=60) == 128 + number, rest
     assert "--resume_from_checkpoint True" in rest
     assert "Traceback" not in rest
-    checkpoint = next(out.glob("checkpoint-*"))
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert f"its state is in {checkpoint}." in rest
     assert (checkpoint / "model.safetensors").is_file()
     assert (checkpoint / "trainer_state.json").is_file()
     deadline = time.monotonic() + 30

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from maskft.cli import main
+from maskft.cli import UsageError, main
+from maskft.cli.config import MaskingArguments
+from maskft.cli.reading import LONGEST_TEXT
 from tests.support.small import CORPUS
 
 
@@ -46,3 +48,25 @@ def test_an_error_names_the_option(options, match, model_dir, text, capsys):
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert re.search(match, error)
+
+
+@pytest.mark.parametrize("option", ["entities", "keywords"])
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"fox\t1\n\xff\t2\n", "line 2 is not UTF-8 .*convert the file"),
+        (b"a\0b\t1\n", "line 1 has a NUL byte"),
+        (b"a" * (LONGEST_TEXT + 1), "line 1 is longer than 8,388,608 bytes"),
+        (None, "No such file"),
+    ],
+)
+def test_a_list_that_is_no_text_is_one_sentence(option, content, match, tmp_path):
+    """Also one of gigabytes without a newline, of which no more than a line is read."""
+    path = tmp_path / "list[1].txt"
+    (tmp_path / "list1.txt").write_text("never read\t1\n")
+    if content is not None:
+        path.write_bytes(content)
+    masking = MaskingArguments(strategy={"entities": "entity", "keywords": "keyword"}[option])
+    setattr(masking, option, str(path))
+    with pytest.raises(UsageError, match=rf"--{option} .*list\[1\].txt: .*{match}"):
+        masking.annotator(None)

@@ -504,12 +504,13 @@ def test_whole_words_keep_the_shares(tokenizer, rows):
     assert kept / other == pytest.approx(0.1, abs=0.01)
 
 
-def test_offsets_and_word_ids_are_used_where_they_are_given(tokenizer):
+def test_word_ids_are_used_where_they_are_given_and_offsets_change_nothing(tokenizer):
     text = ["a,mask", "internationalisation of a mask"]
     rows = []
     for t in text:
         encoded = tokenizer(t, return_offsets_mapping=True)
         rows.append({**encoded, "word_ids": encoded.word_ids()})
+    rows[0]["word_ids"] = [None, 0, 0, 0, None]  # "a,mask" as one word
     without = [
         {k: v for k, v in row.items() if k not in ("word_ids", "offset_mapping")} for row in rows
     ]
@@ -524,13 +525,16 @@ def test_offsets_and_word_ids_are_used_where_they_are_given(tokenizer):
         for epoch in range(30):
             collator.set_epoch(epoch)
             by_table, by_offset, by_id = collator(without), collator(offsets), collator(ids)
-            assert torch.equal(by_table["labels"], by_id["labels"])  # "a" "," "mask" are words
-            assert set(by_offset) == set(by_id) == set(by_table)
-            picked = by_offset["labels"][0][by_offset["attention_mask"][0] == 1][1:-1] != -100
-            assert picked.all() == picked.any()  # "a,mask" has no gap: one word, as stock has it
-            glued += int(picked.all())
+            both = collator(rows)
+            assert torch.equal(by_table["labels"], by_offset["labels"])  # "a,mask" has no gap
+            assert torch.equal(by_id["labels"], both["labels"])
+            assert torch.equal(by_table["labels"][1], by_id["labels"][1])
+            assert set(both) == set(by_offset) == set(by_id) == set(by_table)
             picked = by_id["labels"][0][by_id["attention_mask"][0] == 1][1:-1] != -100
-            apart += int(picked.any() and not picked.all())
+            assert picked.all() == picked.any()
+            glued += int(picked.all())
+            picked = by_offset["labels"][0][by_offset["attention_mask"][0] == 1][1:-1] != -100
+            apart += int(picked.any() and not picked.all())  # "a" "," "mask" are words
         assert glued
         assert apart
 
@@ -582,7 +586,7 @@ def test_bad_batches_are_refused(tokenizer, rows):
         with pytest.raises(ValueError, match=r"example 0 has \d+ input_ids but \d entries in"):
             words([{**rows[0], **column}])
     with pytest.raises(ValueError, match="outside the vocabulary"):
-        collator([[2, len(tokenizer), 3]])
+        collator([[2, -1, 3]])
     with pytest.raises(TypeError, match=r"int32 or int64, got torch\.float32"):
         collator.torch_mask_tokens(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="epoch must not be negative"):

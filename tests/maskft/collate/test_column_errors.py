@@ -1,4 +1,4 @@
-"""Columns beside the ids that do not fit: the error names the column, the row and the value."""
+"""Columns next to the ids that do not fit: the error names the column, the row and the value."""
 
 import pytest
 

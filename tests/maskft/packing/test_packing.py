@@ -127,7 +127,7 @@ def test_special_tokens_are_never_masked(tokenizer, rows):
     assert torch.equal(packed["input_ids"][0][special], original[special])
 
 
-def test_a_special_tokens_mask_takes_the_place_of_the_table(tokenizer, rows):
+def test_a_special_tokens_mask_adds_to_the_table(tokenizer, rows):
     rows = [{**row, "special_tokens_mask": [int(i % 3 == 0) for i in range(len(row["input_ids"]))]}
             for row in rows]  # fmt: skip
     padding, packing = pair(tokenizer, mlm_probability=0.8)

@@ -1,6 +1,7 @@
 """Words do not depend on the columns of the rows, nor on how a vocabulary cuts characters."""
 
 import itertools
+import pickle
 import unicodedata
 import warnings
 from functools import cache
@@ -269,3 +270,50 @@ def test_long_words_among_others_are_not_warned_of():
         DataCollatorForLanguageModeling(BYTES, strategy="whole_word")(rows)
         DataCollatorForLanguageModeling(BYTES, strategy="whole_word")(short)
         DataCollatorForLanguageModeling(BYTES, strategy="random")(long_rows())
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("packed", [False, True])
+def test_characters_are_put_together_in_a_trace(dtype, packed):
+    marks = marks_of(BYTES)
+    ids = torch.tensor([encoded(BYTES, f"the {THAI} fox")["input_ids"]] * 2, dtype=dtype)
+    bounds = None
+    if packed:
+        bounds, ids = torch.tensor([0, ids.shape[1], ids.numel()]), ids.view(-1)
+    torch._dynamo.reset()
+
+    def units(ids, bounds):
+        return marks.units(ids, cu_seqlens=bounds)
+
+    compiled = torch.compile(units, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(ids, bounds), units(ids, bounds))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_characters_are_put_together_without_waiting(packed):
+    """On meta tensors, whose values cannot be looked at."""
+    marks = WordMarks(BYTES, "meta")
+    ids = torch.zeros(2, 8, dtype=torch.int64, device="meta")
+    bounds = torch.zeros(3, dtype=torch.int64, device="meta") if packed else None
+    assert marks._depends_here(ids)
+    assert marks._begins(ids.view(-1) if packed else ids, bounds).dtype == torch.bool
+
+
+def test_words_survive_pickling():
+    marks = pickle.loads(pickle.dumps(marks_of(BYTES)))
+    ids = torch.tensor([encoded(BYTES, THAI)["input_ids"]])
+    assert torch.equal(marks.units(ids), marks_of(BYTES).units(ids))
+
+
+def test_whole_words_of_canine_are_masked():
+    collator = DataCollatorForLanguageModeling(
+        CANINE, strategy="whole_word", rng="sample", seed=1, mlm_probability=0.5
+    )
+    row = CANINE("a seed and an epoch, caf\u00e9 " * 8)
+    labels = collator([{"input_ids": row["input_ids"]}])["labels"][0]
+    chosen = labels != -100
+    spaces = torch.tensor(row["input_ids"]) == ord(" ")
+    inside = ~(spaces[1:] | spaces[:-1])
+    inside[0] = inside[-1] = inside[-2] = False  # special tokens and the last space
+    assert chosen.any()
+    assert torch.equal(chosen[1:][inside], chosen[:-1][inside])

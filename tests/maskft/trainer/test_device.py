@@ -17,6 +17,7 @@ from maskft import (
     detach,
     mask_batch,
 )
+from maskft.collate.columns import UnmaskedBatch
 from maskft.strategy import Entity, Tokens
 from maskkernels import mask_tokens
 from tests.support.trainers import Rows, Stream, build
@@ -323,7 +324,8 @@ def test_planning_and_masking_compile_as_one_graph(tokenizer, rows, strategy):
     collator = collators(tokenizer, strategy=strategy)
     batch = UnmaskedCollator(collator)(annotated(rows))
     ids, real = batch["input_ids"], batch["attention_mask"]
-    vocabulary, policy = collator._vocabulary_on(ids.device), collator._masking_policy(0.4)
+    vocabulary = collator._vocabulary_for(ids, UnmaskedBatch({}))
+    policy = collator._masking_policy(0.4)
     table, where = vocabulary.words, {"maskable": vocabulary.maskable}
 
     def step(ids, real, columns):
@@ -339,3 +341,58 @@ def test_planning_and_masking_compile_as_one_graph(tokenizer, rows, strategy):
     expected = mask_batch(batch, collator)
     assert torch.equal(found.input_ids.long(), expected["input_ids"])
     assert torch.equal(found.labels.long(), expected["labels"])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda mask: mask.numpy(),
+        lambda mask: mask.tolist(),
+        lambda mask: mask.bool(),
+        lambda mask: mask.int(),
+        lambda mask: mask[:, None],
+        lambda mask: mask[:, None, None],
+    ],
+    ids=["array", "list", "bool", "int32", "[B, 1, T]", "[B, 1, 1, T]"],
+)
+def test_an_attention_mask_counts_in_every_form(tokenizer, rows, form):
+    tokenizer.padding_side = "left"
+    collator = collators(tokenizer)
+    padded = tokenizer.pad(rows, return_tensors="pt")
+    expected = collator(rows)["labels"]
+    batch = {**padded, "attention_mask": form(padded["attention_mask"])}
+    assert torch.equal(mask_batch(batch, collator)["labels"], expected)
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        (lambda mask: mask[:, :-1], "got torch.int64 of shape"),
+        (lambda mask: mask[:, None, :, None] * mask[:, None, None], r"shape \(\d+, 1, \d+, \d+\)"),
+        (lambda mask: (1.0 - mask[:, None, None].float()) * -1e9, "got torch.float32 of shape"),
+        (lambda mask: "all", "attention_mask must be a tensor, got str"),
+        (lambda mask: [[1], [1, 1]], "attention_mask must be a tensor, got list"),
+    ],
+    ids=["short", "matrix", "additive", "text", "ragged"],
+)
+def test_an_attention_mask_that_does_not_say_what_is_real_is_refused(tokenizer, rows, form, text):
+    padded = tokenizer.pad(rows, return_tensors="pt")
+    batch = {**padded, "attention_mask": form(padded["attention_mask"])}
+    with pytest.raises((TypeError, ValueError), match=text):
+        mask_batch(batch, collators(tokenizer))
+    batch["masking"] = {"attention_mask": padded["attention_mask"]}
+    expected = mask_batch(padded, collators(tokenizer))["labels"]
+    assert torch.equal(mask_batch(batch, collators(tokenizer))["labels"], expected)
+
+
+def test_ids_that_are_no_tensor_are_refused(tokenizer):
+    with pytest.raises(TypeError, match=r"input_ids must be a tensor \[B, T\], got list"):
+        mask_batch({"input_ids": [[2, 40, 3]]}, collators(tokenizer))
+
+
+def test_float_attention_masks_of_rows_reach_the_device(tokenizer, rows):
+    """Rows with masks that Transformers pads in its own way."""
+    given = [{**row, "attention_mask": [1.0] * len(row["input_ids"])} for row in rows]
+    collator = collators(tokenizer)
+    batch = UnmaskedCollator(collator)(given)
+    assert torch.equal(mask_batch(batch, collator)["labels"], collator(given)["labels"])
