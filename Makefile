@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test lint bench gpu lowest clean
+.PHONY: help setup demo test check lint bench gpu lowest clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -34,6 +34,9 @@ demo: setup ## fine-tune real weights on real text, about five minutes
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -q --timeout 600
+
+check: lint ## the daily loop: lint, types and the quick tests
+	@$(BIN)/python -m pytest -q -n 2 --timeout 600 -m "not slow"
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

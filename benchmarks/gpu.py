@@ -4,7 +4,7 @@ Every stage is a command of its own that takes less than eight minutes, prints a
 and fails where something is red; a red test does not stop the benchmarks. Without a stage all run
 in turn. Results are written to DIR as they come.
 
-    python -m benchmarks.gpu --plan                 # the stages, and the kernels each compiles
+    python -m benchmarks.gpu --plan                 # the stages and their planned minutes
     python -m benchmarks.gpu --dry-run STAGE ...    # their host code, without a GPU
 """
 
@@ -43,15 +43,18 @@ from maskkernels import (
 )
 
 LIMIT = 470  # seconds of a stage
-SANITIZED = (  # every kernel at least once, where addresses could go wrong
-    "test_mask_gpu.py::test_masks_equal_those_of_the_cpu_where_blocks_begin_and_end",
-    "test_mask_gpu.py::test_broken_samples_stay_inside_the_tokens",
+_EDGES = "test_mask_gpu.py::test_masks_equal_those_of_the_cpu_where_blocks_begin_and_end"
+SANITIZED = (  # about ten: every kernel at least once, where addresses could go wrong
+    f"{_EDGES}[left-131-bernoulli]",
+    f"{_EDGES}[long-budget]",
+    f"{_EDGES}[packed-weighted-units]",
+    "test_mask_gpu.py::test_broken_samples_stay_inside_the_tokens[bounds2]",
     "test_mask_gpu.py::test_units_that_nobody_looked_at_have_the_defined_result",
     "test_mask_gpu.py::test_ids_outside_the_table_are_never_masked",
-    "test_denoise_gpu.py::test_too_few_sentinels_make_longer_spans",
-    "test_denoise_gpu.py::test_broken_bounds_stay_inside_the_tokens",
+    "test_denoise_gpu.py::test_broken_bounds_stay_inside_the_tokens[t5-bounds2]",
+    "test_denoise_gpu.py::test_broken_bounds_stay_inside_the_tokens[sentences-bounds1]",
     "test_loss_gpu.py::test_labels_outside_the_classes_and_too_many_of_them_are_nan",
-    "test_loss_gpu.py::test_two_runs_give_the_same_bits",
+    "test_loss_gpu.py::test_two_runs_give_the_same_bits[True]",
 )
 SIZES = ((64, 512), (4096, 512), (32768, 512))  # 2^24 tokens are the most
 DRY_SIZES, DRY_SHAPES = ((4, 64),), {"dry": Shape(32, 16, 300, 0.5)}

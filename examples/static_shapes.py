@@ -27,7 +27,7 @@ VOCABULARY, RATE = 500, 0.15
 LENGTH, ROWS = 64, 16  # padded: tokens in every row, rows in every batch
 BLOCK, MOST_ROWS = 512, 96  # packed: tokens in every batch, and rows at most
 # Each row predicts round(RATE * its ordinary tokens), which adds at most half a token a row.
-CAPACITY = {"padded": ROWS * int(RATE * LENGTH + 0.5), "packed": int(RATE * BLOCK + MOST_ROWS / 2)}
+CAPACITY = {"padded": int(RATE * LENGTH + 0.5), "packed": int(RATE * BLOCK + MOST_ROWS / 2)}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

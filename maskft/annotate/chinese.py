@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from maskft.annotate.code import NamedByCode
 from maskft.annotate.spans import Span
 
 
 @dataclass(frozen=True)
-class JiebaWords:
+class JiebaWords(NamedByCode):
     """Find Chinese words, for ``WordIds``.
 
     Args:

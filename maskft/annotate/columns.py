@@ -1,15 +1,19 @@
 """Write the columns that strategies read, for tokenized texts."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from maskft.annotate.code import NamedByCode
+from maskft.annotate.encoded import Texts, rows_of
 from maskft.annotate.spans import Span, Weighted, entity_ids, token_weights
 from maskft.strategy.columns import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
 
+Text = str | Sequence[str]  # a text, or its words
+
 
 @dataclass(frozen=True)
-class Entities:
+class Entities(NamedByCode):
     """Make the column "entity_ids" of tokenized texts.
 
     Args:
@@ -27,20 +31,26 @@ class Entities:
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
 
     def columns(
-        self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
+        self, texts: Sequence[Text], encoded: Any, pairs: Sequence[Text] | None = None
     ) -> dict[str, list[list[int]]]:
         """Make the columns of the rows of ``encoded``.
 
         Args:
             texts, encoded: ``encoded = tokenizer(texts, return_offsets_mapping=True)``; rows of
-                overflowing tokens too.
+                overflowing tokens too. Texts in words (lists of strings, as files of named entities
+                have them) with ``is_split_into_words=True`` as well: ``find`` gets the words joined
+                with spaces, without one between two of Chinese, Japanese, Thai...
             pairs: ``encoded = tokenizer(texts, pairs, ...)``.
+
+        Raises:
+            ValueError, TypeError: ``encoded`` that has no offsets, is of a single text or of other
+                texts, or texts given as strings that were tokenized in words; saying what to do.
         """
-        return {ENTITY_COLUMN: _span_numbers(self.find, texts, encoded, pairs)}
+        return {ENTITY_COLUMN: _span_numbers(self.find, _Rows(texts, encoded, pairs))}
 
 
 @dataclass(frozen=True)
-class Keywords:
+class Keywords(NamedByCode):
     """Make the column "keyword_weights" of tokenized texts.
 
     Args:
@@ -59,13 +69,13 @@ class Keywords:
     default: float | None = None
 
     def columns(
-        self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
+        self, texts: Sequence[Text], encoded: Any, pairs: Sequence[Text] | None = None
     ) -> dict[str, list[list[float]]]:
         """Make the columns, as ``Entities.columns`` does."""
-        sides = [texts] if pairs is None else [texts, pairs]
-        weighted = [_found(self.weigh, side) for side in sides]
+        rows = _Rows(texts, encoded, pairs)
+        weighted = rows.found(self.weigh)
         made = []
-        for parts in _rows(sides, encoded):
+        for parts in rows.parts:
             row: list[float] = []
             for offsets, side, i in parts:
                 found = token_weights(offsets, weighted[side][i], self.default)
@@ -78,7 +88,7 @@ class Keywords:
 
 
 @dataclass(frozen=True)
-class WordIds:
+class WordIds(NamedByCode):
     """Make the column "word_ids" of tokenized texts: words that the vocabulary does not show.
 
     Strategies of whole words, spans, entities and keywords read it in place of the vocabulary: for
@@ -99,24 +109,24 @@ class WordIds:
     find: Callable[[Sequence[str]], Iterable[Iterable[Span]]]
 
     def columns(
-        self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
+        self, texts: Sequence[Text], encoded: Any, pairs: Sequence[Text] | None = None
     ) -> dict[str, list[list[int]]]:
         """Make the columns, as ``Entities.columns`` does."""
-        rows = _span_numbers(self.find, texts, encoded, pairs)
+        rows = _Rows(texts, encoded, pairs)
         made = []
-        for row, offsets in zip(rows, encoded["offset_mapping"], strict=True):
+        for row, parts in zip(_span_numbers(self.find, rows), rows.parts, strict=True):
             alone = range(len(row), 2 * len(row))  # numbers that no word has
-            made.append(
-                [
+            for offsets, _, _ in parts:
+                row = [
                     word if word >= 0 or begin == end else own
                     for word, own, (begin, end) in zip(row, alone, offsets, strict=True)
                 ]
-            )
+            made.append(row)
         return {WORD_COLUMN: made}
 
 
 @dataclass(frozen=True)
-class Together:
+class Together(NamedByCode):
     """Make the columns of several annotators.
 
     Example:
@@ -131,7 +141,7 @@ class Together:
     annotators: tuple[Any, ...]
 
     def columns(
-        self, texts: Sequence[str], encoded: Any, pairs: Sequence[str] | None = None
+        self, texts: Sequence[Text], encoded: Any, pairs: Sequence[Text] | None = None
     ) -> dict[str, list[Any]]:
         """Make the columns, as ``Entities.columns`` does."""
         made: dict[str, list[Any]] = {}
@@ -141,19 +151,16 @@ class Together:
 
 
 def _span_numbers(
-    find: Callable[[Sequence[str]], Iterable[Iterable[Span]]],
-    texts: Sequence[str],
-    encoded: Any,
-    pairs: Sequence[str] | None,
+    find: Callable[[Sequence[str]], Iterable[Iterable[Span]]], rows: "_Rows"
 ) -> list[list[int]]:
     """Compute ``entity_ids`` of each row; a second text continues the numbers of the first."""
-    sides = [texts] if pairs is None else [texts, pairs]
-    spans = [_found(find, side) for side in sides]
+    spans = rows.found(find)
     made = []
-    for parts in _rows(sides, encoded):
+    for parts in rows.parts:
         row: list[int] = []
         for offsets, side, i in parts:
-            new, first = entity_ids(offsets, spans[side][i], sides[side][i]), max(row, default=-1)
+            text = rows.sides[side].texts[i]
+            new, first = entity_ids(offsets, spans[side][i], text), max(row, default=-1)
             row = [
                 old if number < 0 else number + first + 1
                 for old, number in zip(row or new, new, strict=True)
@@ -162,39 +169,26 @@ def _span_numbers(
     return made
 
 
+class _Rows:
+    """Hold the rows of tokenized texts: which texts each holds, and where."""
+
+    def __init__(self, texts: Any, encoded: Any, pairs: Any) -> None:
+        self.sides = [Texts(texts)] if pairs is None else [Texts(texts), Texts(pairs, "pairs")]
+        counts = [len(side.texts) for side in self.sides]
+        if len(set(counts)) > 1:
+            raise ValueError(f"there are {counts[0]} texts but {counts[1]} pairs")
+        self.parts = list(rows_of(self.sides, encoded))
+
+    def found(self, find: Callable[[Sequence[str]], Iterable[Iterable[Any]]]) -> list[Any]:
+        """List what a finder gives for each text of each side."""
+        return [_found(find, side.texts) for side in self.sides]
+
+
 def _found(find: Callable[[Sequence[str]], Iterable[Iterable[Any]]], texts: Any) -> list[list[Any]]:
     """List what ``find`` gives for each text; refuse another number of answers than texts."""
-    if isinstance(texts, str):
-        raise TypeError(f"texts must be a list of texts, got the string {texts[:30]!r}")
     found = [list(spans) for spans in find(texts)]
     if len(found) != len(texts):
         raise ValueError(
             f"a finder must give a list of spans for each text: {len(found)} for {len(texts)} texts"
         )
     return found
-
-
-def _rows(
-    sides: Sequence[Sequence[str]], encoded: Any
-) -> Iterator[list[tuple[Sequence[Span], int, int]]]:
-    """Yield for each row its (offsets, side of the pair, number of the text), once per side."""
-    if "offset_mapping" not in encoded:
-        raise ValueError(
-            "annotation needs the offsets of the tokens: tokenizer(..., "
-            "return_offsets_mapping=True), which fast tokenizers have"
-        )
-    samples = (
-        encoded["overflow_to_sample_mapping"]
-        if "overflow_to_sample_mapping" in encoded
-        else range(len(sides[0]))
-    )
-    for row, (offsets, i) in enumerate(zip(encoded["offset_mapping"], samples, strict=True)):
-        if len(sides) == 1:
-            yield [(offsets, 0, i)]
-            continue
-        of_token = encoded.sequence_ids(row)
-        yield [
-            ([place if s == side else (0, 0) for place, s in zip(offsets, of_token, strict=True)],
-             side, i)
-            for side in (0, 1)
-        ]  # fmt: skip

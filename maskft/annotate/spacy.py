@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from maskft.annotate.code import code_digest
 from maskft.annotate.spans import Span
 from maskft.extras import optional
 
@@ -61,7 +62,7 @@ class SpacyEntities:
 
     def __reduce__(self) -> tuple[Any, ...]:
         named = self.pipeline if isinstance(self.pipeline, str) or self._state is None else None
-        return _spacy_entities, (named, self._state, self.labels, self.batch_size)
+        return _spacy_entities, (named, self._state, self.labels, self.batch_size, code_digest())
 
     def __call__(self, texts: Sequence[str]) -> list[list[Span]]:
         if self._loaded is None:
@@ -81,7 +82,7 @@ class SpacyEntities:
 
 
 def _spacy_entities(
-    pipeline: Any, state: Any, labels: tuple[str, ...] | None, batch_size: int
+    pipeline: Any, state: Any, labels: tuple[str, ...] | None, batch_size: int, code: str
 ) -> SpacyEntities:
     rebuilt = pipeline is None
     if rebuilt:

@@ -112,8 +112,9 @@ def _tokens(offset_mapping: Sequence[Span]) -> tuple[list[int], list[int], list[
     begins, ends = ([offset_mapping[i][side] for i in index] for side in (0, 1))
     if any(b < a for a, b in pairwise(begins)):
         raise ValueError(
-            "offsets go back in the row: it holds a pair of texts; give both of them, "
-            "columns(texts, encoded, pairs)"
+            "offset_mapping goes back in the row: it holds a pair of texts; give both of them, "
+            "columns(texts, encoded, pairs); or a text in words (is_split_into_words=True); give "
+            "lists of words as texts"
         )
     return index, begins, ends
 

@@ -1,30 +1,35 @@
 """Weigh the words of texts: a mapping, TF-IDF, YAKE."""
 
 import math
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+import regex  # type: ignore[import-untyped]
+
+from maskft.annotate.code import NamedByCode, code_digest
 from maskft.annotate.spans import Span, Weighted
 from maskft.extras import optional
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+")
+_WORD = regex.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[\w\p{{M}}])+")
 
 
 @dataclass(frozen=True)
-class WordWeights:
+class WordWeights(NamedByCode):
     """Weigh words by a mapping, for ``Keywords``; a word that is not in it has no weight.
 
     Args:
-        weights: from words, in lower case, to their weights.
+        weights: from words, in lower case, to their weights. Words are compared in Unicode's form
+            NFC, so that accents are found however they are encoded.
         by_count: True: times n, how often the word occurs in the text; "log": times 1 + log(n).
             Where the weights are IDF that makes TF-IDF.
-        words: from texts to the spans of their words, such as ``JiebaWords``. None: letters and
-            digits in a row, and single characters of Chinese and Japanese.
+        words: from texts to the spans of their words, such as ``JiebaWords``. None: letters (with
+            their accents and vowel signs) and digits in a row, and single characters of Chinese and
+            Japanese.
 
     Example:
         >>> from maskft.annotate import WordWeights
@@ -36,10 +41,15 @@ class WordWeights:
     by_count: bool | str = False
     words: Callable[[Sequence[str]], Iterable[Iterable[Span]]] | None = None
 
+    def __post_init__(self) -> None:
+        if not all(unicodedata.is_normalized("NFC", word) for word in self.weights):
+            weights = {unicodedata.normalize("NFC", w): n for w, n in self.weights.items()}
+            object.__setattr__(self, "weights", weights)
+
     def __call__(self, texts: Sequence[str]) -> list[list[Weighted]]:
         found = []
         for text, spans in zip(texts, (self.words or _words)(texts), strict=True):
-            words = [(text[begin:end].lower(), begin, end) for begin, end in spans]
+            words = [(_key(text[begin:end]), begin, end) for begin, end in spans]
             counts = Counter(word for word, _, _ in words if word in self.weights)
             weights = {word: self._weight(word, n) for word, n in counts.items()}
             found.append(
@@ -50,6 +60,11 @@ class WordWeights:
     def _weight(self, word: str, count: int) -> float:
         times = 1 + math.log(count) if self.by_count == "log" else count if self.by_count else 1
         return self.weights[word] * times
+
+
+def _key(word: str) -> str:
+    """Return a word as words are compared."""
+    return unicodedata.normalize("NFC", word.lower())
 
 
 def _words(texts: Sequence[str]) -> Iterator[list[Span]]:
@@ -82,7 +97,7 @@ def tfidf_weights(
         text = optional("sklearn.feature_extraction.text", "keywords")
         find = words or _words
         vectorizer = text.TfidfVectorizer(
-            analyzer=lambda t: [t[b:e].lower() for found in find([t]) for b, e in found],
+            analyzer=lambda t: [_key(t[b:e]) for found in find([t]) for b, e in found],
             sublinear_tf=True,
         )
     try:
@@ -121,15 +136,18 @@ class YakeWeights:
         object.__setattr__(self, "_fresh", deepcopy(self.extractor))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return YakeWeights, (self._fresh,)  # as it was before it remembered what it read
+        return _yake_weights, (self._fresh, code_digest())  # before it remembered what it read
 
     def __call__(self, texts: Sequence[str]) -> list[list[Weighted]]:
         found = []
         for text in texts:
             scores = dict(self.extractor.extract_keywords(text))
             weights = {
-                word.lower(): -math.log(min(max(score, 1e-9), 0.99))
-                for word, score in scores.items()
+                _key(word): -math.log(min(max(score, 1e-9), 0.99)) for word, score in scores.items()
             }
             found += WordWeights(weights)([text])
         return found
+
+
+def _yake_weights(extractor: Any, code: str) -> YakeWeights:
+    return YakeWeights(extractor)

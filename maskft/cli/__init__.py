@@ -9,10 +9,12 @@ A user's mistake ends in one sentence on standard error and exit status 2, an in
 run in 130. Nothing heavy is imported before a subcommand runs.
 """
 
+import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
-from maskft.cli.messages import UsageError
+from maskft.cli.messages import UsageError, say
 from maskft.extras import require
 
 # The module of each command, the packages of the extra "train" that it needs, and what it does
@@ -57,11 +59,20 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"maskft {argv[0]}: {error}", file=sys.stderr)
         return 2
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot write
     try:
-        return import_module(module).main(argv[1:])
+        status = import_module(module).main(argv[1:])
+        sys.stdout.flush()
+        return status
     except UsageError as error:
-        print(f"maskft {argv[0]}: {error}", file=sys.stderr)
+        say(f"maskft {argv[0]}: {error}")
         return 2
     except KeyboardInterrupt:
-        print(f"maskft {argv[0]}: interrupted", file=sys.stderr)
+        say(f"maskft {argv[0]}: interrupted")
         return 130
+    except BrokenPipeError:
+        if argv[0] == "train":  # it has other pipes
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1  # whatever reads the output has seen enough, as `head` does

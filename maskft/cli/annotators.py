@@ -1,5 +1,6 @@
 """Make annotators from the options --entities, --keywords and --words."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from maskft.annotate import (
     tfidf_weights,
 )
 from maskft.cli.messages import UsageError
+from maskft.cli.reading import LONGEST_TEXT, lines
 from maskft.extras import optional
 
 
@@ -36,7 +38,7 @@ def entities(source: str | None, labels: list[str]) -> Entities:
     try:
         if kind == "spacy":
             return Entities(SpacyEntities(name, labels or None))
-        return Entities(Gazetteer(_lines("--entities", source)))
+        return Entities(Gazetteer([line for _, line in _lines("--entities", source)]))
     except ValueError as error:
         raise UsageError(f"--entities {source}: {error}") from None
 
@@ -63,9 +65,7 @@ def keywords(source: str, train: Any, words: Any) -> Keywords:
         extractor = optional("yake", "keywords").KeywordExtractor(n=1, top=1000, dedup_lim=1.0)
         return Keywords(YakeWeights(extractor))
     weights = {}
-    for number, line in enumerate(_lines("--keywords", source), 1):
-        if not line.strip():
-            continue
+    for number, line in _lines("--keywords", source):
         word, _, weight = line.rpartition("\t")
         try:
             found = float(weight)
@@ -79,8 +79,12 @@ def keywords(source: str, train: Any, words: Any) -> Keywords:
     return Keywords(WordWeights(weights, words=words))
 
 
-def _lines(option: str, name: str) -> list[str]:
+def _lines(option: str, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (number, text) of the lines of a list that are not blank."""
     try:
-        return Path(name).read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        for number, line in lines(Path(name), LONGEST_TEXT):
+            yield number, line.rstrip("\r\n")
+    except UsageError as error:
+        raise UsageError(f"{option} {error}") from None
+    except (OSError, ValueError) as error:
         raise UsageError(f"{option} {name}: {error}") from None

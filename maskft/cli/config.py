@@ -12,13 +12,15 @@ from maskft.strategy.schedule import parse_schedule
 
 MASK_ONLY_COLUMN = "mask_only"  # not 0 where a token may be masked
 WORDS = ("vocabulary", "jieba")
-# Options of one strategy: the option, the strategy, what it gives it
+_KINDS: dict[str, type[Strategy]] = {"ngram": NGram, "span": Span, "entity": Entity}
+# Options of some strategies: the option, the strategies, what it gives them
 _OWN = {
-    "ngram": ("ngram", NGram, "n"),
-    "span_p": ("span", Span, "p"),
-    "span_longest": ("span", Span, "longest"),
-    "entity_rest": ("entity", Entity, "rest"),
-    "entity_rate": ("entity", Entity, "rate"),
+    "ngram": (("ngram",), "n"),
+    "span_p": (("span",), "p"),
+    "span_longest": (("span",), "longest"),
+    "span_words": (("span", "ngram"), "words"),
+    "entity_rest": (("entity",), "rest"),
+    "entity_rate": (("entity",), "rate"),
 }
 # Where the columns of one strategy come from
 _SOURCES = {"entities": "entity", "entity_labels": "entity", "keywords": "keyword"}
@@ -100,6 +102,13 @@ class MaskingArguments:
     )
     span_longest: int | None = field(
         default=None, metadata={"help": "with --strategy span: the most words in a span (10)"}
+    )
+    span_words: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --strategy span or ngram: on: lengths count words (the default); off: "
+            "they count tokens, as for proteins, whose rows are one word"
+        },
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "share of tokens to predict"})
     mask_replace_prob: float = field(
@@ -195,14 +204,25 @@ class MaskingArguments:
 
     def _chosen(self) -> str | Strategy:
         """Make the strategy with the options that were given for it."""
-        options, made = {}, None
-        for name, (strategy, kind, argument) in _OWN.items():
+        given: dict[str, Any] = {}
+        for name, (strategies, _) in _OWN.items():
             if (value := getattr(self, name)) is None:
                 continue
-            if strategy != self.strategy:
-                raise ValueError(_goes_with(name, strategy, self.strategy))
-            options[argument], made = value, kind
-        return self.strategy if made is None else made(**options)
+            if self.strategy not in strategies:
+                raise ValueError(_goes_with(name, " or ".join(strategies), self.strategy))
+            given[name] = value
+        if not given:
+            return self.strategy
+        words = given.get("span_words", "on")
+        if words not in ("on", "off"):
+            raise ValueError(f"--span-words must be on or off, got {words!r}")
+        options = {_OWN[name][1]: value for name, value in given.items()}
+        if "words" in options:
+            options["words"] = words == "on"
+        try:
+            return _KINDS[self.strategy](**options)
+        except ValueError as error:
+            raise ValueError(f"{', '.join(map(_option, given))}: {error}") from None
 
     def sides(self, data: DataArguments) -> tuple[int, ...] | None:
         """List the texts of a pair that ``mask_only`` names, 0 for the first; None if not given.
@@ -255,7 +275,11 @@ class MaskingArguments:
 
 
 def _goes_with(name: str, strategy: str, chosen: str) -> str:
-    return f"--{name.replace('_', '-')} goes with --strategy {strategy}, not {chosen}"
+    return f"{_option(name)} goes with --strategy {strategy}, not {chosen}"
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 @dataclass
@@ -312,6 +336,11 @@ def parse(prog: str, description: str, kinds: tuple[type, ...], argv: list[str])
     usage = f"maskft {prog} --model MODEL --train-file FILE [FILE ...] [options]"
     parser = _Parser(kinds, prog=f"maskft {prog}", usage=usage, description=description)
     try:
-        return parser.parse_args_into_dataclasses(args=argv)
+        *made, unknown = parser.parse_args_into_dataclasses(
+            args=argv, return_remaining_strings=True
+        )
     except (ValueError, ImportError) as error:
         raise UsageError(" ".join(str(error).split())) from None
+    if unknown:
+        parser.error(f"unknown options: {' '.join(unknown)}")
+    return tuple(made)

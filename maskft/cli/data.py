@@ -6,29 +6,30 @@ or on the other texts, and equal texts land in the same split. A dataset that co
 or test splits keeps them; only those it lacks are taken from train.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
-import pyarrow.parquet
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
 
 from maskft.cli.config import MASK_ONLY_COLUMN, DataArguments
 from maskft.cli.messages import UsageError
+from maskft.cli.models import longest_row
+from maskft.cli.reading import (
+    LONGEST_TEXT,
+    NAMES,
+    cache_errors,
+    one_line,
+    read,
+    refuse_column,
+    too_long,
+)
 
 SPLITS = ("train", "validation", "test")
+AT_ONCE = 1 << 22  # characters that are tokenized at once, which takes some 170 bytes for each
 _OTHER_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation"}
-_LOADERS = {
-    ".txt": "text",
-    ".text": "text",
-    ".jsonl": "json",
-    ".json": "json",
-    ".parquet": "parquet",
-}
 
 
 def load_texts(args: DataArguments) -> dict[str, Dataset]:
@@ -41,9 +42,11 @@ def load_texts(args: DataArguments) -> dict[str, Dataset]:
         UsageError: a file or column that cannot be read, or a split that comes out empty.
     """
     datasets.disable_progress_bars()
-    given = _from_folder(args) if args.dataset else {"train": _from_files(args)}
-    columns = ["text", "pair"] if args.pair_column else ["text"]
-    given = {name: split.filter(_has_text, input_columns=columns) for name, split in given.items()}
+    if args.dataset:
+        given = _from_folder(args)
+    else:
+        parts = [read(name, args.columns()) for name in args.train_file]
+        given = {"train": datasets.concatenate_datasets(parts)}
     shares = {"test": args.test_fraction, "validation": args.validation_fraction}
     shares = {name: 0.0 if name in given else share for name, share in shares.items()}
     if any(shares.values()):
@@ -71,13 +74,9 @@ def split_of(text: str, test_fraction: float, validation_fraction: float) -> str
     return "validation" if u < test_fraction + validation_fraction else "train"
 
 
-def row_length(tokenizer: Any, model_config: Any, given: int | None) -> int:
+def row_length(tokenizer: Any, model: Any, given: int | None) -> int:
     """Return the tokens in a row: ``given``, or 512, or what tokenizer and model take if less."""
-    limits = [int(tokenizer.model_max_length)]
-    positions = getattr(model_config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions)
-    limit = min(limits)
+    limit = longest_row(tokenizer, model)
     if given is not None and given > limit:
         raise UsageError(f"--max-length {given} is more than the model takes: {limit}")
     return given or min(limit, 512)
@@ -115,6 +114,13 @@ def tokenize(
         raise UsageError(f"--max-length {max_length} leaves no room for a pair of texts")
 
     def rows(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        made: dict[str, list[Any]] = {}
+        for part in _parts(batch):
+            for name, column in encode(part).items():
+                made.setdefault(name, []).extend(column)
+        return made
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
         pairs = batch.get("pair")
         encoded = tokenizer(
             batch["text"],
@@ -142,7 +148,20 @@ def tokenize(
             for name, column in made.items()
         }
 
-    return texts.map(rows, batched=True, remove_columns=texts.column_names)
+    with cache_errors():
+        return texts.map(rows, batched=True, remove_columns=texts.column_names)
+
+
+def _parts(batch: dict[str, list[str]]) -> Iterator[dict[str, list[str]]]:
+    """Cut a batch of texts into batches of few characters, or of one row."""
+    begin = size = 0
+    lengths = [sum(map(len, row)) for row in zip(*batch.values(), strict=True)]
+    for end, length in enumerate(lengths):
+        if begin < end and size + length > AT_ONCE:
+            yield {name: column[begin:end] for name, column in batch.items()}
+            begin, size = end, 0
+        size += length
+    yield {name: column[begin:] for name, column in batch.items()}
 
 
 def _abreast(sides: Sequence[int | None], length: int) -> list[list[int]]:
@@ -168,130 +187,46 @@ def _abreast(sides: Sequence[int | None], length: int) -> list[list[int]]:
     ]
 
 
-def _has_text(*texts: str | None) -> bool:
-    return all(text and text.strip() for text in texts)
-
-
 def _from_folder(args: DataArguments) -> dict[str, Dataset]:
+    name = f"--dataset {args.dataset}"
+    if "::" in str(args.dataset):
+        raise UsageError(f"{name}: datasets takes '::' in a folder's name for a chain of them")
     try:
         loaded = load_from_disk(str(args.dataset))
-    except (OSError, ValueError, pyarrow.ArrowInvalid) as error:
-        raise UsageError(f"--dataset {args.dataset}: {_one_line(error)}") from None
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UsageError(f"{name}: {one_line(error)}") from None
     except IndexError:  # what datasets says of one that was saved without rows
-        raise UsageError(f"--dataset {args.dataset}: the dataset is empty") from None
+        raise UsageError(f"{name}: the dataset is empty") from None
     given = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
     given = {_OTHER_NAMES.get(name, name): split for name, split in given.items()}
     if "train" not in given:
-        raise UsageError(f"--dataset {args.dataset} has no train split; it has {sorted(given)}")
+        raise UsageError(f"{name} has no train split; it has {sorted(given)}")
     kept = {name: given[name] for name in SPLITS if name in given}
     return {name: _texts_only(split, str(args.dataset), args) for name, split in kept.items()}
 
 
-def _from_files(args: DataArguments) -> Dataset:
-    parts = []
-    for name in args.train_file:
-        path = Path(name)
-        loader = _LOADERS.get(path.suffix.lower())
-        if loader is None:
-            raise UsageError(f"{name}: expected a file that ends in {', '.join(_LOADERS)}")
-        if not path.is_file():
-            raise UsageError(f"{name}: no such file")
-        try:
-            _CHECKS[loader](path, args.columns())
-        except OSError as error:
-            raise UsageError(f"{name}: {error.strerror or error}") from None
-        part = load_dataset(loader, data_files=str(path), split="train")
-        parts.append(_texts_only(part, name, args))
-    return datasets.concatenate_datasets(parts)
-
-
 def _texts_only(split: Dataset, name: str, args: DataArguments) -> Dataset:
+    """Keep the rows that have text in each column of text, under the names "text" and "pair"."""
     columns = args.columns()
-    if args.train_file and split.column_names == ["text"] and len(columns) == 1:
-        columns = ["text"]  # a text file has one column, whatever the others are called
     for column in columns:
-        if column not in split.column_names:
-            raise _missing_column(name, column, split.column_names)
-        kind = str(split.features[column].dtype)
-        if kind not in ("string", "large_string"):
-            raise UsageError(f"{name}: column {column!r} holds {kind}, not text")
+        refuse_column(name, column, split.features.arrow_schema)
     split = split.select_columns(columns)
-    names = dict(zip(columns, ("text", "pair"), strict=False))
-    return split.rename_columns({old: new for old, new in names.items() if old != new})
-
-
-def _missing_column(name: str, column: str, columns: Any) -> UsageError:
-    return UsageError(
-        f"{name}: no column {column!r}; there are {sorted(columns)} (--text-column and "
-        "--pair-column name them)"
+    split = split.rename_columns(
+        {old: new for old, new in zip(columns, NAMES, strict=False) if old != new}
     )
 
+    def kept(*row: Any) -> bool:
+        *texts, number = row
+        for text in texts:
+            if text and len(text) > LONGEST_TEXT:
+                raise too_long(f"{name}: row {number + 1}", len(text))
+        return all(text and text.strip() for text in texts)
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, text) of each line that is not blank; refuse what is not UTF-8."""
-    empty = True
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UsageError(
-                    f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
-                    f"{line[error.start]:#04x}); convert the file to UTF-8"
-                ) from None
-            if text.strip():
-                empty = False
-                yield number, text
-    if empty:
-        raise UsageError(f"{path}: the file is empty")
-
-
-def _check_text(path: Path, columns: list[str]) -> None:
-    if len(columns) > 1:
-        raise UsageError(f"{path}: a text file has no column {columns[1]!r} (--pair-column)")
-    for number, text in _lines(path):
-        if "\0" in text:
-            raise UsageError(f"{path}: line {number} has a NUL byte; this is no text file")
-
-
-def _check_json(path: Path, columns: list[str]) -> None:
-    for number, text in _lines(path):
+    with cache_errors():
         try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(
-                f"{path}: line {number} is not JSON ({error.msg} at column {error.colno}); "
-                "expected one object a line"
-            ) from None
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}: line {number} is not a JSON object")
-        for column in columns:
-            if column not in row:
-                raise _missing_column(f"{path}, line {number}", column, row)
-            if not isinstance(row[column], str):
-                kind = type(row[column]).__name__
-                raise UsageError(f"{path}: line {number}: {column!r} holds {kind}, not text")
-
-
-def _check_parquet(path: Path, columns: list[str]) -> None:
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names, rows = file.schema_arrow.names, file.metadata.num_rows
-    except pyarrow.ArrowInvalid as error:
-        raise UsageError(f"{path}: not a Parquet file ({_one_line(error)})") from None
-    for column in columns:
-        if column not in names:
-            raise _missing_column(str(path), column, names)
-    if not rows:
-        raise UsageError(f"{path}: the file is empty")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-_CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
-    "text": _check_text,
-    "json": _check_json,
-    "parquet": _check_parquet,
-}
+            text = Features({new: Value("string") for new in split.column_names})
+            if split.features.arrow_schema.types != text.arrow_schema.types:
+                split = split.cast(text)  # a copy on the disk
+            return split.filter(kept, input_columns=split.column_names, with_indices=True)
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise UsageError(f"{name}: {one_line(error)}") from None

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig
 
-from maskft.cli.messages import UsageError
+from maskft.cli.messages import shown
+from maskft.cli.models import outline
 from maskft.fuse import fuse_loss
 from maskft.fuse.check import compare
 from maskft.fuse.head import Head, read
@@ -77,41 +77,6 @@ def _logits(head: Head) -> str:
     return ", ".join(parts) or "as the decoder gives them"
 
 
-def outline(name: str, trust_remote_code: bool, weights: bool) -> Any:
-    """Make the language model of that name, on the meta device unless ``weights``.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"cannot read the configuration of {name!r}: {reason[:300]}") from None
-    kinds = (
-        transformers.AutoModelForMaskedLM,
-        transformers.AutoModelForSeq2SeqLM,
-        transformers.AutoModelForCausalLM,
-    )
-    saved = (config.architectures or [None])[0]
-    fits = [kind for kind in kinds if type(config) in kind._model_mapping]
-    same = [k for k in fits if k._model_mapping[type(config)].__name__ == saved]
-    own = [kind for kind in kinds if kind.__name__ in getattr(config, "auto_map", {})]
-    auto = next(iter(own + same + fits), None)
-    if auto is None:
-        raise UsageError(
-            f"{name} is a {config.model_type}, and there is no language model of that type"
-        )
-    try:
-        if weights:
-            return auto.from_pretrained(name, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            return auto.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"cannot load {name!r}: {reason[:300]}") from None
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("maskft doctor", description=__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="name or folder of a model")
@@ -133,7 +98,7 @@ def main(argv: list[str]) -> int:
             lines.append(("check", f"{'agrees' if difference.agrees else 'DIFFERS'}: {difference}"))
             status = status or int(not difference.agrees)
         status = status or int(not covered)
-        print(f"{type(model).__name__} ({name})")
+        print(f"{type(model).__name__} ({shown(name)})")
         for heading, text in lines:
             print(f"  {heading:<13}{text}")
     return status

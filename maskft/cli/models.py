@@ -1,10 +1,14 @@
 """Load a masked language model and its tokenizer, by name or from a folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 import transformers
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from maskft.cli.messages import UsageError, say
 
@@ -15,10 +19,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     Raises:
         UsageError: there is none, or it has no mask token.
     """
-    try:
+    with _loading("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("tokenizer", name, error) from None
     if tokenizer.mask_token_id is None:
         raise UsageError(
             f"the tokenizer of {name} has no mask token, so nothing can be masked; "
@@ -34,20 +36,7 @@ def load(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
         UsageError: the model or its tokenizer cannot be loaded.
     """
     tokenizer = load_tokenizer(name, trust_remote_code)
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # its report of a fresh head is a page long
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.disable_progress_bar()
-    try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            name, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("model", name, error) from None
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
+    model, info = _with_weights(AutoModelForMaskedLM, name, trust_remote_code)
     if fresh := sorted(info["missing_keys"]):
         say(
             f"{name} has no weights for {len(fresh)} tensors of {type(model).__name__} "
@@ -61,8 +50,95 @@ def load(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _cannot_load(what: str, name: str, error: Exception) -> UsageError:
-    if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():
-        return UsageError(f"no such model folder: {name}")
-    reason = " ".join(str(error).split())
-    return UsageError(f"cannot load a {what} from {name!r}: {reason[:300]}")
+def outline(name: str, trust_remote_code: bool, weights: bool) -> Any:
+    """Make the language model of that name, on the meta device unless ``weights``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    with _loading("configuration", name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    kinds = (
+        transformers.AutoModelForMaskedLM,
+        transformers.AutoModelForSeq2SeqLM,
+        transformers.AutoModelForCausalLM,
+    )
+    saved = (config.architectures or [None])[0]
+    fits = [kind for kind in kinds if type(config) in kind._model_mapping]
+    same = [k for k in fits if k._model_mapping[type(config)].__name__ == saved]
+    own = [kind for kind in kinds if kind.__name__ in getattr(config, "auto_map", {})]
+    auto = next(iter(own + same + fits), None)
+    if auto is None:
+        raise UsageError(
+            f"{name} is a {config.model_type}, and there is no language model of that type"
+        )
+    if weights:
+        return _with_weights(auto, name, trust_remote_code)[0]
+    with _loading("model", name), torch.device("meta"):
+        return auto.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def longest_row(tokenizer: Any, model: Any) -> int:
+    """Return how many tokens of a row the tokenizer and the model take.
+
+    RoBERTa's family numbers positions from ``padding_idx + 1``, so that many of its
+    ``max_position_embeddings`` are never used.
+
+    Args:
+        model: None: the tokenizer alone decides.
+    """
+    limits = [int(tokenizer.model_max_length)]
+    if model is not None:
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if isinstance(positions, int) and positions > 0:
+            limits.append(positions)
+        for module in model.modules():
+            table: Any = getattr(module, "position_embeddings", None)
+            if (padding := getattr(table, "padding_idx", None)) is not None:
+                limits.append(table.weight.shape[0] - padding - 1)
+    return min(limits)
+
+
+def _with_weights(auto: Any, name: str, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    """Load (model, what was missing); refuse weights that are not of the configuration's shapes."""
+    with _loading("model", name):
+        model, info = auto.from_pretrained(
+            name, trust_remote_code=trust_remote_code, output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+        )  # fmt: skip
+    for key, found, wanted in sorted(info["mismatched_keys"]):
+        raise UsageError(
+            f"the weights of {name} do not fit its configuration: {key} is {_size(found)}, "
+            f"{type(model).__name__} needs {_size(wanted)}"
+        )
+    return model, info
+
+
+def _size(shape: Any) -> str:
+    return " x ".join(map(str, shape))
+
+
+@contextmanager
+def _loading(what: str, name: str) -> Iterator[None]:
+    """Load without Transformers' reports, which are pages long, and say in a sentence why not.
+
+    A broken folder raises what safetensors, pickle, tokenizers or the model's own code raise.
+    """
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:
+        if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():
+            raise UsageError(f"no such model folder: {name}") from None
+        kind = "" if type(error) in (OSError, ValueError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split())
+        if isinstance(error, UnpicklingError):  # torch's advice is to run what the file says
+            reason = "its weights are not a file of tensors"
+        raise UsageError(f"cannot load a {what} from {name!r}: {kind}{reason[:300]}") from None
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()

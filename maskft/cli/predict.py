@@ -2,12 +2,15 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from maskft.cli.messages import UsageError
-from maskft.cli.models import load
+from maskft.cli.messages import UsageError, shown
+from maskft.cli.models import load, longest_row
+
+LONGEST_LINE = 1 << 20  # characters: more than any model takes
 
 
 @torch.no_grad()
@@ -15,17 +18,16 @@ def fill(model: Any, tokenizer: Any, text: str, top_k: int = 5) -> list[list[tup
     """List the ``top_k`` (token, probability) of each mask in ``text``, most probable first.
 
     Raises:
-        UsageError: no mask in the text, or the text is longer than the model takes.
+        UsageError: no mask in the text, no UTF-8, or more tokens than the model takes.
     """
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise UsageError(f"the text {text!r} is not UTF-8")
     encoded = tokenizer(text, return_tensors="pt")
     ids = encoded["input_ids"][0]
     places = (ids == tokenizer.mask_token_id).nonzero().flatten().tolist()
     if not places:
         raise UsageError(f"no {tokenizer.mask_token} in {text!r}: that is this model's mask token")
-    limit = min(
-        tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 1 << 30)
-    )
-    if len(ids) > limit:
+    if len(ids) > (limit := longest_row(tokenizer, model)):
         raise UsageError(f"the text has {len(ids)} tokens, the model takes {limit}")
     model.eval()
     device = next(model.parameters()).device
@@ -48,11 +50,24 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--top-k must be at least 1, got {args.top_k}")
     model, tokenizer = load(args.model, args.trust_remote_code)
     for text in args.texts:
-        for line in (entry.strip() for entry in sys.stdin) if text == "-" else [text]:
+        for line in _stdin_lines() if text == "-" else [text]:
             if not line:
                 continue
             found = fill(model, tokenizer, line, args.top_k)
-            print(line)
+            print(shown(line))
             for answers in found:
-                print("  " + "  ".join(f"{token} {p:.3f}" for token, p in answers))
+                print("  " + "  ".join(f"{shown(token)} {p:.3f}" for token, p in answers))
     return 0
+
+
+def _stdin_lines() -> Iterator[str]:
+    """Yield the lines of standard input, stripped."""
+    try:
+        while line := sys.stdin.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE:
+                raise UsageError(f"a line of standard input is longer than {LONGEST_LINE:,}")
+            yield line.strip()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"standard input is not UTF-8 (byte {error.object[error.start]:#04x})"
+        ) from None

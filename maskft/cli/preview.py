@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from datasets import Dataset
 from rich.console import Console
 from rich.text import Text
 
@@ -17,11 +18,10 @@ from maskft.cli.config import (
     parse,
 )
 from maskft.cli.data import load_texts, row_length, tokenize
-from maskft.cli.messages import UsageError
-from maskft.cli.models import load_tokenizer
+from maskft.cli.messages import UsageError, shown
+from maskft.cli.models import load_tokenizer, outline
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
-from maskft.strategy.words import word_table
-from maskkernels import word_units
+from maskft.strategy.word_marks import WordMarks
 
 STYLES = {"masked": "bold white on blue", "replaced": "bold white on red", "kept": "black on green"}
 _OPEN, _CLOSE = "⟦", "⟧"  # no vocabulary has them
@@ -98,40 +98,40 @@ def render(row: Iterable[Piece], colour: bool) -> Text:
         style = STYLES.get(piece.kind, "" if piece.eligible else "dim")
         if piece.entity >= 0:
             style += " underline"
-        text.append(_shown(piece, colour), style if colour else "")
+        text.append(_marked(piece, colour), style if colour else "")
         before = piece
     if not colour and before.entity >= 0:
         text.append(_CLOSE)
     return text
 
 
-def _shown(piece: Piece, colour: bool) -> str:
+def _marked(piece: Piece, colour: bool) -> str:
+    token, original = shown(piece.token), shown(piece.original)
     if not piece.kind:
-        return piece.token
+        return token
     if colour:
-        return piece.token if piece.kind == "kept" else f"{piece.token}←{piece.original}"
+        return token if piece.kind == "kept" else f"{token}←{original}"
     return {
-        "masked": f"[{piece.token.strip('[]<>')}<-{piece.original}]",
-        "replaced": f"{{{piece.token}<-{piece.original}}}",
-        "kept": f"({piece.token})",
+        "masked": f"[{token.strip('[]<>')}<-{original}]",
+        "replaced": f"{{{token}<-{original}}}",
+        "kept": f"({token})",
     }[piece.kind]
 
 
-def heaviest(tokenizer: Any, row: dict[str, Any], count: int = 6) -> str:
+def heaviest(tokenizer: Any, row: dict[str, Any], count: int = 6) -> Text:
     """Name the words of a row with the largest weights, and the one with the least."""
     ids, special = row["input_ids"], tokenizer.all_special_ids
-    words = (
-        row.get(WORD_COLUMN) or word_units(torch.tensor([ids]), word_table(tokenizer))[0].tolist()
-    )
+    words = row.get(WORD_COLUMN) or WordMarks(tokenizer).units(torch.tensor([ids]))[0].tolist()
     weights: dict[str, float] = {}
     for _, places in groupby(range(len(ids)), key=words.__getitem__):
-        first, *rest = places
-        if ids[first] not in special:
-            word = tokenizer.decode([ids[i] for i in (first, *rest)]).strip()
-            weights[word] = row[WEIGHT_COLUMN][first]
+        ordinary = [i for i in places if ids[i] not in special]
+        if ordinary:
+            word = shown(tokenizer.decode([ids[i] for i in ordinary]).strip())
+            weights[word] = row[WEIGHT_COLUMN][ordinary[0]]
     ranked = sorted(weights, key=weights.__getitem__, reverse=True)
     named = [f"{word} {weights[word]:.3g}" for word in ranked]
-    return "weights: " + ", ".join(named[:count]) + (f" ... {named[-1]}" if named[count:] else "")
+    last = f" ... {named[-1]}" if named[count:] else ""
+    return Text(f"weights: {', '.join(named[:count])}{last}")  # not markup
 
 
 def summary(rows: list[list[Piece]], rate: float) -> str:
@@ -167,10 +167,11 @@ def main(argv: list[str]) -> int:
     collator = masking.collator(tokenizer, options.seed)
     data.validation_fraction = data.test_fraction = 0.0  # the first rows, whatever their split
     texts = load_texts(data)["train"]
-    tokenized = tokenize(
+    tokenized = first_rows(
         texts.select(range(min(options.rows, len(texts)))),
+        options.rows,
         tokenizer,
-        row_length(tokenizer, None, data.max_length),
+        row_length(tokenizer, _model(model), data.max_length),
         masking.annotator(texts),
         sides,
     )
@@ -193,7 +194,7 @@ def main(argv: list[str]) -> int:
             batch["input_ids"], batch["labels"], real, examples, strict=True
         )
     ]
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     colour = console.is_terminal
     console.print(*legend(masking.strategy, colour), end="\n\n", sep="")
     for row, example in zip(rows, examples, strict=True):
@@ -203,6 +204,36 @@ def main(argv: list[str]) -> int:
         console.print()
     console.print(summary(rows, masking.mlm_probability))
     return 0
+
+
+def first_rows(
+    texts: Any, count: int, tokenizer: Any, max_length: int, annotator: Any = None,
+    mask_only: tuple[int, ...] | None = None,
+) -> Any:  # fmt: skip
+    """Tokenize at least the first ``count`` rows; of a text of megabytes, its beginning alone.
+
+    Annotations and the parts of a pair depend on whole texts, so these are not cut.
+    """
+    room = count * max_length * 100  # characters: few tokens have so many
+    if annotator is None and "pair" not in texts.column_names:
+        whole: list[str] = []
+        for text in texts["text"]:
+            if len(text) > room:
+                cut = Dataset.from_dict({"text": [*whole, text[:room]]})
+                rows = tokenize(cut, tokenizer, max_length)
+                if len(rows) > count:  # the last one may be cut
+                    return rows
+                break
+            whole.append(text)
+    return tokenize(texts, tokenizer, max_length, annotator, mask_only)
+
+
+def _model(args: ModelArguments) -> Any:
+    """Return the model without its weights; None for a folder that holds a tokenizer alone."""
+    try:
+        return outline(args.model, args.trust_remote_code, weights=False)
+    except UsageError:
+        return None
 
 
 def legend(strategy: str, colour: bool) -> tuple[Text, Text]:

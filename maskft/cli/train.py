@@ -1,11 +1,9 @@
 """``maskft train``: masked fine-tuning, scored on held-out text before and after."""
 
-import errno
 import json
 import platform
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +14,9 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from maskft.cli.checkpoints import check_fits, checkpoints, to_resume
 from maskft.cli.config import (
     DataArguments,
     MaskingArguments,
@@ -27,10 +26,11 @@ from maskft.cli.config import (
 )
 from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.evaluate import masked_scores
-from maskft.cli.interrupt import Interrupted, SteadyTrainer, StopOnInterrupt
-from maskft.cli.messages import UsageError, say
+from maskft.cli.interrupt import Interrupted, StopOnInterrupt
+from maskft.cli.messages import UsageError, say, shown
 from maskft.cli.models import load
 from maskft.cli.progress import Progress
+from maskft.cli.saving import SteadyTrainer, disk_errors, run_folder, write_text
 from maskft.fuse import fuse_loss
 from maskft.trainer.attach import attach
 
@@ -45,19 +45,41 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune a masked language model and return what is also written to metrics.json.
 
-    The model, its tokenizer and metrics.json go to ``args.output_dir``, checkpoints below it.
+    The model, its tokenizer and metrics.json go to ``args.output_dir``, checkpoints below it. One
+    run at a time trains in a folder, and a new one in a folder without checkpoints. A checkpoint is
+    whole or not there, whenever a run is killed or the disk is full.
 
     Raises:
-        UsageError: a mistake of the user's, found before training where that is possible.
-        Interrupted: SIGINT arrived; a checkpoint was saved.
+        UsageError: a mistake of the user's, found before training where that is possible: also a
+            checkpoint to resume from that is damaged, or of another model.
+        Interrupted: SIGINT or SIGTERM arrived; a checkpoint was saved.
     """
     data_args.check()
+    masking_args.sides(data_args)
+    args.block()
+    output = _writable(args.output_dir)  # after what can be refused without it
+    with ExitStack() as stack:
+        with args.main_process_first(local=False):
+            if args.process_index == 0:
+                stack.enter_context(run_folder(output))
+            resume = to_resume(args.resume_from_checkpoint, output)
+        return _train(model_args, data_args, masking_args, args, output, resume)
+
+
+def _train(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    masking_args: MaskingArguments,
+    args: TrainArguments,
+    output: Path,
+    resume: Path | None,
+) -> dict[str, Any]:
     sides = masking_args.sides(data_args)
     block = args.block()
-    output = _writable(args.output_dir)
-    resume = _checkpoint(args.resume_from_checkpoint, output)
     set_seed(args.seed)  # a fresh head is the same every time
     model, tokenizer = load(model_args.model, model_args.trust_remote_code)
+    if resume is not None:
+        check_fits(resume, model)
     if args.fused_loss == "on":
         try:
             fuse_loss(model, label_smoothing=args.label_smoothing_factor)
@@ -66,7 +88,7 @@ def train(
         args.label_smoothing_factor = 0.0  # not Trainer's any more
     collator = masking_args.collator(tokenizer, args.seed)
     texts = load_texts(data_args)
-    length = row_length(tokenizer, model.config, data_args.max_length)
+    length = row_length(tokenizer, model, data_args.max_length)
     annotator = masking_args.annotator(texts["train"])
     rows = {
         name: tokenize(split, tokenizer, length, annotator, sides) for name, split in texts.items()
@@ -89,7 +111,8 @@ def train(
         eval_dataset=rows.get("validation"),
         data_collator=collator,
         processing_class=tokenizer,
-        callbacks=[progress, stop],
+        callbacks=[progress],
+        stop=stop,
     )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
@@ -106,11 +129,13 @@ def train(
     before = scores()
     for name, score in before.items():
         say(f"before training: {name} loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}")
-    with _disk_errors(output):
+    with disk_errors(output):
         with stop.listening():
-            result = trainer.train(resume_from_checkpoint=resume)
-        if stop.interrupted:
-            raise Interrupted(get_last_checkpoint(str(output)) or str(output))
+            result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        saved = output / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+        if stop.signal is not None and saved.is_dir():  # else it came after the last step
+            raise Interrupted(str(saved), stop.signal)
+        trainer.save_model()  # before the scores, which take a while
         after = scores()
         metrics = {
             "before": before,
@@ -137,8 +162,7 @@ def train(
             | {name: version(name) for name in ("maskkernels", "torch", "transformers", "numba")},
         }
         if trainer.is_world_process_zero():
-            (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        trainer.save_model(str(output))
+            write_text(output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
@@ -169,16 +193,17 @@ def main(argv: list[str]) -> int:
     try:
         metrics = train(*parsed)
     except Interrupted as error:
+        last = checkpoints(Path(parsed[-1].output_dir))[-1:] == [Path(error.checkpoint)]
         say(
             f"maskft train: interrupted; its state is in {error.checkpoint}. The same command with "
-            "--resume_from_checkpoint True goes on from there."
+            f"--resume_from_checkpoint {True if last else error.checkpoint} goes on from there."
         )
-        return 130
+        return error.status
     console = Console(width=None)
     if metrics["before"]:
         console.print(score_table(metrics))
     output = parsed[-1].output_dir
-    console.print(f"model and metrics.json are in {output}", highlight=False, soft_wrap=True)
+    print(f"model and metrics.json are in {shown(output)}")
     return 0
 
 
@@ -193,31 +218,3 @@ def _writable(folder: str) -> Path:
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
     return path
-
-
-def _checkpoint(given: Any, output: Path) -> str | None:
-    """Find the checkpoint to resume from: a folder, or the last one in ``output`` for True."""
-    if given is None or str(given).lower() in ("false", "none"):
-        return None
-    if str(given).lower() != "true":
-        if not (Path(given) / "trainer_state.json").is_file():
-            raise UsageError(f"--resume_from_checkpoint {given}: no checkpoint there")
-        return str(given)
-    last = get_last_checkpoint(str(output))
-    if last is None:
-        raise UsageError(f"--resume_from_checkpoint: there is no checkpoint in {output}")
-    return last
-
-
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    """Report a full disk as a UsageError; safetensors raises an exception of its own for it."""
-    try:
-        yield
-    except Exception as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
-        if not full:
-            raise
-        raise UsageError(
-            f"the disk of {output} is full; make room and resume with --resume_from_checkpoint True"
-        ) from error

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from maskft.collate.columns import MaskingColumns, UnmaskedBatch, highest_id
-from maskft.collate.labels import IGNORE_INDEX, label_places
+from maskft.collate.labels import label_places, labels_of_next_tokens
 from maskft.collate.options import check_options, replacements
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
@@ -47,8 +47,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             "hf": bit for bit the masks that Transformers' own collator draws with this seed.
         strategy: what is masked together, and how often: "random" (single tokens), "whole_word",
             "span", "ngram", "entity", "keyword"; a strategy from ``maskft.strategy`` with its own
-            options; or your own function (see there). Words are found from ``offset_mapping`` or
-            ``word_ids`` columns where the examples have them, else from the tokenizer's vocabulary.
+            options; or your own function (see there). Words are found from a ``word_ids`` column
+            where the examples have one, else from the tokenizer's vocabulary; from
+            ``offset_mapping`` only where the vocabulary has no word marks.
             Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
             with a warning, "whole_word" keeps the shares it is given.
         selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
@@ -66,10 +67,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             reports progress; without it, and in evaluation, the rate is ``mlm_probability``.
         sample_id_column: with rng="sample", the name of a column of integers that identify the
             rows. None: a hash of the row's tokens, so equal rows get equal masks.
-        label_positions: add ``label_positions`` to the batch, int64 [R]: the places of labelled
-            tokens in the flattened batch. Only a model with ``fuse_loss`` takes it, and then need
-            not search for them on a GPU. True: as many as there are labels. A number: always that
-            many, -1 after the last, for static shapes (not in evaluation); more labels raise
+        label_positions: add ``label_positions`` to the batch, int64 [B, k]: the places of labelled
+            tokens in each row. Only a model with ``fuse_loss`` takes it, and then need not search
+            for them on a GPU. True: k is the most labels of any row. A number: always that many a
+            row, -1 after the last, for static shapes (not in evaluation); more labels raise
             ValueError. With "budget" n maskable tokens have round(rate * n), halves rounded up.
 
     Raises:
@@ -217,7 +218,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         """
         batch = unmasked.batch
         if not self.mlm:
-            batch["labels"] = self._labels_unmasked(unmasked)
+            batch["labels"] = labels_of_next_tokens(
+                batch["input_ids"], self.tokenizer.pad_token_id, unmasked.cu_seqlens
+            )
             return batch
         self._seed_generator()
         batch["input_ids"], batch["labels"] = self._mask(unmasked)
@@ -330,17 +333,6 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             **limits,
         )
         return masked.input_ids, masked.labels
-
-    def _labels_unmasked(self, unmasked: UnmaskedBatch) -> Any:
-        """Return the labels of a causal model, which predicts every token."""
-        labels = torch.as_tensor(unmasked.batch["input_ids"]).clone()
-        bounds, pad_token_id = unmasked.cu_seqlens, self.tokenizer.pad_token_id
-        if bounds is not None:  # no token of its row comes before the first
-            labels[0, bounds[:-1][bounds.diff() > 0]] = IGNORE_INDEX
-            labels[0, unmasked.count :] = IGNORE_INDEX
-        elif pad_token_id is not None:
-            labels[labels == pad_token_id] = IGNORE_INDEX
-        return labels.numpy() if unmasked.is_numpy else labels
 
     def _reads(self) -> MaskingColumns:
         return MaskingColumns(self._strategy, self.mask_only, self.sample_id_column, self._notices)

@@ -156,7 +156,7 @@ class MaskingColumns:
         if taken and "input_ids" in columns:
             lengths = [*map(len, columns["input_ids"])]
             for name in taken:
-                _check_lengths(name, [*map(len, columns[name])], lengths)
+                _check_lengths(name, _lengths(name, columns[name]), lengths)
         if self.sample_id_column is not None:
             if self.sample_id_column not in columns:
                 raise missing_column(0, self.sample_id_column, columns)
@@ -169,22 +169,24 @@ class MaskingColumns:
         """Return int64 [B, T, 2], 0 in the padding; None if the strategy needs no words."""
         if "offset_mapping" not in taken or isinstance(self.strategy, Random):
             return None
-        return padding.rows(offset_rows(taken["offset_mapping"]), width=2).view(*shape, 2)
+        rows = offset_rows(taken["offset_mapping"])
+        return padding.rows(rows, name="offset_mapping", width=2).view(*shape, 2)
 
     def add_to(self, unmasked: "UnmaskedBatch", taken: Mapping[str, Any], padding: Padding) -> None:
         """Pad ``word_ids``, ``columns`` and ``allowed`` of a padded batch, those there are."""
         batch = unmasked.batch
         if "word_ids" in taken:
-            unmasked.word_ids = padding.rows(word_rows(taken["word_ids"]), -1)
+            unmasked.word_ids = padding.rows(word_rows(taken["word_ids"]), -1, name="word_ids")
         if self.strategy.columns:
             unmasked.columns = {
-                name: padding.floats(as_list(taken[name]), value, batch["input_ids"].shape)
+                name: padding.floats(float_rows(taken[name], name), value, batch["input_ids"].shape)
                 if isinstance(value, float)
-                else padding.rows(as_list(taken[name]), value)
+                else padding.rows(as_list(taken[name]), value, name=name)
                 for name, value in self.strategy.columns.items()
             }
         if isinstance(self.mask_only, str):
-            unmasked.allowed = padding.rows(as_list(taken[self.mask_only])) != 0
+            rows = as_list(taken[self.mask_only])
+            unmasked.allowed = padding.rows(rows, name=self.mask_only) != 0
         elif self.mask_only is not None:
             unmasked.allowed = self.of_types(batch.get("token_type_ids"))
 
@@ -219,6 +221,18 @@ def _check_lengths(name: str, entries: list[int], lengths: list[int]) -> None:
             raise ValueError(f"example {i} has {ids} input_ids but {given} entries in {name!r}")
 
 
+def _lengths(name: str, column: Any) -> list[int]:
+    try:
+        return [*map(len, column)]
+    except TypeError:
+        for i, row in enumerate(column):
+            if not hasattr(row, "__len__"):
+                raise TypeError(
+                    f"row {i} of {name} must have an entry for each token, got {type(row).__name__}"
+                ) from None
+        raise
+
+
 def word_rows(column: Any) -> list[Any]:
     """Return the rows of a word_ids column, -1 for tokens that are in no word."""
     return [
@@ -231,10 +245,42 @@ def word_rows(column: Any) -> list[Any]:
 
 def offset_rows(column: Any) -> list[Any]:
     """Return the rows of an offset_mapping column, beginnings and ends in turn."""
-    return [
-        row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
-        for row in as_list(column)
-    ]
+    rows = as_list(column)
+    try:
+        flat = [
+            row.reshape(-1) if hasattr(row, "reshape") else list(itertools.chain.from_iterable(row))
+            for row in rows
+        ]
+    except TypeError:
+        flat = []
+    if [*map(len, flat)] != [2 * len(row) for row in rows]:
+        raise _not_pairs(rows)
+    return flat
+
+
+def _not_pairs(rows: list[Any]) -> Exception:
+    for i, row in enumerate(rows):
+        for place in row:
+            if not hasattr(place, "__len__") or len(place) != 2:
+                return TypeError(
+                    f"row {i} of offset_mapping must hold pairs (begin, end), got {place!r}"
+                )
+    return TypeError("offset_mapping must hold pairs (begin, end)")
+
+
+def float_rows(column: Any, name: str) -> list[np.ndarray]:
+    """Return the rows of a column that has a number for each token, as arrays of float64.
+
+    Raises:
+        TypeError: a row of something else, naming column and row.
+    """
+    rows = [np.asarray(row) for row in as_list(column)]
+    for i, row in enumerate(rows):
+        if row.ndim != 1 or (row.size and row.dtype.kind not in "biuf"):
+            values = row.tolist() if row.ndim else [row.item()]
+            bad = next(value for value in values if not isinstance(value, (int, float)))
+            raise TypeError(f"row {i} of {name} must hold a number for each token, got {bad!r}")
+    return [row.astype(np.float64, copy=False) for row in rows]
 
 
 def check_examples(examples: list[Any]) -> None:

@@ -1,6 +1,5 @@
 """From examples to denoising batches for encoder-decoder models: T5, UL2 and BART."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
 
 from maskft.collate.columns import by_column, check_examples, empty_batch, missing_column
+from maskft.collate.denoising_ids import SENTINEL, sentence_ends, sentinels
 from maskft.collate.labels import IGNORE_INDEX
 from maskft.collate.randomness import SampleDraws
 from maskkernels import (
@@ -26,9 +26,6 @@ from maskkernels import (
 from maskkernels.batch import flatten_rows, table_columns
 
 RNGS = ("stream", "sample")
-_SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")
-_WORD_MARKS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write for a space
-_SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")
 
 
 @dataclass(kw_only=True)
@@ -129,7 +126,8 @@ class DataCollatorForSpanCorruption(_Denoising):
         mean_span_length: mean length of a span, at least 1.
         denoisers: a mixture in place of the two numbers above, of which each row gets one;
             ``maskkernels.ul2_denoisers(...)`` makes UL2's.
-        sentinel_ids: None: the tokenizer's ``<extra_id_0>``, ``<extra_id_1>``...
+        sentinel_ids: None: those of pretraining, the tokenizer's ``<extra_id_0>``,
+            ``<extra_id_1>``...; with ByT5's tokenizer 258, 257...
         final_sentinel: one more sentinel after the last span of the labels.
         max_length: refuse longer rows. None: none is too long.
         pad_to_multiple_of: round both lengths up to a multiple of this.
@@ -192,7 +190,7 @@ class DataCollatorForTextInfilling(_Denoising):
         mean_span_length: mean of the Poisson distribution of span lengths, in (0, 256].
         permute_sentences: shuffle the sentences of each row.
         sentence_end_ids: a sentence ends after each of these ids. None: the tokenizer's full stops,
-            exclamation and question marks.
+            exclamation and question marks, of all scripts (Unicode's Sentence_Terminal).
         max_length, pad_to_multiple_of, return_tensors, seed, rng, sample_id_column: as for
             ``DataCollatorForSpanCorruption``.
 
@@ -241,46 +239,10 @@ class DataCollatorForTextInfilling(_Denoising):
         return infill_text(ids, self._infilling, **where)
 
 
-def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the ids of ``<extra_id_0>``, ``<extra_id_1>``... in this order.
-
-    Raises:
-        ValueError: the tokenizer has none; says how to add them.
-    """
-    found = {}
-    for token, i in tokenizer.get_vocab().items():
-        if match := _SENTINEL.fullmatch(token):
-            found[int(match[1])] = i
-    if not found:
-        raise ValueError(
-            "the tokenizer has no sentinels <extra_id_0>, <extra_id_1>...: add them with "
-            "tokenizer.add_tokens([f'<extra_id_{i}>' for i in range(100)], special_tokens=True) "
-            "and model.resize_token_embeddings(len(tokenizer)), or give sentinel_ids"
-        )
-    return tuple(found[number] for number in sorted(found))
-
-
-def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the ids of full stops, exclamation and question marks, with or without a space.
-
-    Raises:
-        ValueError: the tokenizer has none; says what to do.
-    """
-    vocabulary = tokenizer.get_vocab()
-    texts = [mark + end for end in _SENTENCE_ENDS for mark in ("", *_WORD_MARKS)]
-    found = sorted({vocabulary[text] for text in texts if text in vocabulary})
-    if not found:
-        raise ValueError(
-            "the tokenizer has no token for the end of a sentence (. ! ?): give sentence_end_ids, "
-            "or permute_sentences=False"
-        )
-    return tuple(found)
-
-
 def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Return the special tokens that may be around a row, those added to the tokenizer too."""
     inside = {tokenizer.unk_token_id, tokenizer.mask_token_id}
-    inside |= {i for token, i in tokenizer.get_vocab().items() if _SENTINEL.fullmatch(token)}
+    inside |= {i for token, i in tokenizer.get_vocab().items() if SENTINEL.fullmatch(token)}
     return tuple(sorted(set(tokenizer.all_special_ids) - inside))
 
 

@@ -1,5 +1,7 @@
 """The labels of a batch: the value that is ignored, and the places of the others."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,31 +11,61 @@ from maskkernels import IGNORE_INDEX
 
 
 def label_places(labels: Tensor, capacity: bool | int) -> Tensor:
-    """Return the places of labels in the flattened ``labels``, int64 [R]: ``label_positions``.
+    """Return the places of labels in each row, int64 [B, k]: ``label_positions``.
+
+    A row of places for each row of the batch, so that whoever cuts batches, or joins them, cuts and
+    joins their places as well.
 
     Args:
-        labels: IGNORE_INDEX marks those that are none.
-        capacity: True: as many places as labels; a number: that many, with -1 after the last
-            place, and a GPU is not waited for.
+        labels: [B, T]; IGNORE_INDEX marks those that are none.
+        capacity: True: k is the most labels of any row; a number: k, and a GPU is not waited for.
+            -1 follows the last place of a row.
 
     Raises:
-        ValueError: there are more labels than ``capacity`` (found on the CPU only); True on a GPU,
+        ValueError: a row has more labels than ``capacity`` (found on the CPU only); True on a GPU,
             which would have to be waited for.
     """
-    labelled = labels.reshape(-1) != IGNORE_INDEX
+    labelled = labels != IGNORE_INDEX
+    count, length = labels.shape
     if labels.device.type == "cpu":
-        found = torch.from_numpy(np.flatnonzero(labelled.numpy()))
-        if capacity is True:
-            return found
-        if len(found) > capacity:
+        found = np.flatnonzero(labelled.numpy())
+        counts = np.count_nonzero(labelled.numpy(), axis=1)
+        most = int(counts.max(initial=0))
+        size = most if capacity is True else capacity
+        if most > size:
             raise ValueError(
-                f"the batch has {len(found)} labels, label_positions={capacity} has no room for "
-                "them"
+                f"row {int(counts.argmax())} of the batch has {most} labels, "
+                f"label_positions={capacity} has no room for them"
             )
-        return F.pad(found, (0, capacity - len(found)), value=-1)
+        rows = np.repeat(np.arange(count), counts)
+        slots = np.arange(len(found)) - np.repeat(counts.cumsum() - counts, counts)
+        table = np.full((count, size), -1)
+        table[rows, slots] = found - rows * length
+        return torch.from_numpy(table)
     if capacity is True:
         raise ValueError(
             "label_positions=True counts the labels, and a batch that is masked on a GPU would "
-            "wait for it: give the most labels that a batch may have, label_positions=n"
+            "wait for it: give the most labels that a row may have, label_positions=n"
         )
-    return torch.nonzero_static(labelled, size=capacity, fill_value=-1).squeeze(1)
+    places = torch.arange(length, device=labels.device).expand(count, length)
+    places = torch.where(labelled, places, length).sort(1).values[:, :capacity]
+    places = torch.where(places < length, places, -1)
+    return F.pad(places, (0, capacity - places.shape[1]), value=-1)
+
+
+def labels_of_next_tokens(input_ids: Any, pad_token_id: int | None, bounds: Tensor | None) -> Any:
+    """Return the labels of a causal model: every token but padding.
+
+    Args:
+        input_ids: [B, T], or packed [1, N + P]; a tensor or an array, as the labels are.
+        pad_token_id: the id of padding in [B, T]. None: there is none.
+        bounds: of packed rows, int64 [B + 1]: their first tokens, which follow no other, and all
+            after the last row are ignored.
+    """
+    labels = torch.as_tensor(input_ids).clone()
+    if bounds is not None:
+        labels[0, bounds[:-1][bounds.diff() > 0]] = IGNORE_INDEX
+        labels[0, int(bounds[-1]) :] = IGNORE_INDEX
+    elif pad_token_id is not None:
+        labels[labels == pad_token_id] = IGNORE_INDEX
+    return labels if isinstance(input_ids, Tensor) else labels.numpy()

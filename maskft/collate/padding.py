@@ -15,6 +15,7 @@ from transformers.data.data_collator import (
 from transformers.utils import to_py_obj
 
 from maskkernels import pad_batch, pad_rows
+from maskkernels.batch import flatten_rows
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,13 @@ class Padding:
     side: str
     multiple: int | None
 
-    def rows(self, rows: Any, value: int = 0, *, width: int = 1) -> Tensor:
-        """Return int64 [B, T * width] from rows that have ``width`` integers for each token."""
+    def rows(self, rows: Any, value: int = 0, *, name: str, width: int = 1) -> Tensor:
+        """Return int64 [B, T * width] from rows that have ``width`` integers for each token.
+
+        ``name`` is the column's, for errors.
+        """
         return pad_rows(
-            rows,
+            flatten_rows(rows, name=name),
             padding_value=value,
             padding_side=self.side,
             pad_to_multiple_of=width * self.multiple if self.multiple else width,

@@ -5,21 +5,26 @@ loss = model(**batch).loss  # and in a Trainer, num_items_in_batch counts
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from maskft.fuse.check import compare
-from maskft.fuse.forward import FusedForward, Options, fused, router_losses
-from maskft.fuse.head import read, unwrap
-from maskkernels.backend import BACKENDS
+import torch
 
-LOGITS = (False, True, "eval")
+from maskft.fuse.check import compare
+from maskft.fuse.forward import FusedForward, Options
+from maskft.fuse.head import read, router_losses, unwrap
+from maskft.fuse.replaced import fused
+from maskkernels.backend import BACKENDS
+from maskkernels.loss import masked_cross_entropy
+
+LOGITS = ("auto", False, True, "eval")
 _LOG = logging.getLogger(__name__)
 
 
 def fuse_loss(
     model: Any,
     *,
-    logits: bool | str = False,
+    logits: bool | str = "auto",
     capacity: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
@@ -37,23 +42,30 @@ def fuse_loss(
     ``masked_cross_entropy`` follows.
 
     ``num_items_in_batch`` is what the sum of the losses is divided by, for every model, so losses
-    and gradients do not depend on gradient accumulation or the number of ranks.
+    and gradients do not depend on gradient accumulation or the number of ranks. A call without any
+    label has loss 0 and zero gradients in training, and loss NaN, as stock, in an evaluation call:
+    evaluation mode with gradients off. Trainer leaves NaN out of ``eval_loss``.
 
-    Forward takes two keywords more: ``label_positions``, int64 [R], places of the labelled tokens
-    in the flattened labels, -1 for none, as ``mask_tokens(..., capacity=R)`` returns them (so that
-    nothing is searched for on a GPU, and with R fixed all shapes are); and ``return_logits``, which
-    overrides ``logits`` for a call.
+    Forward takes two keywords more: ``label_positions``, int64 [B, k], places of the labelled
+    tokens in each row, -1 for none, as the collators make them, or [R], places in the flattened
+    labels, as ``mask_tokens(..., capacity=R)`` returns them (so that nothing is searched for on a
+    GPU, and with k or R fixed all shapes are); and ``return_logits``, which overrides ``logits``
+    for a call.
 
     Args:
-        model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
-            one. Fuse before ``torch.compile``; before or after DDP and FSDP2.
-        logits: whether outputs have ``logits``: False, True, or "eval" for evaluation only (what
-            Trainer's compute_metrics needs). Where they do, all rows are decoded.
+        model: a masked, causal or sequence-to-sequence language model, BertForPreTraining,
+            AlbertForPreTraining, or a PEFT or DDP model of one. Fuse before ``torch.compile``;
+            before or after DDP and FSDP2.
+        logits: when outputs have ``logits``. "auto": in evaluation calls, where they are computed
+            when something first reads them (so that Trainer's compute_metrics and predict find
+            them, and an evaluation without them costs nothing) and, once read, at once until the
+            model trains again; None in calls with gradients or in training mode. "eval": in
+            evaluation mode, at once. True, False: always, never.
         capacity: at most so many labels per call. On a GPU and in compiled code this many rows are
             then gathered, whatever the labels: shapes stay the same and the host never waits to
             count them (without it, and without ``label_positions``, a GPU waits once per call;
             compiled code gathers in the loss only). More labels: ValueError on the CPU, a NaN loss
-            on a GPU and in compiled code.
+            and NaN gradients on a GPU and in compiled code.
         label_smoothing, z_loss: as in ``masked_cross_entropy``.
         linear: whether the loss is computed in the decoder. None: where that is possible.
         check: a batch (or True for one of random tokens) on which loss and gradients are compared
@@ -65,7 +77,7 @@ def fuse_loss(
         ValueError: an argument that does not fit; a model that is fused already; a check that
             found another loss or other gradients than stock. In a call: ``label_positions`` that
             are not those of the labels. A GPU and compiled code, where looking would wait, give a
-            NaN loss for labels left out.
+            NaN loss and NaN gradients.
 
     Example:
         >>> from maskft import DataCollatorForLanguageModeling, fuse_loss
@@ -83,6 +95,13 @@ def fuse_loss(
         raise ValueError(f"capacity must be at least 1, got {capacity}")
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
+    if linear is not None and not isinstance(linear, bool):
+        raise TypeError(f"linear must be True, False or None, got {type(linear).__name__}")
+    if not isinstance(check, (bool, Mapping)):
+        raise TypeError(f"check must be a batch, True or False, got {type(check).__name__}")
+    masked_cross_entropy(  # refuses what it would refuse in each call
+        torch.zeros(1, 2), torch.tensor([0]), label_smoothing=label_smoothing, z_loss=z_loss
+    )
     inner = unwrap(model)
     if fused(inner) is not None:
         raise ValueError(
@@ -101,7 +120,7 @@ def fuse_loss(
     FusedForward(inner, head, options).attach()
     if check is not False:
         try:
-            difference = compare(inner, None if check is True else check)
+            difference = compare(inner, None if check is True else dict(check))
         except BaseException:
             unfuse_loss(inner)
             raise

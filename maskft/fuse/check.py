@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maskft.collate.labels import IGNORE_INDEX
-from maskft.fuse.forward import fused
+from maskft.fuse.replaced import fused
 
 
 @dataclass(frozen=True)

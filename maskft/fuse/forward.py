@@ -1,29 +1,36 @@
 """Run a fused model: its ``forward``, a hook on its base model, its decoder and its loss.
 
 All are attributes of the one instance, which ``FusedForward.attach`` sets and ``detach`` takes away
-again. They hold references to one another and no closures, so that a copy or a pickle of the model
-is fused in its own right.
+again; what they replace is in ``replaced.py``.
 """
 
 import copy
 import inspect
-import threading
+import logging
 from dataclasses import dataclass
 from operator import attrgetter
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maskft.collate.labels import IGNORE_INDEX
-from maskft.fuse.call import LabelledCall, shifted
-from maskft.fuse.head import Head, decoder_inputs, hooked
+from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted
+from maskft.fuse.head import Head, decoder_inputs, hooked, router_losses
+from maskft.fuse.later import LaterLogits, Replay
+from maskft.fuse.replaced import (
+    DecoderForward,
+    FusedLossFunction,
+    forward_function,
+    name_of,
+    no_replica,
+    refuse_transforms,
+    signature_of,
+    wraps,
+)
 from maskkernels.loss import linear_cross_entropy, masked_cross_entropy
 
-
-def fused(model: Any) -> "FusedForward | None":
-    """Return what acts on a fused model; None for another model."""
-    return vars(model).get("_fused_loss")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,20 +52,10 @@ class Options:
         }
 
 
-class Now(threading.local):
-    """The call with labels that a thread is in: several may run one model."""
-
-    call: LabelledCall | None = None
-
-    def __reduce__(self) -> tuple[type["Now"], tuple[()]]:
-        """Make a copy, which is in no call."""
-        return Now, ()
-
-
 class FusedForward:
-    """The ``forward`` of a fused model, an attribute of that one instance.
+    """The ``forward`` of a fused model: a bound method of this, an attribute of that one instance.
 
-    Not a method: accelerate would take its function and bind it to the model.
+    Not bound to the model: a pickle finds a method by its name, which there is the class's own.
     """
 
     def __init__(self, model: Any, head: Head, options: Options) -> None:
@@ -68,9 +65,19 @@ class FusedForward:
         self.decoder = model.get_output_embeddings() if options.in_decoder else None
         self.now = Now()
         self.verified = False  # that nothing but ``head`` says happens to the logits
-        self.__signature__ = _signature(model)
+        self.noticed = False  # that another forward has taken the place of this one
+        self.function = forward_function(signature_of(model))
         self._before: dict[str, Any] = {}
         self._hook: Any = None
+
+    @property
+    def _fused_forward(self) -> Any:
+        return MethodType(self.function, self)
+
+    def __reduce__(self) -> Any:
+        state = {name: value for name, value in vars(self).items() if name != "function"}
+        signature = inspect.signature(self._fused_forward)
+        return _with_signature, (signature,), state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedForward":
         """Copy within a copy of the model. Where only a part is copied (PEFT: the decoder), the
@@ -86,8 +93,8 @@ class FusedForward:
     def attach(self) -> None:
         model = self.model
         mine: dict[str, Any] = {
-            "_fused_loss": self, "forward": self, "accepts_loss_kwargs": True,
-            "_replicate_for_data_parallel": _no_replica,
+            "_fused_loss": self, "forward": self._fused_forward, "accepts_loss_kwargs": True,
+            "_replicate_for_data_parallel": no_replica,
         }  # fmt: skip
         if self.head.calls_loss_function:
             mine["_loss_function"] = FusedLossFunction(self, model.loss_function)
@@ -103,10 +110,15 @@ class FusedForward:
     def detach(self) -> None:
         model = self.model
         now = vars(model).get("forward")
-        if now is not self and getattr(now, "__func__", None) is not self:
+        if getattr(now, "__func__", None) is not self.function:
+            if wraps(now, self.function):
+                raise ValueError(
+                    "model.forward has been wrapped since fuse_loss; take that off first "
+                    "(accelerator.unwrap_model(model, keep_fp32_wrapper=False))"
+                )
             raise ValueError(
-                "model.forward has been wrapped since fuse_loss; take that off first "
-                "(accelerator.unwrap_model(model, keep_fp32_wrapper=False))"
+                f"model.forward has been replaced since fuse_loss by {name_of(now)}; put back the "
+                "one that fuse_loss set, which was model.forward after it, and unfuse then"
             )
         for name, value in self._before.items():
             delattr(model, name)
@@ -117,29 +129,30 @@ class FusedForward:
         if self.decoder is not None:
             del self.decoder.forward
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if args and args[0] is self.model:  # accelerate binds what it unwraps
-            args = args[1:]
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model."""
         kwargs.update(zip(self.head.parameters, args, strict=False))
         num_items = kwargs.pop("num_items_in_batch", None)
         positions = kwargs.pop("label_positions", None)
         wanted = kwargs.pop("return_logits", None)
         labels = kwargs.get("labels")
         if labels is None:
-            return self._stock(kwargs)
+            return self._unlabelled(kwargs)
+        refuse_transforms()
         if not isinstance(labels, Tensor):
             raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
-        if wanted is None:
-            at_all = self.options.logits
-            wanted = at_all is True or (at_all == "eval" and not self.model.training)
         if router_losses(self.head, self.model, kwargs):
             raise TypeError(f"a fused {self.head.name} takes no output_router_logits with labels")
         targets: Any = labels
         if self.head.shift:
             targets = kwargs.get("shift_labels")
             targets = shifted(labels) if targets is None else targets
-        call = LabelledCall(targets, num_items, labels, kwargs.get("shift_labels"))
-        if not wanted:
+        evaluation = not (self.model.training or torch.is_grad_enabled())
+        call = LabelledCall(
+            targets, num_items, labels, kwargs.get("shift_labels"), evaluation=evaluation
+        )
+        logits = self._logits(wanted, evaluation)
+        if logits != "now":
             shift = self.head.shift and kwargs.get("shift_labels") is None
             call.choose(positions, shift, self.options.capacity)
             decoder = self.decoder
@@ -148,12 +161,51 @@ class FusedForward:
                 and self.model.get_output_embeddings() is decoder
                 and not hooked(decoder)  # a hook expects logits
             )
-        return self._run(call, kwargs, bool(wanted))
+        return self._run(call, kwargs, logits)
+
+    def _unlabelled(self, kwargs: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling():  # with no hook that asks
+            return self._stock(kwargs)
+        inside, self.now.inside = self.now.inside, True
+        try:
+            return self._stock(kwargs)
+        finally:
+            self.now.inside = inside
+
+    def _logits(self, wanted: bool | None, evaluation: bool) -> str:
+        """Decide when a call computes the logits that it returns: "now", "later" or "never"."""
+        option = self.options.logits
+        if wanted is None:
+            wanted = self.now.logits
+        if wanted is not None:
+            return "now" if wanted else "never"
+        if option == "auto":
+            if torch.compiler.is_compiling():
+                return "now" if evaluation else "never"
+            if not evaluation:
+                self.now.read = False
+                return "never"
+            return "now" if self.now.read else "later"
+        return "now" if option is True or (option and not self.model.training) else "never"
+
+    def _later(self, call: LabelledCall, kwargs: dict[str, Any], made: Tensor) -> LaterLogits:
+        """Return the logits of a call that has ``made`` others, or a stand-in."""
+        replay = Replay(self.model, kwargs, made.device.type)
+
+        def compute() -> Tensor:
+            logits = getattr(replay(), self.head.logits)
+            self.now.read = True  # the next calls compute theirs at once
+            return logits
+
+        shape, dtype = (*call.targets.shape, made.shape[-1]), call.dtype or made.dtype
+        return LaterLogits(shape, dtype, made.device, compute)
 
     def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Hook of the base model: keep the hidden states of the predicted rows only."""
         call = self.now.call
         if call is None or call.rows is None or call.gathered:
+            if call is None and not torch.compiler.is_compiling():
+                self._notice()
             return None
         hidden = output[0]
         if not isinstance(hidden, Tensor) or hidden.shape[:-1] != call.targets.shape:
@@ -173,8 +225,7 @@ class FusedForward:
             raise RuntimeError(
                 f"the decoder of {head.name} is called outside of FSDP: its weight is sharded"
             )
-        labels = call.labels()
-        flat = hidden
+        labels, flat, call.dtype = call.labels(), hidden, decoded_dtype(hidden)
         if not call.gathered:
             if hidden.shape[:-1] != call.targets.shape:
                 raise RuntimeError(
@@ -191,13 +242,13 @@ class FusedForward:
             flat.reshape(*labels.shape, hidden.shape[-1]),
             decoder.weight,
             labels.to(hidden.device),
-            _sum(decoder.bias, self._added_bias()),
+            self._bias(decoder),
             softcap=head.softcap,
             logit_scale=head.scale,
             num_items=call.num_items,
             **self.options.of_loss(),
         ).loss
-        call.stand_in = call.or_nan(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
+        call.stand_in = call.settle(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
         return call.stand_in
 
     def check_labels(
@@ -234,7 +285,7 @@ class FusedForward:
             loss = masked_cross_entropy(
                 logits, labels.to(logits.device), num_items=call.num_items, **self.options.of_loss()
             ).loss
-            call.loss = call.or_nan(loss)
+            call.loss = call.settle(loss)
             return call.loss
         if call.stand_in is None:
             raise RuntimeError(f"{name} does not call its decoder: use linear=False")
@@ -243,12 +294,15 @@ class FusedForward:
         call.loss = call.stand_in.reshape(-1)[0]
         return call.loss
 
-    def _run(self, call: LabelledCall, kwargs: dict[str, Any], keep_logits: bool) -> Any:
+    def _run(self, call: LabelledCall, kwargs: dict[str, Any], logits: str) -> Any:
         inputs = dict(kwargs)
-        if not self.head.calls_loss_function:
-            self._make_up_for_labels(inputs, inputs.pop("labels"))
         as_tuple = inputs.get("return_dict")
         as_tuple = not (self.model.config.return_dict if as_tuple is None else as_tuple)
+        if not self.head.calls_loss_function:
+            # Its place in a tuple counts; a mapping does without, which is cheaper.
+            if "use_cache" in self.head.parameters and (self.head.drops_cache or not as_tuple):
+                inputs.setdefault("use_cache", False)
+            self._make_up_for_labels(inputs, inputs.pop("labels"))
         if as_tuple:
             inputs["return_dict"] = True
         self.now.call = call
@@ -256,18 +310,39 @@ class FusedForward:
             outputs = self._stock(inputs)
         finally:
             self.now.call = None
+        name = self.head.logits
         if self.head.calls_loss_function:
             if call.loss is None:
                 raise RuntimeError(f"{self.head.name} did not call its loss function")
             loss = outputs.loss  # of ``call``, and what the model adds to it
         else:
-            loss = self.finish(call, outputs.logits)
+            loss = self.finish(call, outputs[name])
+            if sentence := self.head.sentence:
+                loss = call.with_sentences(loss, outputs[sentence[1]], kwargs.get(sentence[0]))
         fields = {name: outputs[name] for name in outputs.keys()}  # noqa: SIM118
         fields["loss"] = loss
-        if not keep_logits:
-            fields.pop("logits")
+        if logits == "later":
+            fields[name] = self._later(call, kwargs, fields[name])
+        elif logits == "never" and not as_tuple:
+            fields.pop(name)
         outputs = type(outputs)(**fields)
-        return outputs.to_tuple() if as_tuple else outputs
+        if not as_tuple:
+            return outputs
+        gone = name if logits == "never" else None
+        return tuple(None if key == gone else value for key, value in outputs.items())
+
+    def _notice(self) -> None:
+        """Say once that the base model runs in another forward than the fused one."""
+        if self.model is None or self.noticed or self.now.inside:
+            return
+        now = vars(self.model).get("forward")
+        if wraps(now, self.function):
+            return
+        self.noticed = True
+        _LOG.warning(
+            "%s.forward has been replaced since fuse_loss by %s, which computes its own head and "
+            "loss: the fused loss does not run. Use one of the two", self.head.name, name_of(now),
+        )  # fmt: skip
 
     def _stock(self, kwargs: dict[str, Any]) -> Any:
         before = self._before["forward"]
@@ -277,8 +352,6 @@ class FusedForward:
 
     def _make_up_for_labels(self, inputs: dict[str, Any], labels: Tensor) -> None:
         """Do what a forward that is given labels does with them besides its loss."""
-        if "use_cache" in self.head.parameters:
-            inputs.setdefault("use_cache", False)
         if not self.head.decoder_inputs_from_labels:
             return
         if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
@@ -289,6 +362,10 @@ class FusedForward:
     def _added_bias(self) -> Tensor | None:
         bias = self.head.bias
         return None if bias is None else attrgetter(bias)(self.model).reshape(-1)
+
+    def _bias(self, decoder: nn.Linear) -> Tensor | None:
+        own, added = decoder.bias, self._added_bias()
+        return (own if added is None else added) if own is None or added is None else own + added
 
     def _verify(self, stand_in: Tensor, logits: Tensor) -> None:
         """Refuse a model that does something to its logits that ``head`` does not say.
@@ -312,71 +389,8 @@ class FusedForward:
         self.verified = bool((stand_in != 0).any())  # a loss of 0 says little
 
 
-class DecoderForward:
-    """The ``forward`` of a fused decoder: F.linear, or the loss in a call with labels."""
-
-    def __init__(self, fused: FusedForward, decoder: nn.Linear) -> None:
-        self.fused = fused
-        self.decoder = decoder
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        call = self.fused.now.call
-        if call is None or not call.in_decoder:
-            return type(self.decoder).forward(self.decoder, hidden)
-        return self.fused.decode(call, hidden, self.decoder)
-
-
-class FusedLossFunction:
-    """The ``loss_function`` of a fused model: the stock one, or the loss of the current call."""
-
-    def __init__(self, fused: FusedForward, stock: Any) -> None:
-        self.fused = fused
-        self.stock = stock
-
-    def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        call = self.fused.now.call
-        if call is None:
-            return self.stock(logits, *args, **kwargs)
-        if kwargs.get("ignore_index", IGNORE_INDEX) != IGNORE_INDEX:
-            raise TypeError(
-                f"a fused model ignores the label {IGNORE_INDEX} and takes no ignore_index"
-            )
-        labels = args[0] if args else kwargs.get("labels")
-        self.fused.check_labels(call, labels, kwargs.get("shift_labels"))
-        return self.fused.finish(call, logits)
-
-
-def router_losses(head: Head, model: Any, kwargs: dict[str, Any]) -> bool:
-    """Say whether the model adds its router's losses in code of its own."""
-    name = "output_router_logits"
-    if head.calls_loss_function or name not in head.parameters:
-        return False
-    given = kwargs.get(name)
-    return bool(getattr(model.config, name, False) if given is None else given)
-
-
-def _signature(model: Any) -> inspect.Signature:
-    """Add ``label_positions`` to the model's signature, so that Trainer keeps that column."""
-    parameters = [
-        p.replace(annotation=inspect.Parameter.empty)
-        for p in inspect.signature(model.forward).parameters.values()
-    ]
-    added = inspect.Parameter("label_positions", inspect.Parameter.KEYWORD_ONLY, default=None)
-    last = len(parameters)
-    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
-        last -= 1
-    return inspect.Signature([*parameters[:last], added, *parameters[last:]])
-
-
-def _no_replica() -> Any:
-    """Refuse nn.DataParallel: its replicas would all run the one model that is fused."""
-    raise RuntimeError(
-        "nn.DataParallel cannot run a fused model: start one process per GPU (torchrun, accelerate "
-        "launch), let CUDA_VISIBLE_DEVICES name one GPU, or unfuse_loss(model)"
-    )
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
+def _with_signature(signature: inspect.Signature) -> FusedForward:
+    """Begin a FusedForward that a pickle then fills: the model takes its method before."""
+    made = object.__new__(FusedForward)
+    made.function = forward_function(signature)
+    return made

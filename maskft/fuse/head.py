@@ -3,7 +3,9 @@
 It is read from the instance: its class, code and configuration. ``forward.py`` acts on it.
 """
 
+import dis
 import inspect
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,11 @@ _MULTIPLIED_BY_LOGITS_SCALING = ("HyperCLOVAXForCausalLM",)  # Granite divides
 _SCALES_HIDDEN_STATES = ("MiniCPM3ForCausalLM",)
 # Models that take padding out of the decoder inputs that they make.
 _MASKS_DECODER_INPUTS = ("EncoderDecoderModel",)
+# Models with a loss of their sentences too: its argument of labels, its logits among the outputs.
+_SENTENCES = {
+    "BertForPreTraining": ("next_sentence_label", "seq_relationship_logits"),
+    "AlbertForPreTraining": ("sentence_order_label", "sop_logits"),
+}
 # Biases that are added after the decoder, as attributes of the model.
 _BIASES = {"EsmForMaskedLM": "lm_head.bias"}
 
@@ -55,6 +62,9 @@ class Head:
         softcap, scale: of the logits.
         bias: the attribute of a bias that is added after the decoder.
         parameters: the names of what ``forward`` takes, in order.
+        drops_cache: whether ``forward`` turns the key-value cache off itself.
+        logits: what its outputs call them.
+        sentence: the labels and the logits of a second loss, of each row's sentences, or None.
     """
 
     name: str
@@ -66,6 +76,9 @@ class Head:
     scale: float
     bias: str | None
     parameters: tuple[str, ...]
+    drops_cache: bool
+    logits: str
+    sentence: tuple[str, str] | None
 
 
 def read(model: Any) -> Head:
@@ -102,6 +115,9 @@ def read(model: Any) -> Head:
         bias=_BIASES.get(name)
         or ("final_logits_bias" if hasattr(model, "final_logits_bias") else None),
         parameters=tuple(inspect.signature(owner.forward).parameters)[1:],
+        drops_cache=_drops_cache(code),
+        logits="prediction_logits" if name in _SENTENCES else "logits",
+        sentence=_SENTENCES.get(name),
     )
 
 
@@ -120,6 +136,15 @@ def decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
     if owner.__name__ in _MASKS_DECODER_INPUTS:
         inputs["decoder_attention_mask"] = (made != config.pad_token_id).to(made.dtype)
     return inputs
+
+
+def router_losses(head: Head, model: Any, kwargs: dict[str, Any]) -> bool:
+    """Say whether the model adds its router's losses in code of its own."""
+    name = "output_router_logits"
+    if head.calls_loss_function or name not in head.parameters:
+        return False
+    given = kwargs.get(name)
+    return bool(getattr(model.config, name, False) if given is None else given)
 
 
 def plain_linear(module: Any) -> bool:
@@ -165,6 +190,15 @@ def unwrap(model: Any) -> Any:
             )
 
 
+def _drops_cache(code: Any) -> bool:
+    """Say whether the code has ``use_cache = False``."""
+    steps = list(dis.get_instructions(code)) if code else []
+    return any(
+        value.argval is False and kept.opname.startswith("STORE_") and kept.argval == "use_cache"
+        for value, kept in itertools.pairwise(steps)
+    )
+
+
 def _owner(model: Any) -> Any:
     """Find the class whose ``forward`` runs; FSDP and others put their own before it."""
     return next(c for c in type(model).__mro__ if "forward" in vars(c))
@@ -177,6 +211,7 @@ def _mapped() -> set[str]:
         *auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values(),
         *auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
         *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
+        *_SENTENCES,
     }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.collate.columns import UnmaskedBatch, offset_rows, word_rows
+from maskft.collate.columns import UnmaskedBatch, float_rows, offset_rows, word_rows
 from maskft.packing.attention import ATTENTIONS, lay_out, packed_attention
 from maskft.strategy import Random
 from maskkernels.batch import flatten_rows
@@ -171,9 +171,9 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
             pairs = flatten_rows(offset_rows(taken["offset_mapping"]), name="offset_mapping")[0]
             flat["offset_mapping"] = pairs.long().view(-1, 2)
         for name, value in self._strategy.columns.items():
-            flat[_OWN + name] = _flat_column(taken[name], isinstance(value, float))
+            flat[_OWN + name] = _flat_column(taken[name], name, isinstance(value, float))
         if isinstance(self.mask_only, str):
-            flat[_OWN] = _flat_column(taken[self.mask_only], False)
+            flat[_OWN] = _flat_column(taken[self.mask_only], self.mask_only, False)
         return _leave_out(flat, cu_seqlens, self.max_length)
 
     def _allowed(self, flat: dict[str, Tensor]) -> Tensor | None:
@@ -245,11 +245,11 @@ def _leave_out(
     return {name: values[kept] for name, values in flat.items()}, ends
 
 
-def _flat_column(rows: Any, floats: bool) -> Tensor:
+def _flat_column(rows: Any, name: str, floats: bool) -> Tensor:
     """Return a column of one number for each token, int64 or float64 [N]."""
     if not floats:
-        return flatten_rows(rows)[0].long()
-    return torch.from_numpy(np.concatenate([np.asarray(row, np.float64) for row in rows]))
+        return flatten_rows(rows, name=name)[0].long()
+    return torch.from_numpy(np.concatenate(float_rows(rows, name)))
 
 
 def _as_numpy(batch: Any) -> Any:

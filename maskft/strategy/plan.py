@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskft.strategy.word_marks import WordMarks
 from maskkernels import hash_rows, units_from_offsets, units_from_word_ids, word_units
 from maskkernels.units import STARTS
 
@@ -70,7 +71,7 @@ class Tokens:
     maskable: Tensor | None = None
     offset_mapping: Tensor | None = None
     word_ids: Tensor | None = None
-    word_table: Callable[[], Tensor] | None = None
+    word_table: Callable[[], WordMarks] | None = None
     given_sample_ids: Tensor | None = None
     cu_seqlens: Tensor | None = None
 
@@ -85,18 +86,23 @@ class Tokens:
     def words(self, groups: Tensor | None = None) -> Tensor:
         """Return int64 [B, T], the word of each token that may be masked, -1 elsewhere.
 
-        From ``offset_mapping`` or ``word_ids`` where the examples have them, else from the
-        vocabulary. Neighbours with the same number in ``groups`` (int64 [B, T], negative for none)
-        are one unit, whatever their words.
+        From ``word_ids`` where the examples have them, else from the vocabulary; from
+        ``offset_mapping`` only where that has no word marks. So words do not depend on whether the
+        examples carry offsets, which some tokenizers begin at the space before a word. Neighbours
+        with the same number in ``groups`` (int64 [B, T], negative for none) are one unit, whatever
+        their words.
         """
         limits = {**self._limits(), "groups": groups}
-        if self.offset_mapping is not None:
-            return units_from_offsets(self.input_ids, self.offset_mapping, **limits)
         if self.word_ids is not None:
             return units_from_word_ids(self.input_ids, self.word_ids, **limits)
-        if self.word_table is None:
+        marks = None if self.word_table is None else self.word_table()
+        if marks is not None and (marks.known or self.offset_mapping is None):
+            units = marks.units(self.input_ids, **limits)
+        elif self.offset_mapping is not None:
+            units = units_from_offsets(self.input_ids, self.offset_mapping, **limits)
+        else:
             raise ValueError("these tokens know no words: no offsets, word ids or vocabulary")
-        return word_units(self.input_ids, self.word_table(), **limits)
+        return units if marks is None else marks.watch(units, self.cu_seqlens)
 
     def singles(self) -> Tensor:
         """Return int64 [B, T], a number for each token that may be masked, -1 elsewhere."""

@@ -4,11 +4,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
-from maskft.strategy.words import word_table
-from maskkernels.units import ENDS, STARTS
+from maskft.strategy.word_marks import WordMarks
 
 LARGEST = 1 << 24  # ids: far more than any vocabulary has, and 16 MB of a table
 
@@ -27,7 +25,7 @@ class Vocabulary:
         made_of: the arguments; other ones need other tables.
         known: how many ids the tokenizer knows: max(V, highest id + 1).
         maskable: bool [known or more], false for the special tokens.
-        words: uint8, as long as ``maskable``: ``maskft.strategy.words.word_table``.
+        words: where words begin and end, ``maskft.strategy.word_marks.WordMarks``.
         replacements: int64 [n]; None where those are [0, V) and the mask token is among them.
     """
 
@@ -78,7 +76,8 @@ class Vocabulary:
         )
 
     @cached_property
-    def words(self) -> Tensor:
+    def words(self) -> WordMarks:
         tokenizer, device, *_ = self.made_of
-        table = word_table(tokenizer).to(device)
-        return functional.pad(table, (0, self.maskable.numel() - self.known), value=STARTS | ENDS)
+        marks = WordMarks(tokenizer, device)
+        marks.cover(self.maskable.numel())
+        return marks

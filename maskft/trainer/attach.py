@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from maskft.collate.randomness import SampleDraws
+from maskft.trainer.evaluation import EVALUATED, evaluate_in_trainer
 from maskft.trainer.on_device import REPLACED, mask_in_trainer
 from maskft.trainer.packing import PACKED, pack_in_trainer
 from maskft.trainer.resume import Passes, Place, batches_a_turn, batches_are_made_again
@@ -85,8 +86,10 @@ def attach(
     """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
 
     Acts on this one object, which it returns; ``detach`` undoes it. Evaluation is then
-    deterministic. The columns that the collator reads (sample ids, entities, weights
-    of words...) are kept where Trainer would drop them (``remove_unused_columns``).
+    deterministic, and ``eval_loss`` is the mean over all labelled tokens, whatever the batch size
+    (Trainer's own is the mean of the batches' means). The columns that the collator reads (sample
+    ids, entities, weights of words...) are kept where Trainer would drop them
+    (``remove_unused_columns``).
 
     A run resumed from a checkpoint goes on with the batches, masks and rates of the whole run; over
     a dataset without length too, which Trainer alone resumes in its first pass only. Such a dataset
@@ -134,6 +137,7 @@ def attach(
     trainer.get_batch_samples = _from_their_places(trainer.get_batch_samples, callback.passes)
     for name in _LOADERS:
         setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
+    evaluate_in_trainer(trainer)
     names = collator.required_columns()
     names += [name for name in collator.optional_columns() if name not in names]
     if names:
@@ -151,7 +155,7 @@ def detach(trainer: Trainer) -> Trainer:
         True
     """
     trainer.remove_callback(MaskingCallback)
-    for name in (*_LOADERS, *REPLACED, *PACKED):
+    for name in (*_LOADERS, *EVALUATED, *REPLACED, *PACKED):
         vars(trainer).pop(name, None)
     trainer._signature_columns = None  # Trainer finds them again
     return trainer

@@ -1,175 +1,27 @@
-"""The losses on the GPU: matrix products by torch, what is between them by one kernel.
+"""The losses on the GPU: matrix products by torch, what is around them by Triton's kernels.
 
-A program reads a row of logits twice: for its maximum and the sum of its exponentials, and for its
-gradient, which it writes. Nothing waits for the host, sums have one order, and no address depends
-on an unchecked label: a row whose label is no class gets NaN.
+Nothing waits for the host, sums have one order, and no address depends on an unchecked label: a
+row whose label is no class gets NaN.
 """
 
 from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from maskkernels.loss._triton_rows import _cross_entropy, _gather, _scale, _select
 from maskkernels.loss.job import LossJob, no_autocast
-from maskkernels.loss.reference import divisor_of
 
-BLOCK = 4096  # classes looked at together
+BLOCK = 4096  # numbers that a program of a simple kernel looks at
 _CHUNK = 1 << 29  # bytes of logits at a time
 _ROWS = 1024, 4096  # of a chunk, unless its bytes are given
-IGNORED, NO_CLASS = -1, -2  # in place of a label
-
-
-@triton.jit
-def _tanh(x):
-    e = tl.exp(-2.0 * tl.abs(x))
-    large = (1.0 - e) / (1.0 + e)
-    square = x * x
-    p = -5.70498872745e-3 * square + 2.06390887954e-2
-    p = p * square - 5.37397155531e-2
-    p = p * square + 1.33314422036e-1
-    p = p * square - 3.33332819422e-1
-    return tl.where(tl.abs(x) < 0.625, p * square * x + x, tl.where(x < 0.0, 0.0 - large, large))
-
-
-@triton.jit
-def _adjust(x, bias, logit_scale, softcap, HAS_CAP: tl.constexpr):
-    """Raw products to logits, in float32."""
-    x = (x.to(tl.float32) + bias) * logit_scale
-    if HAS_CAP:
-        x = softcap * _tanh(x / softcap)
-    return x
-
-
-@triton.jit
-def _logits(
-    row_ptr, bias_ptr, offs, ok, logit_scale, softcap,
-    HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr,
-):  # fmt: skip
-    """A block of logits, -inf past the end."""
-    x = tl.load(row_ptr + offs, mask=ok, other=0.0)
-    bias = 0.0
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + offs, mask=ok, other=0.0).to(tl.float32)
-    return tl.where(ok, _adjust(x, bias, logit_scale, softcap, HAS_CAP), float("-inf"))
-
-
-@triton.jit
-def _cross_entropy(
-    logits_ptr, out_ptr, rows_ptr, labels_ptr, factors_ptr, bias_ptr, class_weights_ptr,
-    loss_ptr, entropy_ptr, rank_ptr,
-    vocab_size: tl.int32, stride: tl.int64, out_stride: tl.int64,
-    label_smoothing: tl.float32, z_loss: tl.float32, softcap: tl.float32, logit_scale: tl.float32,
-    HAS_BIAS: tl.constexpr, HAS_WEIGHTS: tl.constexpr, HAS_CAP: tl.constexpr,
-    SMOOTH: tl.constexpr, GRADIENT: tl.constexpr, ENTROPY: tl.constexpr, RANK: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One row: loss, entropy, rank of the label, and the gradient with respect to the logits."""
-    i = tl.program_id(0).to(tl.int64)
-    at = tl.load(rows_ptr + i)
-    label = tl.load(labels_ptr + i)
-    logits_ptr += at * stride
-    out_ptr += at * out_stride
-    if label < 0:
-        value = tl.where(label == -1, 0.0, float("nan"))
-        tl.store(loss_ptr + i, value)
-        if ENTROPY:
-            tl.store(entropy_ptr + i, 0.0)
-        if RANK:
-            tl.store(rank_ptr + i, vocab_size)
-        if GRADIENT:
-            end = tl.where(at >= 0, vocab_size, 0)
-            for begin in range(0, end, BLOCK):
-                offs = begin + tl.arange(0, BLOCK)
-                empty = tl.zeros([BLOCK], tl.float32) + value
-                tl.store(out_ptr + offs, empty.to(out_ptr.dtype.element_ty), mask=offs < end)
-        return
-
-    label = label.to(tl.int32)
-    bias = 0.0
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + label).to(tl.float32)
-    at_label = _adjust(tl.load(logits_ptr + label), bias, logit_scale, softcap, HAS_CAP)
-    weight = 1.0
-    if HAS_WEIGHTS:
-        weight = tl.load(class_weights_ptr + label).to(tl.float32)
-    top, others, rank = float("-inf"), 0.0, 0
-    smooth, all_weights = 0.0, 0.0
-    for begin in range(0, vocab_size, BLOCK):
-        offs = begin + tl.arange(0, BLOCK)
-        ok = offs < vocab_size
-        z = _logits(logits_ptr, bias_ptr, offs, ok, logit_scale, softcap, HAS_BIAS, HAS_CAP)
-        new_top = tl.maximum(top, tl.max(z, 0))
-        shift = tl.where(new_top == float("-inf"), 0.0, new_top)
-        # the label's own exponential stays out of the sum: no difference of equal numbers later
-        e = tl.where(offs == label, 0.0, tl.exp(z - shift))
-        others = others * tl.exp(top - shift) + tl.sum(e, 0)
-        top = new_top
-        if RANK:
-            rank += tl.sum((z > at_label).to(tl.int32), 0)
-        if SMOOTH:
-            w = tl.where(ok, 1.0, 0.0)
-            if HAS_WEIGHTS:
-                w = tl.load(class_weights_ptr + offs, mask=ok, other=0.0).to(tl.float32)
-            smooth += tl.sum(tl.where(ok, w * (at_label - z), 0.0), 0)
-            all_weights += tl.sum(w, 0)
-    own = tl.exp(at_label - top)
-    total = others + own
-    x = others / own
-    log_total = tl.where(
-        x < 0.03, x * (1.0 - x * (0.5 - x * (1.0 / 3 - x * 0.25))), tl.log(total) + top - at_label
-    )
-    lse = at_label + log_total
-    hit = weight * (1.0 - label_smoothing)
-    share = label_smoothing / vocab_size
-    loss = hit * log_total + z_loss * lse * lse
-    if SMOOTH:
-        loss += share * (all_weights * log_total + smooth)
-    tl.store(loss_ptr + i, loss)
-    if RANK:
-        finite = (lse - lse) == 0.0
-        tl.store(rank_ptr + i, tl.where(finite, rank, vocab_size))
-    if ENTROPY:
-        distance = 0.0
-        for begin in range(0, vocab_size, BLOCK):
-            offs = begin + tl.arange(0, BLOCK)
-            ok = offs < vocab_size
-            z = _logits(logits_ptr, bias_ptr, offs, ok, logit_scale, softcap, HAS_BIAS, HAS_CAP)
-            d = tl.where(z == float("-inf"), -200.0, z - top)
-            distance += tl.sum(tl.where(ok, d * tl.exp(d), 0.0), 0)
-        tl.store(entropy_ptr + i, tl.log(total) - distance / total)
-    if GRADIENT:
-        outer = tl.load(factors_ptr + i).to(tl.float32) * logit_scale
-        rest = 2.0 * z_loss * lse
-        if SMOOTH:
-            rest += share * all_weights
-        factor = outer * (hit + rest) / total
-        at_hit = outer * ((rest * own - hit * others) / total)
-        for begin in range(0, vocab_size, BLOCK):
-            offs = begin + tl.arange(0, BLOCK)
-            ok = offs < vocab_size
-            z = _logits(logits_ptr, bias_ptr, offs, ok, logit_scale, softcap, HAS_BIAS, HAS_CAP)
-            g = tl.where(offs == label, at_hit, factor * tl.exp(z - top))
-            if SMOOTH:
-                w = 1.0
-                if HAS_WEIGHTS:
-                    w = tl.load(class_weights_ptr + offs, mask=ok, other=0.0).to(tl.float32)
-                g -= outer * share * w
-            if HAS_CAP:
-                q = z / softcap
-                g *= 1.0 - q * q
-            tl.store(out_ptr + offs, g.to(out_ptr.dtype.element_ty), mask=ok)
-
-
-@triton.jit
-def _scale(out_ptr, factors_ptr, n: tl.int64, BLOCK: tl.constexpr):
-    """Multiply by a number on the device; by 1, which is usual, without a look at the rest."""
-    factor = tl.load(factors_ptr)
-    if factor != 1.0:
-        offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        x = tl.load(out_ptr + offs, mask=offs < n, other=0.0).to(tl.float32)
-        tl.store(out_ptr + offs, (x * factor).to(out_ptr.dtype.element_ty), mask=offs < n)
+_ALIGNMENT = 64  # elements; products with rows of other lengths take cuBLAS's slow kernels
+_RESIDENT = (25 << 20) // 132  # bytes of the second-level cache for each processor of an H100
+_ADDS_FLOAT32 = (  # whether torch adds a product of 16-bit matrices to a float32 one
+    torch.version.cuda is not None
+    and tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) >= (2, 11)
+)
 
 
 def scale(gradients: list[Tensor], factor: Tensor) -> None:
@@ -194,60 +46,53 @@ class _Found(NamedTuple):
     rank: Tensor  # int32 [R]: how many logits are greater than the label's
 
 
-class _Rows:
-    """The rows to compute: all of them, or those that positions or the capacity name.
+class _Rows(NamedTuple):
+    """The rows to compute: all of them, or those that positions or the capacity name."""
 
-    Attributes:
-        at: int64 [R], rows of the input, -1 for padding; ascending.
-        labels: int64 [R], IGNORED or NO_CLASS where there is no class.
-        count: int64 0-d, the number of labelled rows.
-        slots: int64 [R], rows of the result, or None where they are these rows.
-        compact: whether ``at`` is not simply every row.
-    """
-
-    def __init__(self, job: LossJob):
-        n = job.input.shape[0]
-        labels, positions = job.labels, job.positions
-        self.slots = None
-        if positions is None and job.capacity >= 0:
-            positions = self.slots = _first(labels != job.ignore_index, job.capacity)
-        if positions is None:
-            self.at = torch.arange(n, device=labels.device)
-            counted = labels != job.ignore_index
-        else:
-            self.at = torch.where(positions < n, positions, -1)  # never past the input
-            if not job.aligned:
-                labels = labels[self.at.clamp(0)] if n else torch.zeros_like(self.at)
-            counted = (self.at >= 0) & (labels != job.ignore_index)
-        self.compact = positions is not None
-        inside = (labels >= 0) & (labels < job.vocab_size)
-        self.labels = torch.where(counted, torch.where(inside, labels, NO_CLASS), IGNORED)
-        self.count = counted.sum()
-        if self.slots is not None:
-            self.count = (job.labels != job.ignore_index).sum()
+    at: Tensor  # int64 [R], rows of the input, -1 for padding; ascending
+    labels: Tensor  # int64 [R], IGNORED or NO_CLASS where there is no class
+    count: Tensor  # type: ignore[assignment]  # int64 0-d, labelled rows; in place of tuple.count
+    divisor: Tensor  # float32 0-d
+    factor: Tensor  # float32 [1], 1 / divisor
+    compact: bool  # whether ``at`` is not simply every row
 
 
-def _first(selected: Tensor, capacity: int) -> Tensor:
-    """int64 [capacity]: the indices of what is selected, ascending, then -1."""
-    before = selected.long().cumsum(0)
-    slot = torch.where(selected & (before <= capacity), before - 1, capacity)
-    positions = torch.full((capacity + 1,), -1, dtype=torch.int64, device=selected.device)
-    flat = torch.arange(selected.numel(), device=selected.device)
-    return positions.scatter_(0, slot, torch.where(slot < capacity, flat, -1))[:capacity]
+def _rows_of(job: LossJob) -> _Rows:
+    """Select rows by one kernel of one program; nothing is read on the host."""
+    n, positions = job.input.shape[0], job.positions
+    compact = positions is None and job.capacity >= 0
+    capacity = job.capacity if compact else 0
+    read = job.labels.shape[0] if positions is None else positions.shape[0]
+    new = job.labels.new_empty
+    at, labels = new(capacity if compact else read), new(capacity if compact else read)
+    count, numbers = new(()), new(2, dtype=torch.float32)
+    class_weights, items = job.class_weights, job.num_items
+    _select[(1,)](
+        job.labels.contiguous(), job.labels if positions is None else positions.contiguous(),
+        numbers if class_weights is None else class_weights.contiguous(),
+        numbers if items is None else items, at, labels, count, numbers,
+        n, read, capacity, job.vocab_size, job.ignore_index,
+        HAS_POSITIONS=positions is not None, ALIGNED=job.aligned or positions is None,
+        COMPACT=compact, HAS_WEIGHTS=class_weights is not None, HAS_ITEMS=items is not None,
+        MEAN=job.reduction == "mean", BLOCK=min(BLOCK, 1024), num_warps=8,
+    )  # fmt: skip
+    is_some = compact or positions is not None
+    return _Rows(at, labels, count, numbers[0], numbers[1:], is_some)
 
 
 def cross_entropy(job: LossJob) -> tuple[Tensor, ...]:
     """(loss, count, accuracy, entropy, top_k, and the three gradients or empty tensors)."""
-    job, rows = job.detached(), _Rows(job)
-    divisor = divisor_of(job, rows.count, _weights(job, rows))
-    factors = torch.ones_like(rows.labels, dtype=torch.float32) / divisor
+    job = job.detached()
+    rows = _rows_of(job)
     with no_autocast(job.input.device.type):
-        found, gradients = _compute(job, rows, factors, job.reduction != "none", job.stored_dtype)
+        found, gradients = _compute(
+            job, rows, rows.factor, job.reduction != "none", job.stored_dtype
+        )
     loss = found.loss
     if job.reduction != "none":
-        loss = loss.sum() / divisor
-    elif rows.slots is not None:
-        loss = _scatter(loss, rows.slots, job.input.shape[0])
+        loss = loss.sum() / rows.divisor
+    elif job.capacity >= 0:
+        loss = _scatter(loss, rows.at, job.input.shape[0])
     if job.capacity >= 0:
         over = rows.count > job.capacity
         if job.reduction == "none":
@@ -267,23 +112,18 @@ def cross_entropy(job: LossJob) -> tuple[Tensor, ...]:
 
 def cross_entropy_backward(grad: Tensor, job: LossJob) -> tuple[Tensor, ...]:
     """The gradients, computed from the inputs once more."""
-    job, rows = job.detached(), _Rows(job)
+    job = job.detached()
+    rows = _rows_of(job)
     grad = grad.float()
     if job.reduction != "none":
-        factors = (grad / divisor_of(job, rows.count, _weights(job, rows))).expand(rows.at.numel())
+        factors = (grad / rows.divisor).reshape(1)
+    elif job.capacity < 0:
+        factors = grad
     else:
-        factors = grad if rows.slots is None else _take(grad[:, None], rows)[:, 0]
+        factors = _take(grad[:, None], rows)[:, 0]
     job = job._replace(accuracy=False, entropy=False, top_k=0)
     with no_autocast(job.input.device.type):
         return tuple(_compute(job, rows, factors, True, job.input.dtype)[1])
-
-
-def _weights(job: LossJob, rows: _Rows) -> Tensor:
-    """The class weight of each row's label, 0 where it is ignored."""
-    weights = (rows.labels != IGNORED).float()
-    if job.class_weights is None:
-        return weights
-    return weights * job.class_weights[rows.labels.clamp(0)]
 
 
 def _scatter(values: Tensor, slots: Tensor, size: int) -> Tensor:
@@ -308,10 +148,10 @@ def _compute(
             r if gradient and ask else g
             for r, g, ask in zip(results, gradients, asked, strict=True)
         ]
-    logits = out = job.input.contiguous()
+    logits = out = job.input if job.input.stride(1) == 1 else job.input.contiguous()
     if gradient:
-        make = torch.zeros_like if rows.compact else torch.empty_like
-        gradients[0] = out = make(logits, dtype=dtype)
+        make = logits.new_zeros if rows.compact else logits.new_empty
+        gradients[0] = out = make(logits.shape, dtype=dtype)
     _launch(job, logits, out, rows.at, rows.labels, factors, found, gradient)
     return found, gradients
 
@@ -329,27 +169,27 @@ def _linear(
     # a loss scale lifts float16 out of its smallest numbers only if they are not divided first
     late = dtype == torch.float32 and weight.dtype == torch.float16
     inner = torch.ones_like(factors) if late else factors
-    n, size = rows.at.numel(), _chunk_rows(job)
-    x = torch.where((rows.labels != IGNORED)[:, None], _take(job.input, rows), 0)
+    n, size = rows.at.numel(), _chunk_rows(job, gradient)
+    x = _take(job.input, rows)
     d_x = torch.empty_like(x) if gradient and job.input_grad else x
-    is_one = n <= size
-    wide = weight.dtype if is_one else torch.float32
-    d_weight = torch.zeros_like(weight, dtype=wide) if gradient and job.weight_grad else weight
+    wide = weight.dtype if n <= size else torch.float32
+    d_weight = weight
+    if gradient and job.weight_grad:
+        d_weight = torch.empty_like(weight, dtype=wide) if n else torch.zeros_like(weight)
     d_bias = torch.zeros(job.vocab_size, device=x.device)
-    buffer = x.new_empty(min(size, n), job.vocab_size)
-    every = torch.arange(buffer.shape[0], device=x.device)
+    padded = _round_up(job.vocab_size)
+    buffer = x.new_empty(min(size, n), padded)
     for begin in range(0, n, size):
         chunk = slice(begin, min(begin + size, n))
-        logits = buffer[: chunk.stop - begin]
+        logits = buffer[: chunk.stop - begin, : job.vocab_size]
         torch.mm(x[chunk], weight.t(), out=logits)
         here = _Found(*(field[chunk] for field in found))
-        _launch(job, logits, logits, every, rows.labels[chunk], inner[chunk], here, gradient)
+        scales = inner if inner.numel() != n else inner[chunk]
+        _launch(job, logits, logits, None, rows.labels[chunk], scales, here, gradient)
         if gradient and job.input_grad:
             torch.mm(logits, weight, out=d_x[chunk])
-        if gradient and job.weight_grad and is_one:
-            torch.mm(logits.t(), x, out=d_weight)
-        elif gradient and job.weight_grad:
-            d_weight += torch.mm(logits.t(), x[chunk])
+        if gradient and job.weight_grad:
+            _add_product(d_weight, logits.t(), x[chunk], begin > 0)
         if gradient and job.bias_grad:
             d_bias += logits.sum(0, dtype=torch.float32)
     d_input = _scatter(d_x, rows.at, job.input.shape[0]) if rows.compact else d_x
@@ -359,38 +199,102 @@ def _linear(
     return [r.to(dtype) for r in results]
 
 
+def _add_product(total: Tensor, a: Tensor, b: Tensor, is_begun: bool) -> None:
+    """total = a @ b, added to what is there if it ``is_begun``; in float32 if ``total`` is."""
+    if total.dtype == a.dtype:
+        torch.addmm(total, a, b, beta=1, out=total) if is_begun else torch.mm(a, b, out=total)
+    elif _ADDS_FLOAT32 and total.is_cuda and is_begun:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    elif _ADDS_FLOAT32 and total.is_cuda:
+        torch.mm(a, b, out_dtype=torch.float32, out=total)
+    elif is_begun:
+        total += torch.mm(a, b)
+    else:
+        total.copy_(torch.mm(a, b))
+
+
 def _take(matrix: Tensor, rows: _Rows) -> Tensor:
-    if not rows.compact or not matrix.shape[0]:
-        return matrix if not rows.compact else matrix.new_zeros(rows.at.numel(), matrix.shape[1])
-    return matrix.index_select(0, rows.at.clamp(0))
+    """[R, H], a copy of the labelled rows with zeros in place of the others."""
+    n, width = rows.at.numel(), matrix.shape[1]
+    out = matrix.new_empty(n, width)
+    if n:
+        matrix = matrix if matrix.stride(1) == 1 else matrix.contiguous()
+        block = min(triton.next_power_of_2(width), BLOCK)
+        _gather[(n, triton.cdiv(width, block))](
+            matrix, rows.at, rows.labels, out, width, matrix.stride(0), BLOCK=block
+        )
+    return out
 
 
-def _chunk_rows(job: LossJob) -> int:
-    row = job.vocab_size * job.input.dtype.itemsize
+def _chunk_rows(job: LossJob, gradient: bool) -> int:
+    """How many rows of logits exist at a time: chunks of one size, or all rows.
+
+    One chunk where its logits take no more bytes than what chunks add: a weight gradient in
+    float32 and its copy in the dtype of the weight. Each chunk more reads and writes that gradient.
+    """
+    size, n = job.input.dtype.itemsize, _computed(job)
+    row = job.vocab_size * size
     if job.chunk_bytes:
-        return max(1, job.chunk_bytes // row)
-    return min(max(_CHUNK // row, _ROWS[0]), _ROWS[1])
+        most = max(1, job.chunk_bytes // row)
+    else:
+        most = min(max(_CHUNK // row, _ROWS[0]), _ROWS[1])
+        added = job.input.shape[1] * (4 + size) if gradient and job.weight_grad and size < 4 else 0
+        most = n if n * size <= added else most
+    chunks = -(-n // max(most, 1))
+    return max(1, min(most, _round_up(-(-n // max(chunks, 1)))))
+
+
+def _computed(job: LossJob) -> int:
+    """How many rows are computed."""
+    return job.capacity if job.positions is None and job.capacity >= 0 else job.rows
+
+
+def _round_up(size: int) -> int:
+    """The next multiple of the alignment: rows and columns that matrix products like."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _launch(
     job: LossJob,
     logits: Tensor,
     out: Tensor,
-    at: Tensor,
+    at: Tensor | None,
     labels: Tensor,
     factors: Tensor,
     found: _Found,
     gradient: bool,
 ) -> None:
+    """Compute the rows ``at`` of the logits, or all of them in order."""
     if not labels.numel():
         return
     weights, bias = job.class_weights, job.bias
+    block, warps = _launch_shape(job.vocab_size * logits.element_size())
     _cross_entropy[(labels.numel(),)](
-        logits, out, at, labels.contiguous(), factors.contiguous(),
+        logits, out, labels if at is None else at, labels, factors.contiguous(),
         logits if bias is None else bias.contiguous(),
         logits if weights is None else weights.contiguous(), *found,
-        job.vocab_size, logits.stride(0), out.stride(0), job.label_smoothing, job.z_loss,
-        job.softcap, job.logit_scale, HAS_BIAS=bias is not None, HAS_WEIGHTS=weights is not None,
-        HAS_CAP=job.softcap > 0, SMOOTH=job.label_smoothing > 0, GRADIENT=gradient,
-        ENTROPY=job.entropy, RANK=job.accuracy or job.top_k > 0, BLOCK=BLOCK, num_warps=8,
+        job.vocab_size, _readable(logits, job), _readable(out, job),
+        logits.stride(0), out.stride(0), job.label_smoothing, job.z_loss, job.softcap,
+        job.logit_scale, IN_ORDER=at is None, ONE_FACTOR=factors.numel() != labels.numel(),
+        HAS_BIAS=bias is not None, HAS_WEIGHTS=weights is not None, HAS_CAP=job.softcap > 0,
+        SMOOTH=job.label_smoothing > 0, GRADIENT=gradient, ENTROPY=job.entropy,
+        RANK=job.accuracy or job.top_k > 0, WIDTH=16 // logits.element_size(), BLOCK=block,
+        num_warps=warps,
     )  # fmt: skip
+
+
+def _readable(matrix: Tensor, job: LossJob) -> int:
+    """How far a row may be read and written: to the end of its padding where that is ours."""
+    return matrix.shape[1] if job.weight is None else matrix.stride(0)
+
+
+def _launch_shape(row_bytes: int) -> tuple[int, int]:
+    """(elements of a block, warps): long rows get more warps, so that fewer are read at a time.
+
+    A processor runs about 32 warps of this kernel. The rows that they work on should be in the
+    second-level cache when they are read for the second time.
+    """
+    for warps in (8, 16):
+        if row_bytes * (32 // warps) <= _RESIDENT:
+            return 512 * warps, warps
+    return 512 * 16, 32

@@ -1,13 +1,21 @@
 """Random words and content hashes: check the inputs, choose a backend, compute."""
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-from maskkernels.tokens.checks import check_ids, check_int
+from maskkernels.tokens.checks import (
+    check_bounds,
+    check_dense,
+    check_ids,
+    check_indices,
+    check_int,
+    check_number,
+    epoch_bits,
+    seed_bits,
+)
 
 
 def threshold(p: float) -> int:
@@ -24,26 +32,11 @@ def threshold(p: float) -> int:
         >>> threshold(0.5) == 2**31, threshold(1.0) == 2**32
         (True, True)
     """
-    if isinstance(p, bool) or not isinstance(p, Real):
-        raise TypeError(f"a probability must be a number, got {type(p).__name__}")
+    check_number("a probability", p)
     p = float(p)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"a probability must be between 0 and 1, got {p!r}")
     return math.floor(p * 4294967296.0)
-
-
-def seed_bits(seed: int) -> int:
-    """The int64 with the bits of a 64-bit seed (torch ops take signed integers).
-
-    Raises:
-        TypeError: seed is not an integer.
-        ValueError: seed is negative or needs more than 64 bits.
-    """
-    check_int("seed", seed)
-    seed = int(seed)
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
-    return seed - (1 << 64) if seed >> 63 else seed
 
 
 def _fake_hash_rows(
@@ -64,12 +57,14 @@ _hash_rows = Op(
     "hash_rows",
     fake=_fake_hash_rows,
     arguments={"input_ids": Tensor, "cu_seqlens": Tensor | None, "attention_mask": Tensor | None},
+    check=lambda input_ids, cu_seqlens, _: check_bounds(input_ids, cu_seqlens),
 )
 _random_words = Op(
     "rng",
     "random_words",
     fake=_fake_random_words,
     arguments={"sample_ids": Tensor, "index": Tensor, "seed": int, "epoch": int, "stream": int},
+    check=lambda _, index, *__: check_indices("index", index, 0),
 )
 
 
@@ -147,6 +142,7 @@ def random_words(
             raise TypeError(
                 f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}"
             )
+        check_dense(name, tensor)
     if sample_ids.device != index.device:
         raise ValueError(f"sample_ids is on {sample_ids.device}, index on {index.device}")
     check_int("stream", stream)
@@ -159,34 +155,8 @@ def random_words(
         raise ValueError(
             f"sample_ids {tuple(sample_ids.shape)} and index {tuple(index.shape)} do not broadcast"
         ) from None
-    check_indices("index", index, 0)
     words = _random_words(
         backend, index.device, sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch,
         int(stream),
     )  # fmt: skip
     return words.view(index.shape)
-
-
-def check_indices(name: str, index: Tensor, low: int) -> None:
-    """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
-    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
-        return
-    values = index.numpy()
-    most = int(values.max())
-    least = int(values.min()) if low > -(1 << 63) else low
-    if least < low or most >= 1 << 34:
-        bad = least if least < low else most
-        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
-
-
-def epoch_bits(epoch: int) -> int:
-    """The epoch modulo 2^24, as the contract takes it.
-
-    Raises:
-        TypeError: epoch is not an integer.
-        ValueError: epoch is negative.
-    """
-    check_int("epoch", epoch)
-    if epoch < 0:
-        raise ValueError(f"epoch must not be negative, got {epoch}")
-    return int(epoch) % (1 << 24)

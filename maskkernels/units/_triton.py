@@ -88,7 +88,9 @@ def _number(
         )  # fmt: skip
         if OFFSETS:
             first = tl.load(offsets_ptr + offs * 2, mask=ok, other=0)
-            begins = first != tl.load(offsets_ptr + offs * 2 - 1, mask=follows, other=0)
+            end_before = tl.load(offsets_ptr + offs * 2 - 1, mask=follows, other=0)
+            begin_before = tl.load(offsets_ptr + offs * 2 - 2, mask=follows, other=0)
+            begins = (first > end_before) | (first < begin_before)
         elif WORD_IDS:
             own = tl.load(word_ids_ptr + offs, mask=ok, other=-1)
             begins = own != _before(word_ids_ptr, offs, ok, begin)

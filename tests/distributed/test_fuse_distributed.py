@@ -7,6 +7,8 @@ from tests.distributed.ranks import MODELS, run
 from tests.support.fused import still, update
 from tests.support.tiny import tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 def results(job, folder):
     run(job, folder)

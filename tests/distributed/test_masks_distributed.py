@@ -8,6 +8,8 @@ from tests.distributed.ranks import RESUMED, RUNS, STEPS, mask, run
 from tests.support.small import build_wordpiece
 from tests.support.trainers import SCHEDULE, assert_resumed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):

@@ -24,7 +24,7 @@ from maskkernels import (
 from maskkernels.denoise import _triton as denoise_triton
 from maskkernels.denoise import reference
 from maskkernels.denoise.job import DenoiseJob, spans_capacity
-from maskkernels.rng.api import epoch_bits, seed_bits
+from maskkernels.tokens.checks import epoch_bits, seed_bits
 from maskkernels.tokens.layout import safe_bounds
 from tests.support.denoise_cases import CORRUPTIONS, EOS, INFILLINGS, MASK, SENTINELS, problem
 from tests.support.denoising import restore

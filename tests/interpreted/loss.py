@@ -11,7 +11,8 @@ from maskkernels.loss import _triton
 from tests.support.losses import inputs, with_gradients
 
 FIELDS = ("loss", "count", "accuracy", "entropy", "top_k")
-_triton.BLOCK = 64  # several blocks of the small vocabularies here
+_triton.BLOCK = 16  # several blocks of the few rows,
+_triton._launch_shape = lambda row_bytes: (64, 8)  # and of the small vocabularies here
 
 
 def use_triton() -> None:
@@ -92,6 +93,30 @@ def compare_all(dtype, option, everywhere) -> int:
     return 2 * len(given)
 
 
+def compare_layouts() -> int:
+    """Rows with strides, vocabularies with tails, chunks of several sizes, unusual positions."""
+    compared = 0
+    for vocab_size in (1003, 1024, 40):  # a tail and padding, neither, a tail alone
+        leaves, labels = inputs(torch.float32, (5,), vocab_size=vocab_size, share=0.7)
+        for chunk_bytes in (1, 8 * vocab_size, None):
+
+            def linear(backend, leaves=leaves, y=labels, size=chunk_bytes):
+                return linear_cross_entropy(
+                    *leaves[:2], y, leaves[2], chunk_bytes=size, backend=backend
+                )
+
+            compare(f"chunks of {chunk_bytes} of {vocab_size}", linear, leaves, torch.float32)
+            compared += 1
+        wide = (torch.randn(5, vocab_size + 5) * 3).requires_grad_()
+
+        def strided(backend, wide=wide, y=labels, v=vocab_size):
+            return masked_cross_entropy(wide[:, 2 : v + 2], y, backend=backend)
+
+        compare(f"logits inside rows of {vocab_size + 5}", strided, [wide], torch.float32)
+        compared += 1
+    return compared
+
+
 def main() -> int:
     if os.environ.get("TRITON_INTERPRET") != "1":
         print("TRITON_INTERPRET=1 is not set: nothing was interpreted")
@@ -102,6 +127,7 @@ def main() -> int:
         compared += compare_all(torch.float32, option, everywhere)
         if everywhere:
             compared += compare_all(torch.float16, option, False)
+    compared += compare_layouts()
     leaves, labels = inputs(torch.float32, (2, 9))
     for reduction in ("mean", "none"):  # what cannot be refused without a look is NaN
         over = linear_cross_entropy(*leaves[:2], labels, capacity=3, reduction=reduction).loss

@@ -73,7 +73,7 @@ def test_the_loss_of_logits_does_not_wait(way):
     labels = new(ROWS, TOKENS, dtype=torch.int64)
     with on_device() as launched:
         masked_cross_entropy(logits, labels, positions=positions).loss.backward()
-    assert launched == ["_cross_entropy", "_scale"]
+    assert launched == ["_select", "_cross_entropy", "_scale"]
 
 
 @pytest.mark.parametrize(

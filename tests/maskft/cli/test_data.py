@@ -3,15 +3,19 @@
 import json
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskft.cli import UsageError
 from maskft.cli.config import DataArguments
-from maskft.cli.data import load_texts, row_length, split_of, tokenize
+from maskft.cli.data import LONGEST_TEXT, load_texts, row_length, split_of, tokenize
 from tests.support.small import build_byte_level
+from tests.support.tiny import KINDS, VOCABULARY, tiny_model
 
 TEXTS = [f"text number {i}" for i in range(400)]
 
@@ -90,6 +94,28 @@ def test_a_long_text_goes_on_in_rows_of_its_own(tokenizer):
     ordinary = [t for ids in rows["input_ids"][:5] for t in ids if t not in (2, 3)]
     assert ordinary == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert set(rows.column_names) == {"input_ids", "token_type_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_few_characters_are_tokenized_at_once(tokenizer, monkeypatch, pair):
+    """A thousand texts of 20 kB would take 3.4 GB; the rows are the same."""
+    texts = {"text": [f"text {n} " * n for n in range(1, 40)]}
+    if pair:
+        texts["pair"] = texts["text"][::-1]
+    whole = tokenize(Dataset.from_dict(texts), tokenizer, 32).to_dict()
+    sizes = []
+    monkeypatch.setattr("maskft.cli.data.AT_ONCE", 500)
+    original = type(tokenizer).__call__
+
+    def call(self, texts, pairs=None, **options):
+        sizes.append(sum(map(len, [*texts, *(pairs or [])])))
+        return original(self, texts, pairs, **options)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", call)
+    assert tokenize(Dataset.from_dict(texts), tokenizer, 32).to_dict() == whole
+    assert len(sizes) > 5
+    assert max(sizes) <= 500
+    assert sum(sizes) == sum(len(text) for column in texts.values() for text in column)
 
 
 PAIRS = {
@@ -203,10 +229,39 @@ def test_a_row_too_short_for_a_pair_is_refused(tokenizer):
 
 
 def test_row_length_stays_within_the_model(tokenizer, tiny_bert):
-    assert row_length(tokenizer, tiny_bert.config, None) == 64
-    assert row_length(tokenizer, tiny_bert.config, 20) == 20
+    assert row_length(tokenizer, tiny_bert, None) == 64
+    assert row_length(tokenizer, tiny_bert, 20) == 20
     with pytest.raises(UsageError, match="--max-length 65 is more than the model takes: 64"):
-        row_length(tokenizer, tiny_bert.config, 65)
+        row_length(tokenizer, tiny_bert, 65)
+
+
+@pytest.mark.parametrize("model_type", KINDS["masked"])
+def test_rows_are_as_long_as_every_family_takes(tokenizer, model_type):
+    """RoBERTa's family takes fewer tokens than it has positions; one more would be an error."""
+    model = tiny_model("masked", model_type).eval()
+    if model_type == "reformer":  # the tiny one's positions are 4 x 4, whatever its maximum says
+        model.config.max_position_embeddings = 16
+    longest = row_length(tokenizer, model, None)
+    taken = [n for n in (longest, longest + 1) if _takes(model, n)]
+    unbounded = model_type in ROTARY or longest == 512
+    assert taken == [longest, longest + 1][: 2 if unbounded else 1]
+
+
+# They compute their positions, and 64 is what they were trained on; tapas starts over in each cell
+ROTARY = (
+    "esmc", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "modernvbert", "neomme",
+    "nomic_bert", "tapas", "ultrabert", "ultravbert",
+)  # fmt: skip
+
+
+def _takes(model, length):
+    ids = torch.randint(6, VOCABULARY, (1, length))
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
@@ -232,6 +287,29 @@ def test_row_length_stays_within_the_model(tokenizer, tiny_bert):
         ("a.jsonl", b'{"text": "x", "pair": 3}', "line 1: 'pair' holds int, not text"),
         ("a.jsonl", b'{"text": "x"}', "line 1: no column 'pair'; .*--pair-column name them"),
         ("a.txt", b"text\n", r"a text file has no column 'pair' \(--pair-column\)"),
+        (
+            "a.jsonl",
+            rb'{"text": "a \ud83d"}',
+            r"line 1: 'text' has half a surrogate pair \(\\ud83d",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a", "u": ' + b"[" * 99999,
+            "line 1 is JSON that is nested too deep",
+        ),
+        ("a.txt", b"\0" * (LONGEST_TEXT + 9), "line 1 has a NUL byte"),
+        ("a.txt", b"a " * LONGEST_TEXT, "line 1 is longer than 8,388,608 bytes"),
+        (
+            "a.jsonl",
+            b'{"text": "' + b"a" * LONGEST_TEXT + b'b"}',
+            "line 1: a text of 8,388,609 char",
+        ),
+        ("a.jsonl", b" " * 8 * LONGEST_TEXT + b"{}", "line 1 is longer than 67,108,864 bytes"),
+        ("a.txt", b">sp|P1|A\nMKVLA\nGG*\n>sp|P2\nMKK\n", "this is FASTA, and its headers .*P1"),
+        ("a.txt", b"@read1\nACGTN\n+\n>IIII\n", "this is FASTQ, and its headers .*read1"),
+        ("a.txt", b"EU NNP B-ORG\nsays VBZ O\n\nNo DT O\n", "this is CoNLL, a token a line"),
+        ("a.txt", b"-DOCSTART- -X- O\n\nEU B-ORG\n", "this is CoNLL, a token a line"),
+        ("a.txt", b"# id = 1\n" + b"1\tx" + b"\t_" * 8 + b"\n2\ty" + b"\t_" * 8, "this is CoNLL"),
         ("a.txt", b"one text", "the validation split is empty: there are 1 texts in all"),
     ],
 )
@@ -241,6 +319,178 @@ def test_a_broken_file_is_one_sentence(write, name, content, text):
     with pytest.raises(UsageError, match=text) as error:
         load_texts(arguments)
     assert "\n" not in str(error.value)
+
+
+def split_of_one(*files, **options):
+    """The rows of ``files``, without held-out splits."""
+    options = {"test_fraction": 0.0, "validation_fraction": 0.0} | options
+    return load_texts(DataArguments(train_file=list(files), **options))["train"].to_dict()
+
+
+LONG = "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "last",
+    ['{"text": "n", "u": "", "more": 1}', '{"text": "n", "u": 5}', '{"text": "n", "u": null}'],
+    ids=["a_key_more", "text_then_int", "text_then_null"],
+)
+def test_columns_that_nobody_needs_may_change(write, last):
+    """In the middle of a file of 11 MB, where Arrow's reader begins a new block."""
+    lines = [json.dumps({"text": f"n {i}", "u": LONG}) for i in range(11_000)]
+    found = split_of_one(write("a.jsonl", "\n".join([*lines, last])))
+    assert found["text"] == [*(f"n {i}" for i in range(11_000)), "n"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [r'"\ud83d"', '1, "u": 2', "[" * 600 + "]" * 600, "1e999", "9" * 5000, "NaN"],
+    ids=["half_a_surrogate", "a_key_twice", "nested", "infinite", "long_integer", "nan"],
+)
+def test_json_that_nobody_needs_is_not_read(write, value):
+    path = write("a.jsonl", '{"u": ' + value + ', "text": "a"}')
+    assert split_of_one(path) == {"text": ["a"]}
+
+
+def test_text_that_looks_like_a_date_is_text(write):
+    texts = ["2020-01-01 00:00:00", "2020-01-02T00:00:00Z"]
+    lines = "\n".join(json.dumps({"text": text}) for text in texts)
+    assert split_of_one(write("a.jsonl", lines))["text"] == texts
+
+
+def test_null_is_a_row_without_text_in_every_format(write, tmp_path):
+    table = Dataset.from_dict({"text": [None, "x"]})
+    table.to_parquet(tmp_path / "a.parquet")
+    table.save_to_disk(tmp_path / "d")
+    jsonl = write("a.jsonl", '{"text": null}\n{"text": "x"}')
+    for files, options in (
+        ([jsonl], {}), ([str(tmp_path / "a.parquet")], {}), ([], {"dataset": str(tmp_path / "d")}),
+    ):  # fmt: skip
+        assert split_of_one(*files, **options) == {"text": ["x"]}
+
+
+def test_a_byte_order_mark_is_not_text(write):
+    assert split_of_one(write("a.txt", "\ufeffa\nb\r\nc\rd")) == {"text": ["a", "b", "c", "d"]}
+
+
+def test_text_that_looks_nearly_like_another_format_is_text(write):
+    for n, lines in enumerate(
+        ([">quoted", "he said so"], ["vitamin B-12", "grade O or A"], ["@you", "yes", "+1", "no"])
+    ):
+        assert split_of_one(write(f"{n}.txt", "\n".join(lines)))["text"] == lines
+
+
+STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+
+
+@pytest.mark.parametrize("kind", STRINGS, ids=str)
+def test_every_kind_of_string_in_parquet_is_text(write, tmp_path, kind):
+    """pandas 3 writes large_string; and columns of other types are not looked at."""
+    columns = {
+        "t.x": pa.array(["one", None]).cast(kind),
+        "t": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        "views": pa.array([[1], None], pa.list_view(pa.int64())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    files = [str(tmp_path / "a.parquet"), write("b.txt", "two"), write("c.jsonl", '{"t.x": "3"}')]
+    assert split_of_one(*files, text_column="t.x") == {"text": ["one", "two", "3"]}
+
+
+LISTS = pa.array([["a"]])
+BAD_PARQUET = {
+    "a_list": (pa.table({"text": LISTS}), "column 'text' holds list<.*>, not text"),
+    "a_struct": (pa.table({"text": [{"q": "a"}]}), "column 'text' holds struct<.*>, not text"),
+    "twice": (
+        pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]),
+        "2 columns are called 'text'; rename them",
+    ),
+    "not_utf8": (
+        pa.table({"text": pa.array([b"a", b"\xff"]).view(pa.string())}),
+        "a.parquet: row 2 is not UTF-8",
+    ),
+}
+
+
+@pytest.mark.parametrize(("table", "text"), BAD_PARQUET.values(), ids=BAD_PARQUET)
+def test_a_column_that_is_not_text_is_one_sentence(tmp_path, table, text):
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=text):
+        split_of_one(str(tmp_path / "a.parquet"))
+    if "list" in text or "struct" in text:
+        Dataset(table).save_to_disk(tmp_path / "d")
+        with pytest.raises(UsageError, match=text):
+            split_of_one(dataset=str(tmp_path / "d"))
+
+
+def test_a_corrupt_page_of_parquet_is_one_sentence(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"{i} word {i * 7919}" for i in range(20_000)]}), path)
+    broken = bytearray(path.read_bytes())
+    broken[2000:2400] = b"\xff" * 400
+    path.write_bytes(broken)
+    with pytest.raises(UsageError, match=r"a.parquet: .*[Cc]orrupt"):
+        split_of_one(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("notes[1].txt", "notes1.txt"), ("a*.txt", "a-secret.txt"), ("run[3]/x.txt", "run3/x.txt"),
+        ("c::d.txt", "d.txt"), ("{a,b}.txt", "a.txt"), ("a?.txt", "ab.txt"), ("~/a.txt", "b.txt"),
+        ("**/a.txt", "x/a.txt"), ("file:a.txt", "a.txt"), ("[1].jsonl", "1.jsonl"),
+        ("[1].parquet", "1.parquet"),
+    ],
+)  # fmt: skip
+def test_a_file_name_is_no_pattern(tmp_path, name, other):
+    """What was checked is what is read."""
+    for file, text in ((name, "mine"), (other, "somebody else's")):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        if file.endswith(".parquet"):
+            Dataset.from_dict({"text": [text]}).to_parquet((tmp_path / file).open("wb"))
+        else:
+            content = json.dumps({"text": text}) if file.endswith(".jsonl") else text
+            (tmp_path / file).write_text(content)
+    assert split_of_one(str(tmp_path / name)) == {"text": ["mine"]}
+
+
+@pytest.mark.parametrize("name", ["d[1]", "d*", "d?", "{d,e}"])
+def test_a_folder_name_is_no_pattern(tmp_path, name):
+    for folder, text in ((name, "mine"), ("d1", "somebody else's"), ("d", "another's")):
+        Dataset.from_dict({"text": [text]}).save_to_disk(tmp_path / folder)
+    assert split_of_one(dataset=str(tmp_path / name)) == {"text": ["mine"]}
+
+
+def test_a_chain_of_folders_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="takes '::' in a folder's name for a chain"):
+        load_texts(DataArguments(dataset=str(tmp_path / "c::d")))
+
+
+def test_a_file_is_read_once_until_it_changes(write, monkeypatch):
+    path = write("a.txt", "one")
+    assert split_of_one(path) == {"text": ["one"]}
+    with monkeypatch.context() as patch:
+        patch.setattr("maskft.cli.reading._READERS", {})
+        with pytest.raises(KeyError):
+            split_of_one(write("b.txt", "never read"))
+        patch.setattr("maskft.cli.reading._READERS", {"text": lambda path, columns: iter(())})
+        assert split_of_one(path) == {"text": ["one"]}
+    write("a.txt", "two")
+    assert split_of_one(path) == {"text": ["two"]}
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "a.txt" / "cache")
+    with pytest.raises(UsageError, match=r"cannot write to the cache .*cache.*: Not a directory"):
+        split_of_one(write("a.txt", "one"))
+
+
+def test_what_was_not_read_to_its_end_is_not_kept(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = write("a.txt", b"good\n" * 3000 + b"bad \xff\n")
+    for _ in range(2):
+        with pytest.raises(UsageError, match="line 3001 is not UTF-8"):
+            split_of_one(path)
+    assert not [found for found in (tmp_path / "cache").rglob("*") if found.is_file()]
 
 
 def test_a_dataset_without_rows_is_one_sentence(tmp_path):

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.small import CORPUS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -504,12 +504,13 @@ def test_whole_words_keep_the_shares(tokenizer, rows):
     assert kept / other == pytest.approx(0.1, abs=0.01)
 
 
-def test_offsets_and_word_ids_are_used_where_they_are_given(tokenizer):
+def test_word_ids_are_used_where_they_are_given_and_offsets_change_nothing(tokenizer):
     text = ["a,mask", "internationalisation of a mask"]
     rows = []
     for t in text:
         encoded = tokenizer(t, return_offsets_mapping=True)
         rows.append({**encoded, "word_ids": encoded.word_ids()})
+    rows[0]["word_ids"] = [None, 0, 0, 0, None]  # "a,mask" as one word
     without = [
         {k: v for k, v in row.items() if k not in ("word_ids", "offset_mapping")} for row in rows
     ]
@@ -524,13 +525,16 @@ def test_offsets_and_word_ids_are_used_where_they_are_given(tokenizer):
         for epoch in range(30):
             collator.set_epoch(epoch)
             by_table, by_offset, by_id = collator(without), collator(offsets), collator(ids)
-            assert torch.equal(by_table["labels"], by_id["labels"])  # "a" "," "mask" are words
-            assert set(by_offset) == set(by_id) == set(by_table)
-            picked = by_offset["labels"][0][by_offset["attention_mask"][0] == 1][1:-1] != -100
-            assert picked.all() == picked.any()  # "a,mask" has no gap: one word, as stock has it
-            glued += int(picked.all())
+            both = collator(rows)
+            assert torch.equal(by_table["labels"], by_offset["labels"])  # "a,mask" has no gap
+            assert torch.equal(by_id["labels"], both["labels"])
+            assert torch.equal(by_table["labels"][1], by_id["labels"][1])
+            assert set(both) == set(by_offset) == set(by_id) == set(by_table)
             picked = by_id["labels"][0][by_id["attention_mask"][0] == 1][1:-1] != -100
-            apart += int(picked.any() and not picked.all())
+            assert picked.all() == picked.any()
+            glued += int(picked.all())
+            picked = by_offset["labels"][0][by_offset["attention_mask"][0] == 1][1:-1] != -100
+            apart += int(picked.any() and not picked.all())  # "a" "," "mask" are words
         assert glued
         assert apart
 
@@ -623,8 +627,10 @@ def test_label_positions_spare_a_fused_model_the_search(tokenizer, rows, tiny_be
         for asked in (False, True)
     )
     batch, other = told(rows), plain(rows)
-    labels = batch["labels"].view(-1)
-    assert torch.equal(batch["label_positions"], (labels != -100).nonzero().squeeze(1))
+    for labels, places in zip(batch["labels"], batch["label_positions"], strict=True):
+        assert torch.equal(places[places >= 0], (labels != -100).nonzero().squeeze(1))
+    most = int((batch["labels"] != -100).sum(1).max())
+    assert batch["label_positions"].shape == (len(rows), most)
     assert "label_positions" not in other
     assert (
         told([dict(row) for row in rows], return_tensors="np")["label_positions"].dtype == "int64"

@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset, get_worker_
 from maskft import DataCollatorForLanguageModeling
 from tests.support.small import CORPUS, build_wordpiece
 
+pytestmark = pytest.mark.slow
+
 SIZE = 3
 
 

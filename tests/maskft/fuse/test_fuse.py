@@ -349,3 +349,18 @@ def test_check_leaves_gradients_and_mode_alone(bert):
     assert bert.training
     assert bert.cls.predictions.bias.grad.eq(1).all()
     assert bert.bert.embeddings.word_embeddings.weight.grad is None
+
+
+@pytest.mark.parametrize("items", [None, 0])
+def test_nothing_labelled_is_nan_in_evaluation_as_stock(model, items):
+    batch = tiny_batch(model)
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = batch["input_ids"]
+    given = {} if items is None else {"num_items_in_batch": torch.tensor(items)}
+    fuse_loss(model)
+    with torch.no_grad():
+        assert model(**batch, **given).loss.isnan()
+        assert model(**batch, num_items_in_batch=torch.tensor(3)).loss == 0  # of another rank
+        model.train()
+        assert model(**batch, **given).loss == 0

@@ -7,6 +7,8 @@ import pytest
 
 from tests.parity import classes, sweep
 
+pytestmark = pytest.mark.slow
+
 # Of each way to a loss: plain, scaled, capped, scaled hidden states, a bias of its own, a base
 # model that is only called in part, a cut vocabulary, losses beside this one, no shift, an encoder.
 SAMPLE = {

@@ -271,6 +271,13 @@ def test_arguments_that_do_not_fit(bert):
         ({"backend": "cuda"}, ValueError, "backend must be one of"),
         ({"capacity": 0}, ValueError, "capacity must be at least 1"),
         ({"capacity": 1.5}, TypeError, "capacity must be an int"),
+        ({"label_smoothing": "x"}, TypeError, "label_smoothing must be a number, got str"),
+        ({"label_smoothing": float("nan")}, ValueError, "label_smoothing must be between 0 and 1"),
+        ({"label_smoothing": 1.5}, ValueError, "label_smoothing must be between 0 and 1"),
+        ({"z_loss": float("inf")}, ValueError, "z_loss must be finite and not negative"),
+        ({"z_loss": [1.0]}, TypeError, "z_loss must be a number, got list"),
+        ({"linear": "yes"}, TypeError, "linear must be True, False or None, got str"),
+        ({"check": 3}, TypeError, "check must be a batch, True or False, got int"),
     ):
         with pytest.raises(kind, match=match):
             fuse_loss(bert, **arguments)
@@ -318,6 +325,20 @@ def test_calls_that_do_not_fit():
     ):
         with pytest.raises(error, match=message):
             llama(**batch | wrong)
+
+
+def test_gradients_of_each_row_are_refused_with_a_sentence(bert):
+    fuse_loss(bert)
+    weights = {name: p.detach() for name, p in bert.named_parameters()}
+    batch = tiny_batch(bert)
+
+    def loss(weights, ids, labels):
+        inputs = {"input_ids": ids[None], "labels": labels[None]}
+        return torch.func.functional_call(bert, weights, kwargs=inputs).loss
+
+    of_each_row = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    with pytest.raises(RuntimeError, match=r"transforms of torch\.func .*unfuse_loss"):
+        of_each_row(weights, batch["input_ids"], batch["labels"])
 
 
 def test_data_parallel_is_refused(bert):

@@ -166,7 +166,7 @@ def test_span_is_span_units_of_words_with_one_action_each(tokenizer, annotated):
     special_ids = tuple(tokenizer.all_special_ids)
     vocabulary = Vocabulary(tokenizer, ids.device, len(tokenizer), special_ids)
     maskable = vocabulary.maskable
-    words = word_units(ids, vocabulary.words, attention_mask=real, maskable=maskable)
+    words = word_units(ids, vocabulary.words.table, attention_mask=real, maskable=maskable)
     spans = span_units(words, geometric_lengths(), sample_ids=samples, seed=5, epoch=3)
     policy = MaskingPolicy(tokenizer.mask_token_id, len(tokenizer), replacement="unit")
     expected = mask_tokens(

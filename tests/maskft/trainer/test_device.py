@@ -22,6 +22,8 @@ from maskft.strategy import Entity, Tokens
 from maskkernels import mask_tokens
 from tests.support.trainers import Rows, Stream, build
 
+pytestmark = pytest.mark.slow
+
 
 def same(batch, expected):
     """Equal keys, dtypes and values."""

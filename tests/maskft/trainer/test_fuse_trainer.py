@@ -8,9 +8,11 @@ import torch
 import transformers
 from transformers import Trainer, TrainingArguments
 
-from maskft import fuse_loss, unfuse_loss
-from tests.support.fused import LENGTH, LabelledRows, still, update
+from maskft import DataCollatorForLanguageModeling, attach, fuse_loss, unfuse_loss
+from tests.support.fused import LENGTH, LabelledRows, RowCounter, still, update
 from tests.support.tiny import VOCABULARY, tiny_model
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -120,3 +122,90 @@ def test_compiled_by_trainer(tmp_path, capacity):
     fuse_loss(model, capacity=capacity)
     _, parts = update(model, tmp_path, 2, 4, **options)
     assert abs(parts - whole) < 1e-4 * whole
+
+
+def tokens_of_most_probability(logits, labels):
+    """What run_mlm.py gives Trainer to shrink the logits with."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
+
+
+def accuracy(prediction):
+    """What run_mlm.py computes of the predictions."""
+    found, labels = prediction
+    known = labels.reshape(-1) != -100
+    return {"accuracy": float((found.reshape(-1) == labels.reshape(-1))[known].mean())}
+
+
+def mlm_trainer(model, tokenizer, path, **options):
+    """As run_mlm.py builds it, with the collator's line and fuse_loss's."""
+    texts = [f"the cat {i} sat on the mat and the dog {i % 5} ate it" for i in range(24)]
+    rows = [tokenizer(text) for text in texts]
+    options = {
+        "per_device_train_batch_size": 4, "per_device_eval_batch_size": 3, "max_steps": 2,
+        "gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 1,
+        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True,
+    } | options  # fmt: skip
+    return Trainer(
+        model=fuse_loss(model),
+        args=TrainingArguments(output_dir=str(path), **options),
+        train_dataset=rows,
+        eval_dataset=rows[:9],
+        processing_class=tokenizer,
+        data_collator=DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=0.3),
+        compute_metrics=accuracy,
+        preprocess_logits_for_metrics=tokens_of_most_probability,
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"bf16": True}, {"eval_accumulation_steps": 1}])
+def test_the_masked_lm_script_runs_with_two_lines_changed(tiny_bert, tokenizer, tmp_path, options):
+    trainer = mlm_trainer(tiny_bert, tokenizer, tmp_path, **options)
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert 0 <= metrics["eval_accuracy"] <= 1
+    assert np.isfinite(np.exp(metrics["eval_loss"]))
+    evaluated = [log for log in trainer.state.log_history if "eval_accuracy" in log]
+    assert len(evaluated) == 3
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_predict_returns_the_stock_models_predictions(tiny_bert, tokenizer, tmp_path, attached):
+    trainer = mlm_trainer(copy.deepcopy(tiny_bert).eval(), tokenizer, tmp_path)
+    trainer.preprocess_logits_for_metrics = trainer.compute_metrics = None
+    if attached:
+        trainer.data_collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
+        attach(trainer)
+    loader = trainer.get_test_dataloader(trainer.eval_dataset[:3])
+    batch = next(iter(loader))
+    trainer.get_test_dataloader = lambda rows: [batch]
+    found = trainer.predict(trainer.eval_dataset[:3])
+    unfuse_loss(trainer.model)
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch)
+    np.testing.assert_allclose(found.predictions, expected.logits.numpy(), atol=1e-5)
+    assert abs(found.metrics["test_loss"] - expected.loss.item()) < 1e-4
+
+
+def test_an_attached_evaluation_computes_logits_where_they_are_used(tiny_bert, tokenizer, tmp_path):
+    trainer = mlm_trainer(tiny_bert, tokenizer, tmp_path)
+    trainer.data_collator = DataCollatorForLanguageModeling(
+        tokenizer, rng="sample", seed=1, mlm_probability=0.3
+    )
+    attach(trainer)
+    base, decoder = RowCounter(tiny_bert.bert.encoder), RowCounter(tiny_bert.cls.predictions)
+    assert "eval_accuracy" in trainer.evaluate()
+    assert decoder.seen == base.seen  # all rows, once
+    decoder.seen.clear()
+    base.seen.clear()
+    trainer.compute_metrics = None
+    assert "eval_loss" in trainer.evaluate()
+    assert sum(decoder.seen) < 0.6 * sum(base.seen)
+
+
+def test_unattached_logits_are_computed_twice_in_the_first_batch_only(
+    tiny_bert, tokenizer, tmp_path
+):
+    trainer = mlm_trainer(tiny_bert, tokenizer, tmp_path)
+    base = RowCounter(tiny_bert.bert.encoder)
+    trainer.evaluate()
+    assert len(base.seen) == 3 + 1

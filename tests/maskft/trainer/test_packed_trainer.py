@@ -21,6 +21,8 @@ from maskft.trainer.packing import row_lengths
 from tests.support.packed import BLOCK, TEXTS, build, rows_of
 from tests.support.trainers import Rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def rows(tokenizer):

@@ -8,6 +8,8 @@ from datasets import Dataset
 
 from tests.support.trainers import ShuffledStream, SizedStream, assert_resumed, record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def train(tiny_bert, tokenizer, rows, tmp_path):

@@ -17,9 +17,13 @@ from maskft import (
     mask_batch,
 )
 from maskft.fuse import fused
+from maskft.fuse.call import flat_positions
 from tests.support.device import DEVICE, Waits, on_device
 from tests.support.example import load_example
 from tests.support.tiny import tiny_batch, tiny_model
+from tests.support.trainers import Stream
+
+pytestmark = pytest.mark.slow
 
 BUDGET = {"rng": "sample", "seed": 1, "selection": "budget"}
 
@@ -73,7 +77,7 @@ def test_without_a_number_of_places_it_compiles_anew():
     example = load_example()
     model = example.make_model()
     loader, collator = example.make_loader("padded", example.make_rows(64), model)
-    collator.label_positions = True
+    collator.label_positions, collator.selection = True, "bernoulli"
     step = example.compiled(example.make_step(fuse_loss(model)), backend="eager")
     with pytest.raises(RecompileError):
         list(map(step, loader))
@@ -110,8 +114,70 @@ def test_labels_left_out_are_a_nan_in_compiled_code(name):
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     loss = compiled(**batch, label_positions=places).loss
     torch.testing.assert_close(loss, model(**batch).loss)
-    places[-1] = -1
-    assert compiled(**batch, label_positions=places).loss.isnan()
+    for place in (-1, places[-2], 10**6):  # left out, named twice, none of the batch
+        places[-1] = place
+        assert_poisoned(model, compiled(**batch, label_positions=places).loss)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize("linear", [None, False])
+def test_more_labels_than_capacity_poison_the_gradients(name, linear):
+    """A NaN loss whose gradients are 0 trains nothing, and Trainer logs it as 0."""
+    model = tiny_model({"bert": "masked", "llama": "causal"}[name], name)
+    batch = tiny_batch(model)
+    fuse_loss(model, capacity=3, linear=linear)
+    assert_poisoned(model, torch.compile(model, backend="eager", fullgraph=True)(**batch).loss)
+
+
+def assert_poisoned(model, loss):
+    assert loss.isnan()
+    model.zero_grad()
+    loss.backward()
+    assert model.get_output_embeddings().weight.grad.isnan().any()
+
+
+def test_places_are_those_of_each_row_and_survive_cutting(tokenizer, rows, tiny_bert):
+    """As accelerate's dispatching loader joins batches and cuts them by rows."""
+    collator = DataCollatorForLanguageModeling(
+        tokenizer, pad_to_multiple_of=64, label_positions=12, **BUDGET
+    )
+    batches = [collator(rows[:4]), collator(rows[4:8])]
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    fuse_loss(tiny_bert.eval())
+    for part in (slice(0, 4), slice(4, 8), slice(1, 3), slice(2, 7)):
+        cut = {name: value[part] for name, value in joined.items()}
+        found = tiny_bert(**cut).loss
+        cut.pop("label_positions")
+        assert torch.equal(found, tiny_bert(**cut).loss)
+
+
+def test_an_iterable_dataset_dispatched_by_accelerate(tokenizer, rows, tiny_bert, tmp_path):
+    """Its loader cuts every tensor to the batch size."""
+    collator = DataCollatorForLanguageModeling(tokenizer, label_positions=True, **BUDGET)
+    trainer = Trainer(
+        model=fuse_loss(tiny_bert),
+        args=TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, report_to="none", max_steps=2,
+            use_cpu=True, save_strategy="no", disable_tqdm=True, logging_steps=1,
+            accelerator_config={"dispatch_batches": True},
+        ),
+        train_dataset=Stream(rows),
+        data_collator=collator,
+    )  # fmt: skip
+    trainer.train()
+    assert all(log["loss"] > 0 for log in trainer.state.log_history if "loss" in log)
+
+
+def test_flat_places_that_were_cut_name_the_cause():
+    model = fuse_loss(tiny_model("masked", "bert"))
+    batch = tiny_batch(model)
+    places = (batch["labels"].reshape(-1) != -100).nonzero().squeeze(1)
+    with pytest.raises(ValueError, match=r"a loader that cuts batches .* each row, \[B, k\]"):
+        model(**batch, label_positions=places[:2])
+    with pytest.raises(ValueError, match=r"must be \[B, k\].* got \(3, 1\) for labels"):
+        model(**batch, label_positions=places[:3, None])
+    with pytest.raises(ValueError, match="places in the 16 labels of each row"):
+        model(**batch, label_positions=torch.full((2, 3), 16))
 
 
 @pytest.mark.parametrize("linear", [None, False])
@@ -132,7 +198,9 @@ def test_a_training_step_never_waits_for_a_gpu(name, way, linear):
         if way == "positions":
             batch["label_positions"] = places
         model(**batch).loss.backward()
-        assert launched == ["_cross_entropy", *["_scale"] * launched.count("_scale")]
+        gathered = ["_gather"] if linear is None else []
+        scaled = ["_scale"] * launched.count("_scale")
+        assert launched == ["_select", *gathered, "_cross_entropy", *scaled]
         assert "_scale" in launched
         optimizer.step()
 
@@ -165,7 +233,7 @@ def test_masking_on_a_gpu_never_waits(tokenizer, rows, strategy, selection):
     with on_device() as launched:
         masked = mask_batch(batch, collator)
     assert "_mask_tokens" in launched
-    assert masked["label_positions"].shape == (40,)
+    assert masked["label_positions"].shape == (4, 40)
     assert masked["labels"].shape == masked["input_ids"].shape == (4, 64)
     unmasked = collator.prepare(rows[:4]).to(DEVICE)
     with on_device() as launched:
@@ -185,9 +253,10 @@ def test_masking_where_the_model_is_names_the_same_places(tokenizer, rows, tiny_
     for part in (rows[:4], rows[3:7]):
         expected, found = collator(part), mask_batch(UnmaskedCollator(collator)(part), collator)
         assert torch.equal(expected["label_positions"], found["label_positions"])
-        kept = found["label_positions"][found["label_positions"] >= 0]
-        assert torch.equal(kept, (found["labels"].reshape(-1) != -100).nonzero().squeeze(1))
-        assert found["label_positions"].shape == (48,)
+        places, looked = flat_positions(found["label_positions"], found["labels"], False)
+        assert looked
+        assert torch.equal(places, (found["labels"].reshape(-1) != -100).nonzero().squeeze(1))
+        assert found["label_positions"].shape == (len(found["labels"]), 48)
 
 
 def test_places_that_do_not_suffice_are_an_error(tokenizer, rows):

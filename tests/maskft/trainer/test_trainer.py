@@ -9,6 +9,8 @@ from maskft import DataCollatorForLanguageModeling, MaskingCallback, attach, det
 from maskft.collate.randomness import EVALUATION_EPOCH
 from tests.support.trainers import Rows, Stream, build
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_callback_gives_the_collator_its_epochs(tiny_bert, tokenizer, rows, tmp_path):
     trainer = attach(build(tiny_bert, tokenizer, rows, tmp_path))

@@ -1,6 +1,7 @@
 """The losses as PyTorch and users handle them: errors, backward passes, compilation, threads."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -60,16 +61,21 @@ def test_labels_outside_the_classes_are_named():
         ({"positions": torch.tensor([1, 46])}, ValueError, r"rows in \[0, 46\)"),
         ({"positions": torch.tensor([1, 2]), "capacity": 3}, ValueError, "capacity goes without"),
         ({"capacity": 3}, ValueError, r"\d+ rows are labelled, more than capacity=3"),
-        ({"capacity": -1}, ValueError, "capacity must be at least 0"),
+        ({"capacity": -1}, ValueError, "capacity must not be negative"),
         ({"chunk_bytes": 0}, ValueError, "chunk_bytes must be at least 1"),
         ({"class_weights": torch.ones(3)}, ValueError, r"class_weights must be \[11\]"),
         ({"label_smoothing": 1.5}, ValueError, "label_smoothing must be between 0 and 1"),
+        ({"label_smoothing": "x"}, TypeError, "label_smoothing must be a number, got str"),
+        ({"label_smoothing": float("nan")}, ValueError, "label_smoothing must be between 0 and 1"),
         ({"z_loss": -1.0}, ValueError, "z_loss must be finite"),
+        ({"z_loss": None}, TypeError, "z_loss must be a number, got NoneType"),
+        ({"softcap": torch.ones(2)}, TypeError, "softcap must be a number, got Tensor"),
+        ({"logit_scale": True}, TypeError, "logit_scale must be a number, got bool"),
         ({"softcap": 0.0}, ValueError, "softcap must be finite and positive"),
         ({"logit_scale": float("nan")}, ValueError, "logit_scale must be finite"),
         ({"reduction": "avg"}, ValueError, "reduction='avg'"),
         ({"reduction": "sum", "num_items": 3}, ValueError, "num_items goes with reduction='mean'"),
-        ({"num_items": 0}, ValueError, "num_items must be finite and positive"),
+        ({"num_items": -1}, ValueError, "num_items must be finite and not negative"),
         ({"num_items": torch.ones(2)}, ValueError, "num_items must be a number or a 0-d tensor"),
         ({"num_items": "3"}, TypeError, "num_items must be a number"),
         ({"top_k": 0}, ValueError, "top_k must be at least 1"),
@@ -85,6 +91,60 @@ def test_what_does_not_fit_is_refused_by_name(change, error, message, backend):
     arguments |= {"backend": backend} | change
     with pytest.raises(error, match=message):
         linear_cross_entropy(**arguments)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("items", [0, 0.0, torch.tensor(0)])
+def test_no_items_in_the_whole_update(backend, items):
+    """One answer for a number and a tensor: no labels, no loss; labels nonetheless, infinity."""
+    hidden = HIDDEN.detach().clone().requires_grad_()
+    nothing = torch.full_like(LABELS, -100)
+    loss = linear_cross_entropy(hidden, WEIGHT, nothing, num_items=items, backend=backend).loss
+    loss.backward()
+    assert loss == 0
+    assert not hidden.grad.any()
+    loss = linear_cross_entropy(hidden, WEIGHT, LABELS, num_items=items, backend=backend).loss
+    assert loss.isposinf()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("wrong", ["capacity", "label"])
+def test_a_poisoned_loss_has_poisoned_gradients(reduction, wrong):
+    """In compiled code the reference cannot raise."""
+    labels, capacity = LABELS.clone(), 3
+    if wrong == "label":
+        capacity = None
+        labels[0, 0] = 11
+
+    def step(hidden, weight):
+        return linear_cross_entropy(
+            hidden, weight, labels, capacity=capacity, reduction=reduction, backend="reference"
+        ).loss.sum()
+
+    leaves = [x.detach().clone().requires_grad_() for x in (HIDDEN, WEIGHT)]
+    loss = torch.compile(step, backend="eager", fullgraph=True)(*leaves)
+    loss.backward()
+    assert loss.isnan()
+    assert leaves[1].grad.isnan().any()
+    labelled = labels != -100
+    assert leaves[0].grad[labelled].isnan().any()
+    assert not leaves[0].grad[~labelled].isnan().any()
+
+
+def test_transforms_run_with_the_reference_alone():
+    def loss(hidden, labels, backend="auto"):
+        return linear_cross_entropy(hidden, WEIGHT.detach(), labels, backend=backend).loss
+
+    hidden = HIDDEN.detach().requires_grad_()
+    for transform in (torch.func.grad, lambda f: torch.func.vmap(torch.func.grad(f))):
+        with pytest.raises(RuntimeError, match=r"torch\.func .*: backend='reference' does"):
+            transform(loss)(hidden.detach(), LABELS)
+    found = torch.func.vmap(torch.func.grad(partial(loss, backend="reference")))(
+        hidden.detach(), LABELS
+    )
+    for row, (h, labels) in enumerate(zip(hidden, LABELS, strict=True)):
+        (expected,) = torch.autograd.grad(loss(h, labels), hidden)
+        torch.testing.assert_close(found[row], expected[row])
 
 
 def test_float64_is_for_the_reference():
