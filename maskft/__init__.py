@@ -6,7 +6,6 @@ Names load on first use, so that ``maskft --help`` does not wait for torch. Exam
 use a ``tokenizer``, tokenized ``rows``, a ``model`` and a ``trainer`` of yours.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the names of _HOMES, for tools that read code
@@ -61,4 +60,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'maskft' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    from maskkernels.runtime.fork import import_guarded
+
+    return getattr(import_guarded(_HOMES[name]), name)

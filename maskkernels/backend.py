@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, NewType
 import torch
 from torch import Tensor
 
+from maskkernels.runtime.fork import import_guarded
+
 
 class Kernels(NamedTuple):
     """Where a backend runs and what it needs.
@@ -65,6 +67,8 @@ def resolve(backend: str, device: torch.device) -> str:
     Raises:
         ValueError: an unknown name, or a named backend that cannot run there.
     """
+    if not isinstance(backend, str):
+        raise TypeError(f"backend must be a str, got {type(backend).__name__}")
     if backend == "auto":
         name = home_of(device.type)
         return "reference" if name in _KERNELS and _KERNELS[name].package in _MISSING else name
@@ -130,6 +134,7 @@ class Op:
         read: Callable[..., tuple[Any, ...]] | None = None,
         spell: Callable[..., tuple[Any, ...]] | None = None,
         own: Callable[..., Any] | None = None,
+        check: Callable[..., None] | None = None,
         direct: bool = False,
         setup_context: Callable[..., None] | None = None,
         backward: Callable[..., Any] | None = None,
@@ -148,13 +153,16 @@ class Op:
             spell: the inverse of ``read``.
             own: (results, arguments of the functions) to results that share no memory with the
                 arguments, as an op's must not. Default: they never do.
+            check: looks at values, with the arguments of the functions, before the reference runs
+                on the CPU. The reference itself has defined results for any values; the kernels
+                for the CPU look as they go, so that compiled graphs have their looks too.
             direct: on the CPU, outside a graph, call the backend without the op in between, where
                 that would cost a noticeable share of a call.
             setup_context, backward: its autograd, as ``torch.library.register_autograd`` takes it.
         """
         self.room, self.name = room, name
         self.direct = direct or fake is None
-        self.read, self.spell, self.own = read, spell, own
+        self.read, self.spell, self.own, self.check = read, spell, own, check
         if job is not None:
             arguments = job.__annotations__
             self.read = read or (lambda *args: (job(*args),))
@@ -188,6 +196,8 @@ class Op:
     def run(self, name: str, device: torch.device, *args: Any) -> Any:
         """Run on the backend that ``resolve`` named."""
         if name == "reference":
+            if self.check and device.type == "cpu" and not torch.compiler.is_compiling():
+                self.check(*args)
             return self.reference(*args)
         eager = self.direct and device.type == "cpu" and not torch.compiler.is_compiling()
         if eager or self.registered is None or name != home_of(device.type):
@@ -201,7 +211,7 @@ class Op:
         if found is None:
             path = f"maskkernels.{self.room}._{name}"
             try:
-                found = self._modules[name] = import_module(path)
+                found = self._modules[name] = import_guarded(path)
             except ModuleNotFoundError as error:
                 if error.name != path:
                     raise

@@ -53,8 +53,9 @@ def fuse_loss(
     for a call.
 
     Args:
-        model: a masked, causal or sequence-to-sequence language model, or a PEFT or DDP model of
-            one. Fuse before ``torch.compile``; before or after DDP and FSDP2.
+        model: a masked, causal or sequence-to-sequence language model, BertForPreTraining,
+            AlbertForPreTraining, or a PEFT or DDP model of one. Fuse before ``torch.compile``;
+            before or after DDP and FSDP2.
         logits: when outputs have ``logits``. "auto": in evaluation calls, where they are computed
             when something first reads them (so that Trainer's compute_metrics and predict find
             them, and an evaluation without them costs nothing) and, once read, at once until the

@@ -166,6 +166,21 @@ class LabelledCall:
         labels = self.targets.reshape(-1).index_select(0, rows.clamp(min=0))
         return torch.where(rows >= 0, labels, IGNORE_INDEX).unsqueeze(0)
 
+    def with_sentences(self, loss: Tensor, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """Add the loss of the rows' sentences: cross-entropy of ``logits`` [B, 2].
+
+        Where ``num_items`` counts the labels of a whole update, a call's mean over its rows counts
+        by its share of them.
+        """
+        if labels is None:
+            return loss
+        mean = F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))
+        if self.num_items is not None:
+            here = (self.targets != IGNORE_INDEX).sum()
+            whole = torch.as_tensor(self.num_items, device=here.device).clamp(min=1)
+            mean = mean * (here / whole).to(mean.device)
+        return loss + mean
+
     def settle(self, loss: Tensor) -> Tensor:
         """Return ``loss``, or NaN where a number would mislead.
 

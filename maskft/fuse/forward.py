@@ -22,6 +22,7 @@ from maskft.fuse.replaced import (
     DecoderForward,
     FusedLossFunction,
     forward_function,
+    name_of,
     no_replica,
     refuse_transforms,
     signature_of,
@@ -116,7 +117,7 @@ class FusedForward:
                     "(accelerator.unwrap_model(model, keep_fp32_wrapper=False))"
                 )
             raise ValueError(
-                f"model.forward has been replaced since fuse_loss by {_name(now)}; put back the "
+                f"model.forward has been replaced since fuse_loss by {name_of(now)}; put back the "
                 "one that fuse_loss set, which was model.forward after it, and unfuse then"
             )
         for name, value in self._before.items():
@@ -316,6 +317,8 @@ class FusedForward:
             loss = outputs.loss  # of ``call``, and what the model adds to it
         else:
             loss = self.finish(call, outputs[name])
+            if sentence := self.head.sentence:
+                loss = call.with_sentences(loss, outputs[sentence[1]], kwargs.get(sentence[0]))
         fields = {name: outputs[name] for name in outputs.keys()}  # noqa: SIM118
         fields["loss"] = loss
         if logits == "later":
@@ -338,7 +341,7 @@ class FusedForward:
         self.noticed = True
         _LOG.warning(
             "%s.forward has been replaced since fuse_loss by %s, which computes its own head and "
-            "loss: the fused loss does not run. Use one of the two", self.head.name, _name(now),
+            "loss: the fused loss does not run. Use one of the two", self.head.name, name_of(now),
         )  # fmt: skip
 
     def _stock(self, kwargs: dict[str, Any]) -> Any:
@@ -391,9 +394,3 @@ def _with_signature(signature: inspect.Signature) -> FusedForward:
     made = object.__new__(FusedForward)
     made.function = forward_function(signature)
     return made
-
-
-def _name(forward: Any) -> str:
-    function = getattr(forward, "__func__", forward)
-    where = getattr(function, "__module__", None) or type(function).__module__
-    return f"{where}.{getattr(function, '__qualname__', type(function).__qualname__)}"

@@ -39,6 +39,11 @@ _MULTIPLIED_BY_LOGITS_SCALING = ("HyperCLOVAXForCausalLM",)  # Granite divides
 _SCALES_HIDDEN_STATES = ("MiniCPM3ForCausalLM",)
 # Models that take padding out of the decoder inputs that they make.
 _MASKS_DECODER_INPUTS = ("EncoderDecoderModel",)
+# Models with a loss of their sentences too: its argument of labels, its logits among the outputs.
+_SENTENCES = {
+    "BertForPreTraining": ("next_sentence_label", "seq_relationship_logits"),
+    "AlbertForPreTraining": ("sentence_order_label", "sop_logits"),
+}
 # Biases that are added after the decoder, as attributes of the model.
 _BIASES = {"EsmForMaskedLM": "lm_head.bias"}
 
@@ -59,6 +64,7 @@ class Head:
         parameters: the names of what ``forward`` takes, in order.
         drops_cache: whether ``forward`` turns the key-value cache off itself.
         logits: what its outputs call them.
+        sentence: the labels and the logits of a second loss, of each row's sentences, or None.
     """
 
     name: str
@@ -71,7 +77,8 @@ class Head:
     bias: str | None
     parameters: tuple[str, ...]
     drops_cache: bool
-    logits: str = "logits"
+    logits: str
+    sentence: tuple[str, str] | None
 
 
 def read(model: Any) -> Head:
@@ -109,6 +116,8 @@ def read(model: Any) -> Head:
         or ("final_logits_bias" if hasattr(model, "final_logits_bias") else None),
         parameters=tuple(inspect.signature(owner.forward).parameters)[1:],
         drops_cache=_drops_cache(code),
+        logits="prediction_logits" if name in _SENTENCES else "logits",
+        sentence=_SENTENCES.get(name),
     )
 
 
@@ -202,6 +211,7 @@ def _mapped() -> set[str]:
         *auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values(),
         *auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
         *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
+        *_SENTENCES,
     }
 
 

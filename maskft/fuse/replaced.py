@@ -49,6 +49,13 @@ def wraps(forward: Any, function: Callable[..., Any]) -> bool:
     return False
 
 
+def name_of(forward: Any) -> str:
+    """Say where a forward comes from."""
+    function = getattr(forward, "__func__", forward)
+    where = getattr(function, "__module__", None) or type(function).__module__
+    return f"{where}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
 def signature_of(model: Any) -> inspect.Signature:
     """Add ``label_positions`` to the model's signature, so that Trainer keeps that column."""
     parameters = [

@@ -135,8 +135,9 @@ class _Room:
             raise ValueError(f'padding_side must be "left" or "right", got {padding_side!r}')
         if pad_to_multiple_of is not None:
             pad_to_multiple_of = as_int("pad_to_multiple_of", pad_to_multiple_of)
-            if pad_to_multiple_of < 1:
-                raise ValueError(f"pad_to_multiple_of must be positive, got {pad_to_multiple_of}")
+            if not 1 <= pad_to_multiple_of < 1 << 31:
+                what = "positive" if pad_to_multiple_of < 1 else "below 2**31"
+                raise ValueError(f"pad_to_multiple_of must be {what}, got {pad_to_multiple_of}")
         if dtype not in INTEGERS:
             raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
         if pin_memory and not torch.cuda.is_available():

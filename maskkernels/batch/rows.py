@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.tokens.checks import check_ids
+from maskkernels.tokens.checks import check_ids, checked_bounds
 
 _LARGEST = 1 << 63
 _NO_ROWS = (str, bytes, bytearray, Mapping, Set)  # text, or without an order
@@ -94,8 +94,11 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
     if type(rows).__module__.partition(".")[0] == "pyarrow":
         return _from_arrow(rows, name)
     if isinstance(rows, PackedRows):
+        if rows.cu_seqlens is None:
+            raise TypeError(f"the cu_seqlens of {name} must be a torch.Tensor, got NoneType")
         check_ids(rows.values, rows.cu_seqlens, None)
-        return Rows(_as_array(rows.values, name), _as_array(rows.cu_seqlens.long(), name), False)
+        values = _as_array(rows.values, name)
+        return Rows(values, checked_bounds(rows.cu_seqlens.cpu(), values.size), False)
     if isinstance(rows, (Tensor, np.ndarray)):
         rows = _as_array(rows, name)
     if isinstance(rows, np.ndarray) and rows.ndim == 0:

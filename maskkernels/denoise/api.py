@@ -10,8 +10,11 @@ from maskkernels.denoise.job import CorruptedRows, DenoiseJob, span_counts
 from maskkernels.denoise.policy import Denoiser, SpanCorruption, TextInfilling, denoiser_table
 from maskkernels.tokens import IGNORE_INDEX
 from maskkernels.tokens.checks import (
+    INTEGERS,
+    check_dense,
+    check_flag,
     check_ids,
-    check_int,
+    check_int64,
     check_like,
     check_vector,
     epoch_bits,
@@ -163,18 +166,48 @@ def pad_corrupted(
     """
     if not isinstance(rows, CorruptedRows):
         raise TypeError(f"rows must be CorruptedRows, got {type(rows).__name__}")
+    check_int64("padding_value", padding_value)
+    check_int64("ignore_index", ignore_index)
+    _check_rows(rows)
     input_ids, real = _padded("input_length", *rows.inputs, input_length, padding_value)
     labels, _ = _padded("target_length", *rows.targets, target_length, ignore_index)
     return {"input_ids": input_ids, "attention_mask": real.long(), "labels": labels}
+
+
+def _check_rows(rows: CorruptedRows) -> None:
+    """Rows that somebody may have put together by hand."""
+    for name, tensor in rows._asdict().items():
+        check_dense(name, tensor)
+        if tensor.dtype not in INTEGERS or tensor.dim() != 1:
+            raise ValueError(
+                f"{name} must be int32 or int64 of one dimension, "
+                f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+        if tensor.device != rows.input_ids.device:
+            raise ValueError(f"{name} is on {tensor.device}, input_ids on {rows.input_ids.device}")
+    if rows.cu_seqlens.shape != rows.target_cu_seqlens.shape or not rows.cu_seqlens.shape[0]:
+        raise ValueError(
+            "cu_seqlens and target_cu_seqlens must both be [B + 1], got "
+            f"{tuple(rows.cu_seqlens.shape)} and {tuple(rows.target_cu_seqlens.shape)}"
+        )
+    if rows.input_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    for name, (values, bounds) in (("", rows.inputs), ("target_", rows.targets)):
+        ends, n = bounds.tolist(), values.numel()  # a GPU's values are longer than their bounds
+        if ends[0] < 0 or ends[-1] > n or ends != sorted(ends):
+            raise ValueError(
+                f"{name}cu_seqlens must rise, in [0, {n}] ({name or 'input_'}ids.numel()), "
+                f"got {ends}"
+            )
 
 
 def _padded(
     name: str, values: Tensor, bounds: Tensor, length: int, padding: int
 ) -> tuple[Tensor, Tensor]:
     """([B, length] int64, where the tokens are)."""
-    check_int(name, length)
-    if length < 0:
-        raise ValueError(f"{name} must not be negative, got {length}")
+    check_int64(name, length, 0)
+    if length >= 1 << 31:
+        raise ValueError(f"{name} must be below 2**31, got {length}")
     lengths = bounds.diff()
     if bounds.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
         longest, b = lengths.max(0)
@@ -182,7 +215,7 @@ def _padded(
             raise ValueError(f"row {int(b)} has {int(longest)} tokens, more than {name}={length}")
     column = torch.arange(length, device=values.device)
     real = column < lengths[:, None]
-    at = torch.where(real, bounds[:-1, None] + column, values.shape[0])
+    at = torch.where(real, bounds[:-1, None] + column, values.shape[0]).clamp(0, values.shape[0])
     return torch.cat([values, values.new_full((1,), 0)]).long()[at].where(real, padding), real
 
 
@@ -204,9 +237,13 @@ def corrupted_lengths(
         >>> corrupted_lengths(568)
         (511, 115)
     """
+    check_flag("eos", eos)
     if isinstance(length, bool) or not isinstance(length, int) or not int(eos) <= length:
         raise ValueError(f"length must be an int, at least {int(eos)}, got {length!r}")
     denoiser = Denoiser() if denoiser is None else denoiser
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}")
+    check_flag("final_sentinel", final_sentinel)
     _, density, mean, prefix, mode = denoiser_table((denoiser,))[0].tolist()
     noise, spans = span_counts(length - eos, density, mean, prefix)
     return length - noise + spans + (mode >= 0), noise + spans + final_sentinel + eos
@@ -252,14 +289,15 @@ def replace_tokens(
         labels: [B, T], the original id where a token is masked, ``ignore_index`` elsewhere: both
             come from ``mask_tokens``.
         sampled_ids: [B, T], of which the masked places are read; with ``positions``, [R].
-        positions: int64 [R], the flat index of each sample, negative where there is none; as
-            ``mask_tokens`` returns them.
+        positions: int32 or int64 [R], the flat index of each sample, negative where there is none;
+            as ``mask_tokens`` returns them.
 
     Returns:
         ReplacedTokens(input_ids, is_replaced).
 
     Raises:
-        TypeError, ValueError: a dtype, shape or device that does not fit.
+        TypeError, ValueError: a dtype, shape or device that does not fit; on the CPU, a position
+            outside the batch. On a GPU, and in a graph, its sample is left out.
 
     Example:
         >>> import torch
@@ -270,25 +308,41 @@ def replace_tokens(
         ([[11, 12, 77]], [[0, 0, 1]])
     """
     check_ids(input_ids, None, None)
+    for name, tensor in (("labels", labels), ("sampled_ids", sampled_ids)):
+        _check_integers(name, tensor, input_ids)
     check_like("labels", labels, input_ids)
+    check_int64("ignore_index", ignore_index)
     masked = labels != ignore_index
     original = torch.where(masked, labels, input_ids)
     if positions is None:
         check_like("sampled_ids", sampled_ids, input_ids)
         ids = torch.where(masked, sampled_ids, original)
     else:
+        _check_integers("positions", positions, input_ids)
         if positions.dim() != 1 or sampled_ids.shape != positions.shape:
             raise ValueError(
                 "positions and sampled_ids must both be [R], got "
                 f"{tuple(positions.shape)} and {tuple(sampled_ids.shape)}"
             )
+        look = positions.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look and positions.numel() and (high := int(positions.max())) >= input_ids.numel():
+            raise ValueError(f"positions must be below {input_ids.numel()} tokens, got {high}")
         # One place more than there are tokens takes the samples that have no position.
         size = input_ids.numel()
-        slot = torch.where(positions < 0, size, positions)
+        positions = positions.long()
+        slot = torch.where((positions < 0) | (positions >= size), size, positions)
         flat = torch.cat([original.reshape(-1), original.new_zeros(1)])
         flat = flat.scatter(0, slot, sampled_ids.to(flat.dtype))
         ids = flat[:size].view(input_ids.shape)
     return ReplacedTokens(ids.to(input_ids.dtype), (ids != original).long())
+
+
+def _check_integers(name: str, tensor: Tensor, input_ids: Tensor) -> None:
+    check_dense(name, tensor)
+    if tensor.dtype not in INTEGERS:
+        raise TypeError(f"{name} must be int32 or int64, got {tensor.dtype}")
+    if tensor.device != input_ids.device:
+        raise ValueError(f"{name} is on {tensor.device}, input_ids on {input_ids.device}")
 
 
 def _job(

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from maskkernels.batch import PackedRows
 from maskkernels.denoise.policy import SpanCorruption, denoiser_table
+from maskkernels.tokens.checks import checked_bounds
+from maskkernels.tokens.layout import safe_bounds
 
 _LONGEST = (1 << 31) - 1  # tokens in a row: a choice among them takes 32-bit words
 _SEED = (1 << 64) - 1
@@ -119,7 +121,11 @@ def batch_of(job: DenoiseJob, hash_rows: Callable[..., Tensor]) -> Batch:
         else:
             bounds = torch.zeros(count + 1, dtype=torch.int64, device=input_ids.device)
     else:
-        bounds = cu_seqlens.long()
+        n = input_ids.numel()
+        if cu_seqlens.device.type == "cpu":
+            bounds = torch.from_numpy(checked_bounds(cu_seqlens, n))
+        else:
+            bounds = safe_bounds(cu_seqlens, n)
     ids = input_ids.reshape(-1)
     if attention_mask is not None:
         if sample_ids is None:

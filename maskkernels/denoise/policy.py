@@ -4,13 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from maskkernels.rng import threshold
-from maskkernels.tokens.checks import check_int
+from maskkernels.tokens.checks import check_flag, check_int, check_number
 
 LONGEST_MEAN = 1 << 15  # tokens; keeps the integer arithmetic of span counts inside 64 bits
 LONGEST_POISSON = 256  # tokens; e^-mean is far from underflow
@@ -34,13 +33,8 @@ def _check_id(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be in [0, 2**31), got {value}")
 
 
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-
-
 def _check_share(name: str, value: Any) -> None:
-    _check_number(name, value)
+    check_number(name, value)
     if not 0 < value < 1:
         raise ValueError(f"{name} must be in (0, 1), got {value}")
 
@@ -74,14 +68,15 @@ class Denoiser:
 
     def __post_init__(self) -> None:
         _check_share("noise_density", self.noise_density)
-        _check_number("mean_span_length", self.mean_span_length)
+        check_number("mean_span_length", self.mean_span_length)
         if not 1 <= self.mean_span_length <= LONGEST_MEAN:
             raise ValueError(
                 f"mean_span_length must be in [1, {LONGEST_MEAN}], got {self.mean_span_length}"
             )
-        _check_number("share", self.share)
+        check_number("share", self.share)
         if not 0 < self.share < math.inf:
             raise ValueError(f"share must be positive and finite, got {self.share}")
+        check_flag("prefix", self.prefix)
         if self.mode_token_id is not None:
             _check_id("mode_token_id", self.mode_token_id)
 
@@ -124,12 +119,18 @@ class SpanCorruption:
             object.__setattr__(self, name, _ids(name, getattr(self, name)))
         if not self.sentinel_ids:
             raise ValueError("sentinel_ids must hold at least one id, got none")
+        if not hasattr(self.denoisers, "__iter__"):
+            got = type(self.denoisers).__name__
+            raise TypeError(f"denoisers must be a sequence of Denoisers, got {got}")
         object.__setattr__(self, "denoisers", tuple(self.denoisers))
         if not self.denoisers:
             raise ValueError("denoisers must hold at least one Denoiser, got none")
         for denoiser in self.denoisers:
             if not isinstance(denoiser, Denoiser):
                 raise TypeError(f"denoisers must hold Denoisers, got {type(denoiser).__name__}")
+        if not math.isfinite(sum(float(denoiser.share) for denoiser in self.denoisers)):
+            raise ValueError("the shares of denoisers must have a finite sum")
+        check_flag("final_sentinel", self.final_sentinel)
         if self.eos_token_id is not None:
             _check_id("eos_token_id", self.eos_token_id)
         taken = {self.eos_token_id, *(denoiser.mode_token_id for denoiser in self.denoisers)}
@@ -174,13 +175,14 @@ class TextInfilling:
     def __post_init__(self) -> None:
         _check_id("mask_token_id", self.mask_token_id)
         _check_share("ratio", self.ratio)
-        _check_number("mean_span_length", self.mean_span_length)
+        check_number("mean_span_length", self.mean_span_length)
         if not 0 < self.mean_span_length <= LONGEST_POISSON:
             raise ValueError(
                 f"mean_span_length must be in (0, {LONGEST_POISSON}], got {self.mean_span_length}"
             )
         for name in ("sentence_end_ids", "edge_token_ids"):
             object.__setattr__(self, name, _ids(name, getattr(self, name)))
+        check_flag("permute_sentences", self.permute_sentences)
         if self.permute_sentences and not self.sentence_end_ids:
             raise ValueError("permute_sentences=True needs sentence_end_ids (a full stop...)")
 

@@ -33,6 +33,8 @@ class Selected(NamedTuple):
 
 def _select(job: LossJob) -> Selected:
     labels = job.labels.numpy()
+    if job.positions is not None:  # a copy: another thread may write to them after the look
+        job = job._replace(positions=job.positions.clone())
     if job.positions is None:
         rows = slots = np.flatnonzero(labels != job.ignore_index)
     else:

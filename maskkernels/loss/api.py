@@ -9,7 +9,6 @@ from maskkernels.backend import resolve
 from maskkernels.loss.checks import (
     check_float,
     check_labels,
-    check_least,
     check_numbers,
     check_transforms,
     check_values,
@@ -18,7 +17,7 @@ from maskkernels.loss.checks import (
 from maskkernels.loss.job import LossJob, is_autocast_on
 from maskkernels.loss.op import cross_entropy
 from maskkernels.tokens import IGNORE_INDEX
-from maskkernels.tokens.checks import check_int
+from maskkernels.tokens.checks import check_int64
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -97,8 +96,8 @@ def masked_cross_entropy(
         logit_scale: finite.
         reduction: "mean", "sum" or "none".
         num_items: what "mean" divides by: a number, or a 0-d tensor, which is never read on the
-            host. 0 where there are no labels in the whole update: the loss is 0 without labelled
-            rows, and infinite with some.
+            host. 0 says that nothing is labelled in all the batches of an update: the loss of one
+            without labelled rows is 0, and of another infinite (or NaN, where its sum is 0).
         accuracy, entropy, top_k: what else to compute in the same pass; top_k is k.
         backend: "auto", "reference", "numba" (CPU) or "triton" (GPU).
 
@@ -205,11 +204,11 @@ def linear_cross_entropy(
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must be [{weight.shape[0]}], got {tuple(bias.shape)}")
     if capacity is not None:
-        check_least("capacity", capacity, 0)
+        check_int64("capacity", capacity, 0)
         if positions is not None:
             raise ValueError("capacity goes without positions: their number is the capacity")
     if chunk_bytes is not None:
-        check_least("chunk_bytes", chunk_bytes, 1)
+        check_int64("chunk_bytes", chunk_bytes, 1)
     kind = hidden.device.type
     if is_autocast_on(kind):
         hidden, weight, bias = _autocast(torch.get_autocast_dtype(kind), hidden, weight, bias)
@@ -273,9 +272,9 @@ def _cross_entropy(
         raise ValueError(f"reduction={reduction!r}: expected one of {REDUCTIONS}")
     if num_items is not None and reduction != "mean":
         raise ValueError(f"num_items goes with reduction='mean', not {reduction!r}")
-    check_int("ignore_index", ignore_index)
+    check_int64("ignore_index", ignore_index)
     if top_k is not None:
-        check_least("top_k", top_k, 1)
+        check_int64("top_k", top_k, 1)
     needs = [
         torch.is_grad_enabled() and t is not None and t.requires_grad for t in (rows, weight, bias)
     ]

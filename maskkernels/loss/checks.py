@@ -1,7 +1,6 @@
 """The checks of the losses' arguments."""
 
 import math
-import numbers
 from typing import Any
 
 import torch
@@ -9,9 +8,7 @@ from torch import Tensor
 
 from maskkernels.loss.job import LossJob, check_capacity, check_positions, outside_classes
 from maskkernels.loss.reference import select
-from maskkernels.tokens.checks import INTEGERS, check_int
-
-NUMBERS = (numbers.Real, torch.SymInt, torch.SymFloat)
+from maskkernels.tokens.checks import INTEGERS, check_dense, check_number
 
 
 def check_transforms(backend: str) -> bool:
@@ -36,8 +33,7 @@ def check_numbers(
         ("softcap", 1.0 if softcap is None else softcap),
         ("logit_scale", logit_scale),
     ):
-        if isinstance(value, bool) or not isinstance(value, NUMBERS):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+        check_number(name, value)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
     if not 0 <= z_loss < math.inf:
@@ -48,19 +44,13 @@ def check_numbers(
         raise ValueError(f"logit_scale must be finite, got {logit_scale}")
 
 
-def check_least(name: str, value: Any, least: int) -> None:
-    """Check an int and its lower bound."""
-    check_int(name, value)
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
 def check_float(name: str, tensor: Any, like: Tensor | None = None) -> None:
     """Check the dtype of a tensor of floats, and that it is where ``like`` is."""
     floats = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
     if not isinstance(tensor, Tensor) or tensor.dtype not in floats:
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{name} must be a tensor of floats, 16 to 64 bits, got {got}")
+    check_dense(name, tensor)
     if like is not None and tensor.device != like.device:
         raise ValueError(f"{name} is on {tensor.device}, the rows are on {like.device}")
 
@@ -77,6 +67,7 @@ def check_labels(name: str, rows: Tensor, labels: Tensor, positions: Tensor | No
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             wanted = " or ".join(map(str, dtypes))
             raise TypeError(f"{what} must be a tensor of {wanted}, got {got}")
+        check_dense(what, tensor)
         if tensor.device != rows.device:
             raise ValueError(f"{what} is on {tensor.device}, {name} on {rows.device}")
     if positions is not None and positions.dim() != 1:
@@ -99,6 +90,7 @@ def items_tensor(
     if num_items is None:
         return None
     if isinstance(num_items, Tensor):
+        check_dense("num_items", num_items)
         if num_items.dim() or num_items.dtype == torch.bool or num_items.dtype.is_complex:
             raise ValueError(
                 "num_items must be a number or a 0-d tensor of one, "
@@ -109,6 +101,7 @@ def items_tensor(
         return num_items.detach().to(device=device, dtype=dtype, non_blocking=True)
     if isinstance(num_items, bool) or not isinstance(num_items, (int, float)):
         raise TypeError(f"num_items must be a number or a tensor, got {type(num_items).__name__}")
+    check_number("num_items", num_items)
     if not 0 <= num_items < math.inf:
         raise ValueError(f"num_items must be finite and not negative, got {num_items}")
     return torch.full((), float(num_items), device=device, dtype=dtype)

@@ -48,11 +48,15 @@ def cross_entropy(job: LossJob) -> Result:
 
 def select(job: LossJob) -> tuple[Tensor, Tensor, Tensor]:
     """(input, label and whether it counts) of each row of the result."""
-    if job.positions is None:
-        return job.input, job.labels, job.labels != job.ignore_index
-    at = job.positions.clamp(0)
-    labels = job.labels if job.aligned else job.labels[at]
-    return job.input[at], labels, (job.positions >= 0) & (labels != job.ignore_index)
+    positions, rows, labels = job.positions, job.input, job.labels
+    if positions is None:
+        return rows, labels, labels != job.ignore_index
+    at = positions.clamp(0)
+    if not rows.shape[0]:  # no position names a row; they all get one that is ignored
+        rows = torch.cat([rows, rows.new_zeros((1, rows.shape[1]))])
+        labels = labels if job.aligned else labels.new_full((1,), job.ignore_index)
+    labels = labels if job.aligned else labels[at]
+    return rows[at], labels, (positions >= 0) & (labels != job.ignore_index)
 
 
 def logits_of(x: Tensor, labelled: Tensor, job: LossJob) -> Tensor:

@@ -20,6 +20,7 @@ from maskkernels.mask._numba_rows import (
     above_rate,
     bits_up_to,
     copy_row,
+    is_maskable,
     keep_eligible,
     note_positions,
     sample_of,
@@ -30,7 +31,7 @@ from maskkernels.mask._numba_rows import (
 )
 from maskkernels.mask._numba_units import mask_units
 from maskkernels.mask.actions import MASK
-from maskkernels.mask.job import MaskJob
+from maskkernels.mask.job import MaskJob, check_values
 from maskkernels.mask.policy import outside_vocabulary, thresholds
 from maskkernels.rng._numba import counter_word, fill_words
 from maskkernels.runtime.jit import inlined, kernel, lowest_bit
@@ -68,7 +69,7 @@ def _mask_block(tokens, law, output, begin, size, first, words, at, index):
             if special.size:
                 ok = ok and not special[t]
             elif table.size:
-                ok = ok and table[token if ok else 0]  # padding may hold any number
+                ok = ok and is_maskable(table, token)
             r = np.int64(words[i])
             at[n] = t
             n += ok
@@ -115,6 +116,8 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
 
 
 def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bounds = row_bounds(job.input_ids, job.cu_seqlens)
+    check_values(job)
     # NumPy allocates faster than torch, and large arrays in huge pages
     ids = flat(job.input_ids, job.input_ids.dtype)
     masked, labels = (np.empty(tuple(job.input_ids.shape), ids.dtype) for _ in range(2))
@@ -123,7 +126,7 @@ def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     real, special = flat_masks(job.attention_mask, job.special_tokens_mask)
     tokens = Tokens(
         ids,
-        row_bounds(job.input_ids, job.cu_seqlens),
+        bounds,
         real,
         special,
         flat(job.maskable, torch.bool),

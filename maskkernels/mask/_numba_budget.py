@@ -29,11 +29,14 @@ def _key(word, position):
 def _weigh(keys, n, rates):
     """Divide the words of n keys by the thresholds of their rates, and drop their positions.
 
-    Returns (the sum of the thresholds, how many are not 0). ``rates`` begins at position 0.
+    Returns (the sum of the thresholds, how many are not 0). ``rates`` begins at position 0. They
+    are held to [0, 1], a NaN to 0, as in the reference: no sum asks for more keys than there are.
     """
     total, eligible = np.int64(0), 0
     for i in range(n):
-        below = threshold_of(rates[keys[i] & np.uint64(0xFFFFFFFF)])
+        rate = rates[keys[i] & np.uint64(0xFFFFFFFF)]
+        rate = rate if rate > 0.0 else 0.0
+        below = threshold_of(rate if rate < 1.0 else 1.0)
         total += below
         eligible += below > 0
         quotient = (keys[i] & np.uint64(0xFFFFFFFF00000000)) // np.uint64(max(below, 1))
@@ -101,7 +104,7 @@ def mask_budget(tokens, law, output, first_row, last_row):
     slots = np.empty(longest if by_unit else 0, np.int64)
     table = np.empty(power_of_two(2 * longest) if by_unit else 0, np.int64)
     numbers = np.empty(longest if by_unit else 0, np.int64)
-    entry = np.empty(longest if by_unit else 0, np.int64)  # of each slot: where its key is
+    entry = np.empty(longest + 1 if by_unit else 0, np.int64)  # of each slot: where its key is
     keys = np.empty(longest + 1, np.uint64)
     some = np.empty(longest + 1, np.uint64)
     bins = np.empty(256, np.int64)
@@ -124,10 +127,10 @@ def mask_budget(tokens, law, output, first_row, last_row):
             slot, found = words_of_units(
                 tokens.units[row:end], sample, law, slots, table, numbers, words
             )
-            entry[:found] = -1
+            entry[: found + 1] = -1
             entries = 0
             for i in range(n):
-                s = slot[at[i] - row]
+                s = max(slot[at[i] - row], 0)
                 if entry[s] < 0:
                     entry[s] = entries
                     keys[entries] = _key(words[s], at[i] - first)
@@ -148,14 +151,14 @@ def mask_budget(tokens, law, output, first_row, last_row):
         ranked = not by_unit or law.per_unit
         mask_below = random_below = np.uint64(0)
         if ranked:
-            k_mask = (k * threshold_of(law.mask_share) + _HALF) >> 32
-            k_both = (k * threshold_of(law.both) + _HALF) >> 32
+            k_mask = min((k * threshold_of(law.mask_share) + _HALF) >> 32, k)
+            k_both = min((k * threshold_of(law.both) + _HALF) >> 32, k)
             mask_below = _limit(keys, entries, k_mask, bins, some)
             random_below = _limit(keys, entries, k_both, bins, some)
         selected = 0
         for i in range(n):
             t = at[i]
-            key = keys[entry[slot[t - row]] if by_unit else i]
+            key = keys[entry[max(slot[t - row], 0)] if by_unit else i]
             at[selected] = t
             action[selected] = MASK + (key >= mask_below) + (key >= random_below)
             selected += key < chosen

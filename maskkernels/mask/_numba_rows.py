@@ -123,6 +123,13 @@ def above_rate(words, rates, above):
 
 
 @inlined
+def is_maskable(table, token):
+    """An id outside the table is not: padding holds any number, and another thread may write."""
+    inside = np.uint64(token) < np.uint64(table.size)  # a negative id is a huge one
+    return inside and table[np.uint64(token) if inside else np.uint64(0)]
+
+
+@inlined
 def keep_eligible(tokens, at, n):
     """Drop from at[:n] what may not be masked; how many are left."""
     ids, real, special, table, units = (
@@ -139,7 +146,7 @@ def keep_eligible(tokens, at, n):
         if special.size:
             ok = ok and not special[t]
         elif table.size:
-            ok = ok and table[ids[t]]
+            ok = ok and is_maskable(table, ids[t])
         at[left] = t
         left += ok
     return left

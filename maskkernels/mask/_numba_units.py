@@ -65,15 +65,17 @@ def power_of_two(n):
 def words_of_units(units, sample, law, slots, table, numbers, words):
     """(slot of each token's unit or -1, how many slots); words[slot] is the unit's of stream 2.
 
-    The slot is the unit itself where units are numbered densely, as they nearly always are.
+    The slot is the unit itself where units are numbered densely, as they nearly always are; copied,
+    because another thread may write to the caller's units.
     """
     highest = np.int64(-1)
     for t in range(units.size):
-        highest = max(highest, units[t])
+        slots[t] = max(units[t], np.int64(-1))
+        highest = max(highest, slots[t])
     if highest < words.size - 4:
         n = highest + 1
         fill_words(words[: (n + 3) & ~3], 0, sample, law.c3 | _UNIT, law.seed)
-        return units, n
+        return slots[: units.size], n
     n = unit_slots(units, slots, table[: power_of_two(2 * units.size)], numbers)
     gather_words(numbers, n, sample, law.c3 | _UNIT, law.seed, words)
     return slots[: units.size], n

@@ -5,14 +5,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskkernels.backend import Op, resolve
-from maskkernels.mask.job import MaskJob
+from maskkernels.backend import Op
+from maskkernels.mask.job import MaskJob, check_rates, check_values
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
 from maskkernels.tokens.checks import (
     INTEGERS,
+    check_bounds,
+    check_dense,
     check_ids,
     check_indices,
-    check_int,
+    check_int64,
     check_like,
     check_vector,
     epoch_bits,
@@ -56,7 +58,19 @@ def _fake(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return ids, labels, count, positions
 
 
-_mask_tokens = Op("mask", "mask_tokens", fake=_fake, job=MaskJob, results=4)
+def _check(job: MaskJob) -> None:
+    """Look at the values before the reference runs on the CPU."""
+    check_bounds(job.input_ids, job.cu_seqlens)
+    check_values(job)
+    size = job.vocab_size if job.maskable is None else job.maskable.numel()
+    outside = (job.input_ids < 0) | (job.input_ids >= size)
+    if job.attention_mask is not None:
+        outside &= job.attention_mask != 0
+    if outside.any():
+        raise outside_vocabulary(job.input_ids, int(outside.reshape(-1).long().argmax()), size)
+
+
+_mask_tokens = Op("mask", "mask_tokens", fake=_fake, job=MaskJob, results=4, check=_check)
 
 
 def mask_tokens(
@@ -125,9 +139,11 @@ def mask_tokens(
 
     Raises:
         TypeError, ValueError: an argument that does not fit, by name; values (ids outside the
-            vocabulary, rates outside [0, 1], a broken cu_seqlens) are checked on the CPU only. On a
-            GPU, where looking at them would wait for the device, an id outside the table is never
-            masked, a NaN rate counts as 0 and others are clamped to [0, 1].
+            vocabulary, rates outside [0, 1], a broken cu_seqlens) are checked on the CPU only, in a
+            compiled graph when it runs. On a GPU, where looking at them would wait for the device,
+            an id outside the table is never masked, a NaN rate counts as 0 and others are clamped
+            to [0, 1]. There, and in a graph, a unit without a column in ``unit_rates`` has rate 0,
+            and units 2^34 apart share their words.
 
     Example:
         >>> import torch
@@ -158,13 +174,7 @@ def mask_tokens(
             f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}"
         )
     if capacity is not None:
-        check_int("capacity", capacity, "an int or None")
-        if capacity < 0:
-            raise ValueError(f"capacity must not be negative, got {capacity}")
-    look = input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
-    if look:
-        size = policy.vocab_size if maskable is None else maskable.numel()
-        _check_values(replacement_ids, size, rates, unit_rates)
+        check_int64("capacity", capacity, 0)
     if unit_rates is not None:
         rates = _rates_of_units(unit_rates, units, cu_seqlens)
     job = MaskJob(
@@ -175,10 +185,7 @@ def mask_tokens(
         policy.at_least_one, policy.replacement == "unit", int(policy.ignore_index),
         -1 if capacity is None else capacity,
     )  # fmt: skip
-    name = resolve(backend, input_ids.device)
-    if look and name == "reference":  # the Numba kernel looks at the ids as it goes
-        _check_vocabulary(input_ids, attention_mask, size)
-    ids, labels, count, positions = _mask_tokens.run(name, input_ids.device, job)
+    ids, labels, count, positions = _mask_tokens(backend, input_ids.device, job)
     if capacity is None:
         return MaskedTokens(ids, labels)
     return MaskedTokens(ids, labels, count, positions)
@@ -197,7 +204,8 @@ def _check_units(
         raise ValueError("a policy with replacement='unit' needs units")
     if units is not None and units.dtype not in INTEGERS:
         raise TypeError(f"units must be int32 or int64, got {units.dtype}")
-    if units is not None:
+    look = input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+    if look and units is not None:
         check_indices("units", units, -(1 << 63))
     check_like("rates", rates, input_ids)
     for name, given in (("rates", rates), ("unit_rates", unit_rates)):
@@ -206,6 +214,7 @@ def _check_units(
         if not isinstance(given, Tensor) or not given.dtype.is_floating_point:
             got = given.dtype if isinstance(given, Tensor) else type(given).__name__
             raise TypeError(f"{name} must be a float tensor, got {got}")
+        check_dense(name, given)
     if unit_rates is None:
         return
     if units is None or rates is not None:
@@ -214,39 +223,13 @@ def _check_units(
         raise ValueError(f"unit_rates must be [{samples}, U], got {tuple(unit_rates.shape)}")
     if unit_rates.device != input_ids.device:
         raise ValueError(f"unit_rates is on {unit_rates.device}, input_ids on {input_ids.device}")
-    if units.device.type == "cpu" and not torch.compiler.is_compiling() and units.numel():
-        highest = int(units.max())
+    if look:
+        check_rates("unit_rates", unit_rates)
+        highest = int(units.max()) if units.numel() else -1
         if highest >= unit_rates.shape[1]:
             raise ValueError(
                 f"units go up to {highest}, unit_rates has columns for {unit_rates.shape[1]}"
             )
-
-
-def _check_values(
-    replacement_ids: Tensor | None, size: int, rates: Tensor | None, unit_rates: Tensor | None
-) -> None:
-    """Look at the values of CPU tensors."""
-    if replacement_ids is not None:
-        low, high = int(replacement_ids.min()), int(replacement_ids.max())
-        if low < 0 or high >= size:
-            raise ValueError(
-                f"replacement_ids go from {low} to {high}, outside the vocabulary [0, {size})"
-            )
-    for name, given in (("rates", rates), ("unit_rates", unit_rates)):
-        if given is None or not given.numel():
-            continue
-        values = given.detach().double().numpy()
-        if not (values.min() >= 0 and values.max() <= 1):  # a NaN is both
-            raise ValueError(f"{name} must be between 0 and 1, NaN excluded")
-
-
-def _check_vocabulary(input_ids: Tensor, attention_mask: Tensor | None, size: int) -> None:
-    """Every real token's id is in [0, size)."""
-    outside = (input_ids < 0) | (input_ids >= size)
-    if attention_mask is not None:
-        outside &= attention_mask != 0
-    if outside.any():
-        raise outside_vocabulary(input_ids, int(outside.reshape(-1).long().argmax()), size)
 
 
 def _rates_of_units(unit_rates: Tensor, units: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:

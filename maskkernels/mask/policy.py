@@ -1,13 +1,12 @@
 """What to do with tokens that may be masked: how many, and what stands in their place."""
 
 from dataclasses import dataclass
-from numbers import Real
 
 from torch import Tensor
 
 from maskkernels.rng import threshold
 from maskkernels.tokens import IGNORE_INDEX
-from maskkernels.tokens.checks import check_int
+from maskkernels.tokens.checks import check_flag, check_int, check_number
 
 SELECTIONS = ("bernoulli", "budget")
 
@@ -61,8 +60,7 @@ class MaskingPolicy:
             check_int(name, getattr(self, name))
         for name in ("rate", "mask_share", "random_share"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+            check_number(name, value)
             if not 0.0 <= float(value) <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
         if self.mask_share + self.random_share > 1.0:
@@ -81,6 +79,7 @@ class MaskingPolicy:
             raise ValueError(f"ignore_index must be in [-2**31, 0), got {self.ignore_index}")
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {SELECTIONS}, got {self.selection!r}")
+        check_flag("at_least_one", self.at_least_one)
         if self.at_least_one and self.selection != "budget":
             raise ValueError("at_least_one goes with selection='budget'")
         if self.replacement not in ("token", "unit"):

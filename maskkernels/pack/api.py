@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-from maskkernels.tokens.checks import as_int
+from maskkernels.tokens.checks import as_int, check_dense
 
 LARGEST = 1 << 24  # tokens in a block; the kernel keeps a list for each space that can be left
 OVERLONG = ("error", "truncate")
@@ -85,7 +85,8 @@ def pack_rows(
     """
     sizes = _lengths(lengths)
     capacity = _integer("capacity", capacity, LARGEST)
-    window = max(sizes.size, 1) if window is None else _integer("window", window, None)
+    rows = max(sizes.size, 1)
+    window = rows if window is None else min(_integer("window", window, None), rows)
     if overlong not in OVERLONG:
         raise ValueError(f"overlong must be one of {OVERLONG}, got {overlong!r}")
     if sizes.size and (low := int(sizes.min())) < 0:
@@ -105,8 +106,9 @@ def pack_rows(
 
 
 def _lengths(lengths: Any) -> np.ndarray:
-    """int64 [B], contiguous."""
+    """int64 [B], contiguous; a copy, because another thread may write to the caller's."""
     if isinstance(lengths, Tensor):
+        check_dense("lengths", lengths)
         if lengths.device.type != "cpu":
             raise ValueError(f"lengths is on {lengths.device}; rows are packed on the cpu")
         lengths = lengths.detach().numpy()
@@ -118,7 +120,9 @@ def _lengths(lengths: Any) -> np.ndarray:
         raise ValueError(f"lengths must have shape [B], got {array.shape}")
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"lengths must hold integers, got {array.dtype}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    if array.size and array.dtype.kind == "u" and int(array.max()) >= 1 << 63:
+        raise ValueError(f"lengths holds {int(array.max())}, which does not fit in 64 bits")
+    return np.array(array, dtype=np.int64, order="C")
 
 
 def _integer(name: str, value: Any, most: int | None) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maskkernels.runtime.jit import inlined, kernel
 from maskkernels.tokens._numba import first_real, flat, flat_masks, row_bounds
+from maskkernels.tokens.checks import check_indices
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -116,6 +117,7 @@ def hash_rows(
 
 
 def random_words(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
+    check_indices("index", index, 0)
     out = torch.empty_like(index, memory_format=torch.contiguous_format)
     _random_words(
         flat(sample_ids, torch.int64).view(np.uint64),

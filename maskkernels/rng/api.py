@@ -1,13 +1,21 @@
 """Random words and content hashes: check the inputs, choose a backend, compute."""
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-from maskkernels.tokens.checks import check_ids, check_indices, check_int, epoch_bits, seed_bits
+from maskkernels.tokens.checks import (
+    check_bounds,
+    check_dense,
+    check_ids,
+    check_indices,
+    check_int,
+    check_number,
+    epoch_bits,
+    seed_bits,
+)
 
 
 def threshold(p: float) -> int:
@@ -24,8 +32,7 @@ def threshold(p: float) -> int:
         >>> threshold(0.5) == 2**31, threshold(1.0) == 2**32
         (True, True)
     """
-    if isinstance(p, bool) or not isinstance(p, Real):
-        raise TypeError(f"a probability must be a number, got {type(p).__name__}")
+    check_number("a probability", p)
     p = float(p)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"a probability must be between 0 and 1, got {p!r}")
@@ -50,12 +57,14 @@ _hash_rows = Op(
     "hash_rows",
     fake=_fake_hash_rows,
     arguments={"input_ids": Tensor, "cu_seqlens": Tensor | None, "attention_mask": Tensor | None},
+    check=lambda input_ids, cu_seqlens, _: check_bounds(input_ids, cu_seqlens),
 )
 _random_words = Op(
     "rng",
     "random_words",
     fake=_fake_random_words,
     arguments={"sample_ids": Tensor, "index": Tensor, "seed": int, "epoch": int, "stream": int},
+    check=lambda _, index, *__: check_indices("index", index, 0),
 )
 
 
@@ -133,6 +142,7 @@ def random_words(
             raise TypeError(
                 f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}"
             )
+        check_dense(name, tensor)
     if sample_ids.device != index.device:
         raise ValueError(f"sample_ids is on {sample_ids.device}, index on {index.device}")
     check_int("stream", stream)
@@ -145,7 +155,6 @@ def random_words(
         raise ValueError(
             f"sample_ids {tuple(sample_ids.shape)} and index {tuple(index.shape)} do not broadcast"
         ) from None
-    check_indices("index", index, 0)
     words = _random_words(
         backend, index.device, sample_ids.reshape(-1), index.reshape(-1), seed_bits(seed), epoch,
         int(stream),

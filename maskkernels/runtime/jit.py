@@ -8,7 +8,6 @@ Kernels live in files of that name only.
 
 import contextlib
 import hashlib
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,13 @@ from typing import Any
 import numba as nb
 from llvmlite import ir
 from numba.core import cgutils
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, NullCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime import rtsys
 from numba.extending import intrinsic
+
+from maskkernels.runtime.folders import open_to_others
+from maskkernels.runtime.fork import hold_forks
 
 _TRIED = ("0.68.",)  # versions of Numba
 _CONSTANTS = ("mask/actions.py", "rng/streams.py", "units/flags.py", "units/weights.py")
@@ -32,7 +34,8 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` at its first call, or load what an earlier process compiled.
 
     Where no folder can be written to or read from, it is compiled in every process, and a
-    warning says so.
+    warning says so. So it is where others could write to the folder: what they leave there would
+    run as this user.
     """
     function.__qualname__ += f"-{_DIGEST}"
     compiled = nb.njit(nogil=True)(function)
@@ -42,6 +45,14 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
             compiled._cache = _Cache(function)
     except RuntimeError:
         _warn_once("no folder to keep compiled kernels in")
+        return compiled
+    folder = compiled._cache.cache_path
+    if others := open_to_others(folder):
+        compiled._cache = NullCache()
+        _warn_once(
+            f"compiled kernels are not kept in {folder}, because others can write to {others} and "
+            "what they leave there would run as you"
+        )
     return compiled
 
 
@@ -172,17 +183,10 @@ def _warn_once(what: str) -> None:
         _warned = True
         warnings.warn(
             f"{what}: compiling again takes seconds. If every process says so, set NUMBA_CACHE_DIR "
-            "to a folder that can be written to.",
+            "to a folder that you, and nobody else, can write to.",
             RuntimeWarning,
             stacklevel=3,
         )
 
 
-# A child that is forked while another thread compiles would wait for the compiler's lock for ever:
-# let the fork wait for the compiler instead.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
+hold_forks(global_compiler_lock)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.runtime.jit import inlined
+from maskkernels.tokens.checks import checked_bounds
 
 _ABSENT = {
     torch.bool: np.empty(0, np.bool_),
@@ -24,11 +25,15 @@ def first_real(real):
 
 
 def row_bounds(input_ids: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
-    """int64 [B + 1]: sample b is the flat range bounds[b]..bounds[b + 1]."""
+    """int64 [B + 1]: sample b is the flat range bounds[b]..bounds[b + 1].
+
+    Looked at here, where a kernel is about to run, and nobody else's memory: a graph leaves out the
+    looks of the functions that are called, and another thread may write to ``cu_seqlens``.
+    """
     if cu_seqlens is None:
         rows, length = input_ids.shape
         return np.arange(rows + 1, dtype=np.int64) * length
-    return cu_seqlens.to(torch.int64).contiguous().numpy()
+    return checked_bounds(cu_seqlens, input_ids.numel())
 
 
 def flat(tensor: Tensor | None, dtype: torch.dtype) -> np.ndarray:
@@ -47,4 +52,5 @@ def flat_masks(*masks: Tensor | None) -> list[np.ndarray]:
     """
     first = next((mask for mask in masks if mask is not None), None)
     dtype = torch.int64 if first is not None and first.dtype == torch.int64 else torch.bool
+    masks = tuple(m if m is None or not m.is_floating_point() else m != 0 for m in masks)
     return [flat(mask, dtype) for mask in masks]

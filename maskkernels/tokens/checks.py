@@ -1,22 +1,62 @@
 """The checks that rooms share: integers, and tensors that belong to a batch of tokens.
 
-None of them waits for a GPU: values are looked at on the CPU only.
+None of them waits for a GPU. Values are looked at on the CPU only, by those who are about to
+compute: in a compiled graph that is when it runs.
 """
 
 import operator
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 INTEGERS = (torch.int32, torch.int64)
+_LARGEST = (1 << 63) - 1  # what an op takes as an int
 
 
 def check_int(name: str, value: Any, expected: str = "an int") -> None:
     """``value`` must be an integer and no bool; a size that a trace made symbolic is one."""
     if isinstance(value, bool) or not isinstance(value, (Integral, torch.SymInt)):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
+def check_int64(name: str, value: Any, least: int = -_LARGEST - 1) -> None:
+    """``value`` must be an integer that is at least ``least`` and fits in 64 bits."""
+    check_int(name, value)
+    if value < least:
+        what = f"be at least {least}" if least else "not be negative"
+        raise ValueError(f"{name} must {what}, got {value}")
+    if not isinstance(value, torch.SymInt) and int(value) > _LARGEST:
+        raise ValueError(f"{name} must be below 2**63, got {value}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """``value`` must be a real number that a float can hold, and no bool; NaN is one."""
+    if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if isinstance(value, (float, torch.SymFloat)):
+        return
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, got {value}") from None
+
+
+def check_flag(name: str, value: Any) -> None:
+    """``value`` must be a bool: any other value would be taken for one in silence."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_dense(name: str, tensor: Any) -> None:
+    """``tensor`` must be a tensor whose elements lie in memory with strides."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{name} must be a dense tensor, got a {kind} one: pad it, or to_dense()")
 
 
 def as_int(name: str, value: Any) -> int:
@@ -29,8 +69,7 @@ def as_int(name: str, value: Any) -> int:
 
 def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> None:
     """The checks that every op on rows of tokens shares; none of them waits for a GPU."""
-    if not isinstance(input_ids, Tensor):
-        raise TypeError(f"input_ids must be a torch.Tensor, got {type(input_ids).__name__}")
+    check_dense("input_ids", input_ids)
     if input_ids.dtype not in INTEGERS:
         raise TypeError(f"input_ids must be int32 or int64, got {input_ids.dtype}")
     if cu_seqlens is None and input_ids.dim() != 2:
@@ -43,8 +82,7 @@ def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tens
             raise ValueError(
                 f"with cu_seqlens, input_ids must be flat [N], got shape {tuple(input_ids.shape)}"
             )
-        if not isinstance(cu_seqlens, Tensor):
-            raise TypeError(f"cu_seqlens must be a torch.Tensor, got {type(cu_seqlens).__name__}")
+        check_dense("cu_seqlens", cu_seqlens)
         if cu_seqlens.dtype not in INTEGERS or cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1:
             raise ValueError(
                 "cu_seqlens must be int32 or int64 [B + 1], got "
@@ -54,26 +92,49 @@ def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tens
             raise ValueError(
                 f"cu_seqlens is on {cu_seqlens.device}, input_ids on {input_ids.device}"
             )
-        if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_cu_seqlens(cu_seqlens, input_ids.numel())
     check_like("attention_mask", attention_mask, input_ids)
 
 
-def check_cu_seqlens(cu_seqlens: Tensor, n: int) -> None:
-    """The values of ``cu_seqlens``: from 0 up to n, never falling. Reads them, so CPU only."""
-    bounds = cu_seqlens.numpy()  # four calls of torch would take longer than a small batch
+def checked_bounds(cu_seqlens: Tensor, n: int) -> np.ndarray:
+    """int64 [B + 1]: a copy of ``cu_seqlens``, whose values are looked at. On the CPU only.
+
+    A copy, because another thread may write to the caller's after the look.
+
+    Raises:
+        ValueError: it does not go from 0 up to n, or falls.
+    """
+    bounds = cu_seqlens.detach().numpy().astype(np.int64)
+    # In NumPy: four calls of torch would take longer than a small batch.
     if bounds[0] != 0 or bounds[-1] != n or (bounds[1:] < bounds[:-1]).any():
         raise ValueError(
-            f"cu_seqlens must rise from 0 to {n} (input_ids.numel()), got {cu_seqlens.tolist()}"
+            f"cu_seqlens must rise from 0 to {n} (input_ids.numel()), got {bounds.tolist()}"
         )
+    return bounds
+
+
+def check_bounds(tokens: Tensor, cu_seqlens: Tensor | None) -> None:
+    """The values of ``cu_seqlens``, if there is one: from 0 up to the tokens, never falling."""
+    if cu_seqlens is not None:
+        checked_bounds(cu_seqlens, tokens.numel())
+
+
+def check_indices(name: str, index: Tensor, low: int) -> None:
+    """Every index is in [low, 2^34), all that a counter of the contract holds. On the CPU only."""
+    if not index.numel():
+        return
+    values = index.detach().numpy()
+    most = int(values.max())
+    least = int(values.min()) if low > -(1 << 63) else low
+    if least < low or most >= 1 << 34:
+        bad = least if least < low else most
+        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
 
 
 def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
     """``tensor`` must have the shape and the device of ``input_ids``."""
     if tensor is None:
         return
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    check_dense(name, tensor)
     if tensor.shape != input_ids.shape:
         raise ValueError(
             f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
@@ -98,6 +159,7 @@ def check_vector(
         kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         article = "an" if kinds.startswith("int") else "a"
         raise TypeError(f"{name} must be {article} {kinds} tensor, got {got}")
+    check_dense(name, tensor)
     if tensor.dim() != 1 or length not in (None, tensor.numel()):
         raise ValueError(
             f"{name} must have shape [{'n' if length is None else length}], "
@@ -108,11 +170,14 @@ def check_vector(
 
 
 def check_table(name: str, table: Tensor, dtype: torch.dtype, input_ids: Tensor) -> None:
-    """``table`` must have an entry of ``dtype`` for each id of a vocabulary."""
+    """``table`` must have an entry of ``dtype`` for each id of a vocabulary, of one at least."""
     if not isinstance(table, Tensor) or table.dtype != dtype or table.dim() != 1:
         is_tensor = isinstance(table, Tensor)
         got = f"{table.dtype} {tuple(table.shape)}" if is_tensor else type(table).__name__
         raise TypeError(f"{name} must be {str(dtype).removeprefix('torch.')} [V], got {got}")
+    check_dense(name, table)
+    if not table.numel():
+        raise ValueError(f"{name} must have an entry for each id of the vocabulary, got none")
     if table.device != input_ids.device:
         raise ValueError(f"{name} is on {table.device}, input_ids on {input_ids.device}")
 
@@ -121,6 +186,7 @@ def check_column(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: T
     """``tensor`` must be int64 of ``shape``, on the device of ``input_ids``."""
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
         raise TypeError(f"{name} must be an int64 tensor, got {getattr(tensor, 'dtype', tensor)}")
+    check_dense(name, tensor)
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
     if tensor.device != input_ids.device:
@@ -139,18 +205,6 @@ def seed_bits(seed: int) -> int:
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     return seed - (1 << 64) if seed >> 63 else seed
-
-
-def check_indices(name: str, index: Tensor, low: int) -> None:
-    """Every index is in [low, 2^34), all the counter can hold; looked at on the CPU only."""
-    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
-        return
-    values = index.numpy()
-    most = int(values.max())
-    least = int(values.min()) if low > -(1 << 63) else low
-    if least < low or most >= 1 << 34:
-        bad = least if least < low else most
-        raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
 
 
 def epoch_bits(epoch: int) -> int:

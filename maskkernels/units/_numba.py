@@ -13,7 +13,7 @@ from maskkernels.runtime.jit import inlined, kernel, lowest_bit
 from maskkernels.runtime.threads import over_rows
 from maskkernels.tokens._numba import flat, flat_masks, row_bounds
 from maskkernels.units.flags import ENDS, STARTS
-from maskkernels.units.lengths import too_high
+from maskkernels.units.lengths import misnumbered
 from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 BLOCK = 1024  # tokens looked at together
@@ -133,11 +133,11 @@ def _number_rows(
                 part = real[begin:end]
                 for i in range(size):
                     may_here[i] &= part[i] != 0
-            if table.size:
+            if offsets.size:
+                _apart(offsets[::2], offsets[1::2], begin, end, starts)
+            elif not word_ids.size:
                 for i in range(size):
                     starts[i] = (here[i] & STARTS) | (before[i] >> 1 & 1)
-            elif offsets.size:
-                _apart(offsets[::2], offsets[1::2], begin, end, starts)
             else:
                 _changed(word_ids, word_ids, begin, end, starts)
                 part, grouped = word_ids[begin:end], groups[begin:end]
@@ -230,8 +230,12 @@ def _runs(row, inside, edges):
 
 @kernel
 def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_row, last_row):
-    """(a unit's number past the length of its row or -1, that length)."""
+    """(the first row with units that do not fit or -1, the highest of its units or -1).
+
+    A row's units are copied before they are looked at: another thread may write to the caller's.
+    """
     longest = _longest(bounds, first_row, last_row)
+    copied = np.empty(longest, np.int64)
     words = np.empty(longest + 4, np.uint32)
     lengths = np.empty(longest, np.uint32)
     cut_length = np.empty(1, np.uint32)
@@ -239,23 +243,35 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
     edges = np.empty(longest + 1, np.int64)
     span_of = np.empty(longest, np.int64)  # each unit's
     for b in range(first_row, last_row):
-        row, out = units[bounds[b] : bounds[b + 1]], spans[bounds[b] : bounds[b + 1]]
-        count = np.int64(0)
+        given, out = units[bounds[b] : bounds[b + 1]], spans[bounds[b] : bounds[b + 1]]
+        row = copied[: given.size]
+        highest = np.int64(-1)
         for t in range(row.size):
-            count = max(count, row[t] + 1)
-        if count > row.size:
-            return count - 1, row.size
+            row[t] = given[t]
+            highest = max(highest, row[t])
+        if highest >= row.size:  # before 1 is added: that may wrap
+            return b, highest
+        bad = np.int64(0)
+        for t in range(1, row.size):
+            step = np.uint64(row[t] - row[t - 1])  # below 0 a huge one
+            bad |= np.int64(step > np.uint64(1)) & np.int64(row[t] >= 0) & np.int64(row[t - 1] >= 0)
+        count = highest + 1
         fill_words(words[: (count + 3) & ~3], 0, sample_ids[b], c3, seed)
         _lengths(words[:count], whole, lengths)
         span_of[:count] = 0  # first how many spans begin at each
+        before = np.int64(-1)
         for e in range(0, _runs(row, inside, edges), 2):
             unit, last = row[edges[e]], row[edges[e + 1] - 1]
+            bad |= np.int64(unit <= before)
+            before = last
             _lengths(words[unit : unit + 1], cut, cut_length)
             span_of[unit] += 1
             unit += np.int64(cut_length[0])
             while unit <= last:
                 span_of[unit] += 1
                 unit += np.int64(lengths[unit])
+        if bad:
+            return b, np.int64(-1)
         number = np.int64(-1)
         for u in range(count):
             number += span_of[u]
@@ -295,9 +311,9 @@ def span_units(
         counter_word(epoch) | _SPAN,
         spans.numpy().reshape(-1),
     )
-    for highest, length in over_rows(lambda begin, end: _number_spans(*arrays, begin, end), bounds):
-        if highest >= 0:
-            raise too_high(highest, length)
+    for b, highest in over_rows(lambda begin, end: _number_spans(*arrays, begin, end), bounds):
+        if b >= 0:
+            raise misnumbered(b, highest, int(bounds[b + 1] - bounds[b]))
     return spans
 
 

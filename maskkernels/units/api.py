@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkernels.rng.api import threshold
 from maskkernels.tokens.checks import (
     INTEGERS,
     check_column,
+    check_dense,
     check_ids,
     check_like,
+    check_number,
     check_table,
     check_vector,
     epoch_bits,
@@ -186,8 +187,9 @@ def span_units(
         there is no unit.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; units past the number of tokens, which
-            are looked at on the CPU only (a GPU takes any numbers).
+        TypeError, ValueError: an argument that does not fit; units that are not numbered so: at or
+            past the number of tokens, or falling back or skipping a number in a run. They are
+            looked at on the CPU only (a GPU takes any numbers).
 
     Example:
         >>> import torch
@@ -202,9 +204,20 @@ def span_units(
     check_vector("sample_ids", sample_ids, units, (torch.int64,), samples)
     # A trace cannot look into a cache.
     thresholds = length_thresholds if torch.compiler.is_compiling() else _kept_thresholds
-    whole, cut = thresholds(tuple(lengths))
+    whole, cut = thresholds(_checked_lengths(lengths))
     bits = (seed_bits(seed), epoch_bits(epoch))
     return _run("span_units", backend, units, whole, cut, sample_ids, cu_seqlens, *bits)
+
+
+def _checked_lengths(lengths: Any) -> tuple[float, ...]:
+    if isinstance(lengths, (str, bytes)) or not hasattr(lengths, "__iter__"):
+        raise TypeError(f"lengths must be a sequence of numbers, got {type(lengths).__name__}")
+    if isinstance(lengths, Tensor):
+        lengths = lengths.tolist()
+    lengths = tuple(lengths)
+    for n, share in enumerate(lengths):
+        check_number(f"lengths[{n}]", share)
+    return lengths
 
 
 _kept_thresholds = lru_cache(maxsize=64)(length_thresholds)
@@ -251,10 +264,13 @@ def rates_from_weights(
         [[0.25, 0.25, 0.5, 0.0]]
     """
     _check_units(units, cu_seqlens)
+    check_dense("weights", weights)
     check_like("weights", weights, units)
     if not weights.dtype.is_floating_point:
         raise TypeError(f"weights must be a float tensor, got {weights.dtype}")
-    threshold(rate)
+    check_number("rate", rate)
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"rate must be between 0 and 1, got {rate}")
     return _run("rates_from_weights", backend, weights, units, float(rate), cu_seqlens)
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 from maskkernels.rng import threshold
+from maskkernels.tokens.checks import check_number
 
 LONGEST = 64  # units in a span: the kernel looks at all thresholds for every unit
 
@@ -25,6 +26,7 @@ def geometric_lengths(p: float = 0.2, longest: int = 10) -> list[float]:
         >>> round(sum(n * share for n, share in enumerate(lengths, 1)), 2)
         3.8
     """
+    check_number("p", p)
     if not 0.0 < p <= 1.0:
         raise ValueError(f"p must be in (0, 1], got {p}")
     if isinstance(longest, bool) or not isinstance(longest, int) or not 1 <= longest <= LONGEST:
@@ -45,8 +47,10 @@ def length_thresholds(lengths: Sequence[float]) -> tuple[tuple[int, ...], tuple[
     """
     if not 1 <= len(lengths) <= LONGEST:
         raise ValueError(f"lengths must hold 1 to {LONGEST} probabilities, got {len(lengths)}")
-    if not all(0.0 <= share < math.inf for share in lengths) or not any(lengths):
-        raise ValueError(f"lengths must be probabilities with a positive sum, got {list(lengths)}")
+    if not all(share >= 0.0 for share in lengths) or not 0.0 < sum(lengths) < math.inf:
+        raise ValueError(
+            f"lengths must be probabilities with a positive sum that is finite, got {list(lengths)}"
+        )
     whole = _shares(lengths)
     cut = _shares([*itertools.accumulate(reversed(whole))][::-1])
     return _thresholds(whole), _thresholds(cut)
@@ -61,9 +65,20 @@ def _thresholds(shares: list[float]) -> tuple[int, ...]:
     return tuple(threshold(min(p, 1.0)) for p in itertools.accumulate(shares[:-1]))
 
 
-def too_high(highest: int, length: int) -> ValueError:
-    """The error for units that are not numbered from 0 in the order of their sample."""
+def misnumbered(sample: int, highest: int, length: int) -> ValueError:
+    """The error for units that are not numbered from 0 in the order of their sample.
+
+    Args:
+        sample: which one.
+        highest: a unit past the length of the sample; -1: they are out of order.
+        length: tokens of the sample.
+    """
+    what = (
+        f"units go up to {highest} in a sample of {length} tokens"
+        if highest >= 0
+        else "units fall back or skip a number"
+    )
     return ValueError(
-        f"units go up to {highest} in a sample of {length} tokens; number them from 0 in each "
-        "sample, as word_units does"
+        f"{what} (sample {sample}); number them from 0 in each sample, one more for each new unit, "
+        "as word_units does"
     )

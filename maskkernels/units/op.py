@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
+from maskkernels.tokens.checks import check_bounds
 
 _WHERE = dict.fromkeys(
     ("cu_seqlens", "attention_mask", "special_tokens_mask", "maskable", "groups"), Tensor | None
@@ -14,11 +15,13 @@ _WHERE = dict.fromkeys(
 
 def _define(name: str, dtype: torch.dtype, arguments: dict[str, Any]) -> Op:
     """An op whose result has the shape of its first argument."""
+    bounds = list(arguments).index("cu_seqlens")
     return Op(
         "units",
         name,
         fake=lambda like, *_: like.new_empty(like.shape, dtype=dtype),
         arguments=arguments,
+        check=lambda *args: check_bounds(args[0], args[bounds]),
         direct=True,
     )
 

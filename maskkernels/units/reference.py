@@ -10,7 +10,7 @@ from maskkernels.rng.streams import SPAN
 from maskkernels.tokens.eligibility import may_mask
 from maskkernels.tokens.layout import layout
 from maskkernels.units.flags import ENDS, STARTS
-from maskkernels.units.lengths import too_high
+from maskkernels.units.lengths import misnumbered
 from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 
@@ -70,13 +70,10 @@ def _count(begins: Tensor, sample: Tensor) -> Tensor:
 def span_units(units, whole, cut, sample_ids, cu_seqlens, seed, epoch):
     samples, sample, _, in_sample = layout(units, cu_seqlens, None)
     unit = units.reshape(-1).long()
-    if _may_look(unit):
-        length = torch.bincount(sample, minlength=samples + 1)[sample]
-        if (high := unit >= length).any():
-            t = int(high.long().argmax())
-            raise too_high(int(unit[t]), int(length[t]))
     inside = in_sample & (unit >= 0)
     goes_on = inside & _goes_on(inside, sample)
+    if _may_look(unit):
+        _check_numbers(unit, samples, sample, inside, goes_on)
     run_begins = inside & ~goes_on
     begins = run_begins | (goes_on & (unit != _before(unit)))
 
@@ -105,6 +102,27 @@ def span_units(units, whole, cut, sample_ids, cu_seqlens, seed, epoch):
         jump = jump[jump]
     found = begins & (found[place] > 0)
     return torch.where(inside, _count(found, sample) - 1, -1).view(units.shape)
+
+
+def _check_numbers(
+    unit: Tensor, samples: int, sample: Tensor, inside: Tensor, goes_on: Tensor
+) -> None:
+    """Units are below the length of their sample, and never fall or skip a number in a run."""
+    n = unit.numel()
+    length = torch.bincount(sample, minlength=samples + 1)
+    least = torch.full_like(length, -1)
+    highest = least.scatter_reduce(0, sample, torch.where(inside, unit, -1), "amax")
+    bad = highest >= length
+    key = torch.where(inside, unit.clamp(max=n) + sample * (n + 1), -1)
+    step = key - _before(key)
+    so_far = _before(torch.cummax(key, 0).values) if n else key
+    so_far[:1] = -1
+    astray = inside & torch.where(goes_on, (step < 0) | (step > 1), key <= so_far)
+    bad |= torch.zeros_like(length).scatter_add(0, sample, astray.long()) > 0
+    if bad[:samples].any():
+        b = int(bad.long().argmax())
+        past = bool(highest[b] >= length[b])
+        raise misnumbered(b, int(highest[b]) if past else -1, int(length[b]))
 
 
 def _reached(word: Tensor, thresholds: Sequence[int]) -> Tensor:

@@ -144,29 +144,6 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_fork_waits_for_a_thread_that_compiles(tmp_path):
-    """A child forked in between would wait for the compiler's lock for ever."""
-    code = """
-import os, threading, time, torch
-from tests.maskkernels.test_numba import POLICIES, mask_tokens
-ids = torch.arange(4, 132).view(2, 64)
-thread = threading.Thread(target=lambda: mask_tokens(ids, POLICIES[0], seed=1))
-thread.start()
-time.sleep(0.5)
-assert thread.is_alive()  # it compiles
-child = os.fork()
-if not child:
-    mask_tokens(ids, POLICIES[0], seed=1)
-    os._exit(0)
-raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60,
-        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
-    )  # fmt: skip
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="MAP_NORESERVE has this number on Linux")
 def test_offsets_past_2_to_the_31_are_right():
     from maskkernels.batch import _numba

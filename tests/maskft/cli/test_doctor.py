@@ -83,7 +83,7 @@ def test_no_language_model_and_no_model(tmp_path, capsys):
     assert main(["doctor", str(tmp_path)]) == 2
     assert "is a vit, and there is no language model" in capsys.readouterr().err
     assert main(["doctor", "/no/such"]) == 2
-    assert "cannot read the configuration of '/no/such'" in capsys.readouterr().err
+    assert "no such model folder: /no/such" in capsys.readouterr().err
 
 
 def test_a_model_with_code_of_its_own(tmp_path, capsys):
@@ -102,4 +102,4 @@ def test_a_model_with_code_of_its_own(tmp_path, capsys):
 def test_check_without_weights(tmp_path, capsys):
     tiny_config("bert").save_pretrained(tmp_path)
     assert main(["doctor", "--check", str(tmp_path)]) == 2
-    assert f"cannot load '{tmp_path}': Error no file named" in capsys.readouterr().err
+    assert f"cannot load a model from '{tmp_path}': Error no file named" in capsys.readouterr().err

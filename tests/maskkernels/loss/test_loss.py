@@ -290,3 +290,14 @@ def test_division_by_zero_is_torchs(backend):
         assert torch.allclose(loss, torch.tensor(expected), equal_nan=True)
         loss.backward(retain_graph=True)
         loss.backward()
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_positions_of_no_rows_are_ignored(backend, aligned):
+    logits = torch.zeros(0, 5, requires_grad=True)
+    positions, labels = torch.tensor([-1, -1]), torch.full((2 * aligned,), -100)
+    options = {"positions": positions, "backend": backend}
+    output = masked_cross_entropy(logits, labels, reduction="none", **options)
+    output.loss.sum().backward()
+    assert (output.loss.tolist(), output.count.item(), logits.grad.shape) == ([0, 0], 0, (0, 5))

@@ -61,7 +61,7 @@ def test_labels_outside_the_classes_are_named():
         ({"positions": torch.tensor([1, 46])}, ValueError, r"rows in \[0, 46\)"),
         ({"positions": torch.tensor([1, 2]), "capacity": 3}, ValueError, "capacity goes without"),
         ({"capacity": 3}, ValueError, r"\d+ rows are labelled, more than capacity=3"),
-        ({"capacity": -1}, ValueError, "capacity must be at least 0"),
+        ({"capacity": -1}, ValueError, "capacity must not be negative"),
         ({"chunk_bytes": 0}, ValueError, "chunk_bytes must be at least 1"),
         ({"class_weights": torch.ones(3)}, ValueError, r"class_weights must be \[11\]"),
         ({"label_smoothing": 1.5}, ValueError, "label_smoothing must be between 0 and 1"),

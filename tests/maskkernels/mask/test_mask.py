@@ -315,7 +315,7 @@ IDS = torch.tensor([[5, 6], [7, 8]])
         ({"unit_rates": torch.rand(3, 9), "units": IDS}, ValueError, r"must be \[2, U\]"),
         ({"unit_rates": torch.rand(2, 9) + 1, "units": IDS}, ValueError, "between 0 and 1"),
         ({"capacity": -1}, ValueError, "capacity must not be negative"),
-        ({"capacity": 1.5}, TypeError, "capacity must be an int or None"),
+        ({"capacity": 1.5}, TypeError, "capacity must be an int"),
         ({"cu_seqlens": torch.tensor([0, 2])}, ValueError, r"must be flat \[N\]"),
         ({"backend": "triton"}, ValueError, "backend='triton': tensors are on cpu"),
         ({"backend": "jax"}, ValueError, "backend='jax': expected one of"),

@@ -365,6 +365,43 @@ def test_where_nobody_looks_a_weight_that_is_none_counts_as_0():
     assert rates(0.9) == [0, 0, 0, 1, 1, 0]  # no more can be had
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_highest_unit_number_is_refused(backend, place, compiled):
+    """2^63 - 1, to which 1 cannot be added, at the beginning, in the middle and at the end."""
+    units = torch.zeros(2, 3, dtype=torch.int64)
+    units[1, place] = (1 << 63) - 1
+
+    def spans(units):
+        return span_units(units, SPANBERT, backend=backend, **OPTIONS)
+
+    if compiled and backend == "reference":  # which a graph takes apart, with its looks left out
+        return
+    run = torch.compile(spans, fullgraph=True, backend="aot_eager") if compiled else spans
+    with pytest.raises(ValueError, match="go up to 9223372036854775807 in a sample of 3 tokens"):
+        run(units)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "row", [[0, 2, 2], [2, 1, 0], [0, 1, 0, 1], [0, 0, 1, -1, 1], [1, -1, 0, 0], [1, -1, 1]]
+)
+def test_units_out_of_order_are_refused(backend, row):
+    units, sample = torch.tensor([row]), torch.tensor([0])
+    with pytest.raises(ValueError, match=r"fall back or skip a number \(sample 0\)"):
+        span_units(units, SPANBERT, sample_ids=sample, seed=1, backend=backend)
+
+
+def test_units_may_begin_above_0_and_leave_numbers_out_between_runs():
+    units, sample = torch.tensor([[3, 3, 4, -1, 6, 6, 7, 8, -1]]), torch.tensor([5])
+    found = [
+        span_units(units, [0.3, 0.3, 0.4], sample_ids=sample, seed=1, backend=backend)
+        for backend in BACKENDS
+    ]
+    assert torch.equal(*found)
+
+
 UNITS = torch.zeros(2, 3, dtype=torch.int64)
 SAMPLES = torch.arange(2)
 OPTIONS = {"sample_ids": SAMPLES, "seed": 1}
@@ -395,7 +432,7 @@ OPTIONS = {"sample_ids": SAMPLES, "seed": 1}
         (
             lambda: span_units(UNITS, [1], sample_ids=SAMPLES[:1], seed=1),
             ValueError,
-            r"shape \[2\] on cpu, got \(1,\)",
+            r"sample_ids must have shape \[2\], got \(1,\)",
         ),
         (lambda: span_units(UNITS, [1], sample_ids=SAMPLES, seed=-1), ValueError, "seed must"),
         (lambda: span_units(UNITS, [1], backend="triton", **OPTIONS), ValueError, "are on cpu"),
