@@ -15,7 +15,7 @@ LINES = 400
 # may import every room.
 MAY_IMPORT = {
     "strategy": (),
-    "annotate": ("strategy.columns", "strategy.words"),  # names of columns, scripts without spaces
+    "annotate": ("strategy.columns", "strategy.scripts"),  # names of columns, kinds of letters
     "collate": ("strategy",),
     "packing": ("collate", "strategy"),
     "fuse": ("collate.labels",),
