@@ -22,6 +22,11 @@ from maskft.strategy import Random
 from maskkernels.batch import flatten_rows
 
 _TOKEN_COLUMNS = ("token_type_ids", "special_tokens_mask", "attention_mask")
+# The least value of each number
+_LEAST = {
+    "max_length": 1, "total_length": 1, "max_samples": 1, "position_ids_start": 0,
+    "sliding_window": 0,
+}  # fmt: skip
 _OWN = "strategy's "  # in front of the columns that the strategy reads
 
 
@@ -108,15 +113,18 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
                 "rng='hf' draws the masks of a padded batch; packed batches take rng='stream' or "
                 "rng='sample'"
             )
-        for name in ("max_length", "total_length", "max_samples"):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and operator.index(value) < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+            if value is not None or name == "position_ids_start":
+                setattr(self, name, _at_least(name, value, least))
         if self.max_samples is not None and self.total_length is None:
             raise ValueError("max_samples goes with total_length")
-        if self.mask_dtype != torch.bool and not self.mask_dtype.is_floating_point:
+        dtype = self.mask_dtype
+        if not isinstance(dtype, torch.dtype) or not (
+            dtype == torch.bool or dtype.is_floating_point
+        ):
             raise TypeError(
-                f"mask_dtype must be torch.bool or a float dtype, got {self.mask_dtype}"
+                f"mask_dtype must be torch.bool or a float dtype, got {self.mask_dtype!r}"
             )
 
     def prepare(self, examples: Any, framework: str = "pt") -> UnmaskedBatch:
@@ -216,6 +224,20 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
         if total > count and self.tokenizer.pad_token_id is None:
             raise ValueError("padding a packed batch needs a tokenizer with a pad token")
         return total - count
+
+
+def _at_least(name: str, value: Any, least: int) -> int:
+    """Check that ``value`` is an integer from ``least`` on that int64 holds; return it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        kind = "be positive" if least else "not be negative"
+        raise ValueError(f"{name} must {kind}, got {number}")
+    if number >= 1 << 31:
+        raise ValueError(f"{name} must be less than 2**31, got {number}")
+    return number
 
 
 def _leave_out(

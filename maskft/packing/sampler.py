@@ -1,6 +1,5 @@
 """Which rows share a packed batch: blocks that rows fill."""
 
-import itertools
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +9,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from maskkernels import Packing, pack_rows
+
+_LARGEST = 1 << 24  # tokens in a block that pack_rows fills
 
 
 class PackedBatchSampler(Sampler[list[int]]):
@@ -24,7 +25,8 @@ class PackedBatchSampler(Sampler[list[int]]):
         lengths: the tokens of each row, as ``pack_rows`` takes them.
         block_size: tokens in a batch, at most.
         shuffle: False keeps the order of the rows, and packs the same blocks every time.
-        seed: of the shuffling; seed + epoch seeds an epoch, as in DistributedSampler.
+        seed: an integer in [-2**63, 2**64), of the shuffling; seed + epoch, modulo 2**64, seeds an
+            epoch, as in DistributedSampler.
         window: rows that are packed together by decreasing length: the larger the fuller the
             blocks, and the more alike the rows of one. None: all.
         overlong: "error", or "truncate" for rows that the collator cuts (``max_length``).
@@ -56,10 +58,18 @@ class PackedBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         drop_last: bool = False,
     ) -> None:
+        num_replicas, rank = _integer("num_replicas", num_replicas), _integer("rank", rank)
+        if num_replicas < 1:
+            raise ValueError(f"num_replicas must be positive, got {num_replicas}")
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank must be in [0, num_replicas={num_replicas}), got {rank}")
-        self.lengths = torch.as_tensor(lengths)
-        self.block_size, self.shuffle, self.seed = block_size, shuffle, operator.index(seed)
+        seed = _integer("seed", seed)
+        if not -(1 << 63) <= seed < 1 << 64:
+            raise ValueError(f"seed must be in [-2**63, 2**64), got {seed}")
+        self.lengths = _checked(lengths)
+        self.block_size, self.shuffle, self.seed = _block_size(block_size), shuffle, seed
+        if window is not None:  # no larger than what there is, which is as good as None
+            window = min(_integer("window", window), max(len(self.lengths), 1))
         self.window, self.overlong = window, overlong
         self.num_replicas, self.rank, self.drop_last = num_replicas, rank, drop_last
         self.epoch = 0
@@ -67,7 +77,10 @@ class PackedBatchSampler(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle as for ``epoch`` from the next iteration on."""
-        self.epoch = operator.index(epoch)
+        epoch = _integer("epoch", epoch)
+        if epoch < 0:
+            raise ValueError(f"epoch must not be negative, got {epoch}")
+        self.epoch = epoch
 
     def batches(self) -> list[list[int]]:
         """Return the batches of this epoch and rank."""
@@ -83,7 +96,7 @@ class PackedBatchSampler(Sampler[list[int]]):
         return len(self.batches())
 
     def _pack(self) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed((self.seed + self.epoch) % (1 << 64))
         state = (self.seed, self.shuffle)
         if getattr(self, "_packed", (None,))[0] != state:
             self._packed = (state, self._pack_once())
@@ -111,11 +124,38 @@ class PackedBatchSampler(Sampler[list[int]]):
         return torch.empty_like(rows).index_copy_(0, sizes[rows].argsort(stable=True), others)
 
     def _own(self, blocks: list[list[int]]) -> list[list[int]]:
-        """Return this rank's share."""
-        uneven = len(blocks) % self.num_replicas
-        if uneven and self.drop_last:
-            blocks = blocks[:-uneven]
-        elif uneven:
-            again = itertools.cycle(blocks)
-            blocks = blocks + list(itertools.islice(again, self.num_replicas - uneven))
-        return blocks[self.rank :: self.num_replicas]
+        """Return this rank's share, without a list of what all ranks get."""
+        count, ranks = len(blocks), self.num_replicas
+        uneven = count % ranks
+        total = count if not uneven else count - uneven + (0 if self.drop_last else ranks)
+        return [blocks[i % count] for i in range(self.rank, total, ranks)]
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def _block_size(value: Any) -> int:
+    size = _integer("block_size", value)
+    if isinstance(value, bool) or not 0 < size <= _LARGEST:
+        raise ValueError(f"block_size must be a number of tokens in [1, {_LARGEST}], got {value}")
+    return size
+
+
+def _checked(lengths: Any) -> Tensor:
+    """Return lengths as a tensor; ``pack_rows`` says what is wrong with its values."""
+    try:
+        given = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(
+            "lengths must be a sequence of integers, one for each row, got "
+            f"{type(lengths).__name__}"
+        ) from None
+    if given.dim() != 1 or given.layout != torch.strided:
+        raise ValueError(
+            f"lengths must be dense and have shape [B], got {tuple(given.shape)}, {given.layout}"
+        )
+    return given

@@ -11,7 +11,10 @@ rate early, a low one late.
 
 import itertools
 import math
+import numbers
+import operator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
@@ -30,7 +33,7 @@ class RateSchedule:
         by: "step" changes the rate at every optimiser step, "epoch" between epochs only.
 
     Raises:
-        ValueError: a field that does not fit.
+        TypeError, ValueError: a field that does not fit, or a progress that is no number.
 
     Example:
         >>> from maskft import RateSchedule
@@ -50,18 +53,28 @@ class RateSchedule:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
         if self.by not in ("step", "epoch"):
             raise ValueError(f'by must be "step" or "epoch", got {self.by!r}')
-        rates = [self.begin, self.end, *(rate for _, rate in self.steps)]
+        try:
+            steps = [
+                (_number("steps", start), _number("steps", rate)) for start, rate in self.steps
+            ]
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"steps must be pairs (share of training, rate), got {self.steps!r}"
+            ) from None
+        rates = [_number("begin", self.begin), _number("end", self.end), *(r for _, r in steps)]
         if not all(0.0 <= rate <= 1.0 for rate in rates):
             raise ValueError(f"rates must be between 0 and 1, got {rates}")
         if (self.kind == "steps") != bool(self.steps):
             raise ValueError('steps goes with kind="steps", and needs it')
-        starts = [start for start, _ in self.steps]
+        starts = [start for start, _ in steps]
         ascending = all(a < b for a, b in itertools.pairwise(starts))
         if self.steps and (starts[0] != 0.0 or not ascending or not starts[-1] < 1.0):
             raise ValueError(f"steps must ascend from 0.0 and stay below 1, got {starts}")
 
     def __call__(self, done: float) -> float:
         """Return the rate at progress ``done``, which is clamped to [0, 1]."""
+        if math.isnan(_number("done", done)):
+            raise ValueError("done must be a number, the progress of training, got NaN")
         done = min(max(done, 0.0), 1.0)
         if self.kind == "constant":
             return self.begin
@@ -80,8 +93,10 @@ def parse_schedule(text: str) -> RateSchedule:
     rate between epochs only.
 
     Raises:
-        ValueError: the text is none of these.
+        TypeError, ValueError: the text is none of these.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a rate schedule must be a str, got {type(text).__name__}")
     text, _, by = text.partition("/")
     kind, _, rest = text.partition(":")
     by = by or "step"
@@ -103,6 +118,24 @@ def parse_schedule(text: str) -> RateSchedule:
         ) from None
 
 
+def _number(name: str, value: Any) -> float:
+    """Check that ``value`` is a number; return it."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    """Check that ``value`` is an integer from ``least`` on that int64 holds; return it."""
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not least <= value < 1 << 63:
+        raise ValueError(f"{name} must be in [{least}, 2**63), got {value}")
+    return value
+
+
 class Progress:
     """Keep the progress of training in memory that workers share, and count batches from there.
 
@@ -116,14 +149,14 @@ class Progress:
         self._seen = self._made = 0
 
     def begin(self, step: int, steps: int, epoch: int, epochs: int, batches_a_step: int) -> None:
-        """Start counting: the next batch is the first of ``step``."""
-        if steps < 1 or epochs < 1 or batches_a_step < 1:
-            raise ValueError(
-                "steps, epochs and batches_a_step must be positive, got "
-                f"{steps}, {epochs}, {batches_a_step}"
-            )
-        if step < 0 or epoch < 0:
-            raise ValueError(f"step and epoch must not be negative, got {step}, {epoch}")
+        """Start counting: the next batch is the first of ``step``.
+
+        Raises:
+            TypeError, ValueError: not integers, negative, or totals of 0.
+        """
+        step, epoch = _count("step", step, 0), _count("epoch", epoch, 0)
+        steps, epochs = _count("steps", steps, 1), _count("epochs", epochs, 1)
+        batches_a_step = _count("batches_a_step", batches_a_step, 1)
         calls = int(self._shared[0]) + 1
         self._shared.copy_(torch.tensor([calls, step, steps, epoch, epochs, batches_a_step]))
 

@@ -34,6 +34,11 @@ class MaskingCallback(TrainerCallback):
     """
 
     def __init__(self, collator: SampleDraws, *, mask_on_device: bool = False) -> None:
+        if not hasattr(collator, "set_epoch"):
+            raise TypeError(
+                "MaskingCallback needs a collator with set_epoch, such as "
+                f"maskft.DataCollatorForLanguageModeling, got {type(collator).__name__}"
+            )
         self.collator, self.mask_on_device = collator, mask_on_device
         self.passes = Passes()
         self._place = Place()
@@ -107,7 +112,8 @@ def attach(
             rows apart gets the same rows padded, with a warning. Evaluation is still padded.
 
     Raises:
-        TypeError: the trainer's collator is not maskft's; packing with a dataset without length.
+        TypeError: no Trainer, or its collator is not maskft's; packing that is no bool or int, or
+            with a dataset without length.
         ValueError: the trainer is attached already; mask_on_device with rng="hf" or mlm=False;
             packing below 1, or with rng="hf".
 
@@ -116,6 +122,7 @@ def attach(
         >>> attach(trainer) is trainer
         True
     """
+    _check_trainer("attach", trainer)
     collator = trainer.data_collator
     if not isinstance(collator, SampleDraws):
         raise TypeError(
@@ -154,11 +161,17 @@ def detach(trainer: Trainer) -> Trainer:
         >>> detach(attach(trainer)) is trainer
         True
     """
+    _check_trainer("detach", trainer)
     trainer.remove_callback(MaskingCallback)
     for name in (*_LOADERS, *EVALUATED, *REPLACED, *PACKED):
         vars(trainer).pop(name, None)
     trainer._signature_columns = None  # Trainer finds them again
     return trainer
+
+
+def _check_trainer(function: str, trainer: Any) -> None:
+    if not isinstance(trainer, Trainer):
+        raise TypeError(f"{function} needs a transformers.Trainer, got {type(trainer).__name__}")
 
 
 def _from_their_places(fetch: Callable[..., Any], passes: Passes) -> Callable[..., Any]:

@@ -5,6 +5,7 @@
 
 import dataclasses
 import logging
+import numbers
 import sys
 from collections.abc import Mapping
 from functools import partial, wraps
@@ -41,9 +42,14 @@ def pack_in_trainer(trainer: Trainer, block_size: bool | int) -> None:
             longest row, the size of the padded batch.
 
     Raises:
-        TypeError: a collator or a dataset that cannot be packed.
+        TypeError: a collator or a dataset that cannot be packed; a block size that is no int.
         ValueError: a block size below 1; rng="hf" with a model that is packed.
     """
+    if not isinstance(block_size, numbers.Integral):
+        raise TypeError(
+            f"packing must be a bool or a number of tokens, got {type(block_size).__name__} "
+            f"{block_size!r}"
+        )
     if not isinstance(block_size, bool) and block_size < 1:
         raise ValueError(f"packing must be True or a positive number of tokens, got {block_size}")
     dataset = trainer.train_dataset

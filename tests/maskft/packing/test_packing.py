@@ -1,5 +1,6 @@
 """Packed batches: the masks and the loss of the padded batch, and what keeps rows apart."""
 
+import math
 import pickle
 
 import numpy as np
@@ -443,7 +444,19 @@ def test_a_loader_gives_full_blocks(tokenizer, rows, workers):
     [
         ({"rank": 2, "num_replicas": 2}, ValueError, r"rank must be in \[0, num_replicas=2\)"),
         ({"block_size": 10}, ValueError, r"row \d+ has \d+ tokens, a block holds 10"),
-        ({"block_size": 0}, ValueError, "capacity must be in"),
+        ({"block_size": 0}, ValueError, r"block_size must be a number of tokens in"),
+        ({"block_size": 8.5}, TypeError, "block_size must be an integer, got 8.5"),
+        ({"block_size": 1 << 63}, ValueError, "block_size must be"),
+        ({"num_replicas": 0}, ValueError, "num_replicas must be positive, got 0"),
+        ({"num_replicas": 1.5}, TypeError, "num_replicas must be an integer, got 1.5"),
+        ({"rank": math.nan}, TypeError, "rank must be an integer, got nan"),
+        ({"seed": 1 << 64}, ValueError, r"seed must be in \[-2\*\*63, 2\*\*64\)"),
+        ({"window": math.nan}, TypeError, "window must be an integer, got nan"),
+        ({"window": 0}, ValueError, "window must be positive, got 0"),
+        ({"lengths": None}, TypeError, "lengths must be a sequence of integers"),
+        ({"lengths": [1 << 63]}, TypeError, "lengths must be a sequence of integers"),
+        ({"lengths": torch.tensor(3)}, ValueError, "lengths must be dense and have shape"),
+        ({"lengths": torch.tensor([3]).to_sparse()}, ValueError, "lengths must be dense"),
         ({"seed": 1.5}, TypeError, "integer"),
         ({"lengths": [1.5]}, TypeError, "lengths must hold integers"),
     ],
@@ -451,6 +464,28 @@ def test_a_loader_gives_full_blocks(tokenizer, rows, workers):
 def test_a_sampler_refuses_what_does_not_fit(arguments, error, message):
     with pytest.raises(error, match=message):
         PackedBatchSampler(**{"lengths": lengths(), "block_size": 128, **arguments})
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_more_ranks_than_batches_take_no_memory(drop_last):
+    """The ranks' shares are those of a list of batches that is repeated until it comes out even."""
+    whole = list(PackedBatchSampler([5, 3, 4, 4], 8))
+    for replicas, rank in [(3, 0), (3, 2), (1 << 63, 0), (1 << 63, 1), (1 << 63, (1 << 62) + 1)]:
+        sampler = PackedBatchSampler(
+            [5, 3, 4, 4], 8, num_replicas=replicas, rank=rank, drop_last=drop_last
+        )
+        assert list(sampler) == ([] if drop_last else [whole[rank % 2]])
+
+
+def test_seeds_at_the_ends_of_64_bits_have_epochs():
+    for seed in (-(1 << 63), (1 << 64) - 1):
+        sampler = PackedBatchSampler(lengths(), 128, seed=seed)
+        sampler.set_epoch(3)
+        assert sorted(i for batch in sampler for i in batch) == list(range(len(lengths())))
+    for epoch, error in [(-1, ValueError), (1.0, TypeError)]:
+        with pytest.raises(error, match="epoch must"):
+            sampler.set_epoch(epoch)
+    assert list(PackedBatchSampler([5, 3], 8, window=1 << 63)) == [[0, 1]]
 
 
 def test_long_rows_are_counted_as_a_block_and_cut(tokenizer, rows):
@@ -474,7 +509,14 @@ def test_long_rows_are_counted_as_a_block_and_cut(tokenizer, rows):
         ({"rng": "hf"}, ValueError, "rng='hf' draws the masks of a padded batch"),
         ({"total_length": 0}, ValueError, "total_length must be positive, got 0"),
         ({"max_length": -1}, ValueError, "max_length must be positive, got -1"),
+        ({"max_length": 1.5}, TypeError, "max_length must be an integer, got 1.5"),
         ({"max_samples": 4}, ValueError, "max_samples goes with total_length"),
+        ({"position_ids_start": math.nan}, TypeError, "position_ids_start must be an integer, got"),
+        ({"position_ids_start": None}, TypeError, "position_ids_start must be an integer, got"),
+        ({"position_ids_start": -1}, ValueError, "position_ids_start must not be negative, got -1"),
+        ({"sliding_window": -3}, ValueError, "sliding_window must not be negative, got -3"),
+        ({"sliding_window": 2.0}, TypeError, "sliding_window must be an integer, got 2.0"),
+        ({"mask_dtype": "bool"}, TypeError, "mask_dtype must be torch.bool or a float"),
         ({"mask_dtype": torch.int64}, TypeError, "mask_dtype must be torch.bool or a float"),
     ],
 )

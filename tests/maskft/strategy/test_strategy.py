@@ -519,3 +519,48 @@ def test_bad_columns_are_refused(tokenizer, annotated):
         collate(tokenizer, zero, strategy=Keyword())
     with pytest.raises(TypeError, match="must return a Plan or a tensor of units, got str"):
         collate(tokenizer, annotated, strategy=FromFunction(repr))
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((NAN, 3.7), TypeError, "step must be an integer, got nan"),
+        ((1, 3.7), TypeError, "steps must be an integer, got 3.7"),
+        (("1", 3), TypeError, "step must be an integer, got '1'"),
+        ((1, 1 << 63), ValueError, "steps must be in"),
+        ((1, 3, NAN), TypeError, "epoch must be an integer, got nan"),
+        ((1, 3, 0, 0), ValueError, "epochs must be in"),
+        ((1, 3, 0, 1, 0.5), TypeError, "batches_a_step must be an integer, got 0.5"),
+    ],
+)
+def test_progress_that_is_no_whole_number_is_refused(tokenizer, arguments, error, message):
+    collator = DataCollatorForLanguageModeling(tokenizer, schedule=RateSchedule("linear"))
+    names = ("step", "steps", "epoch", "epochs", "batches_a_step")
+    with pytest.raises(error, match=message):
+        collator.set_progress(**dict(zip(names, arguments, strict=False)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"begin": None}, TypeError, "begin must be a number, got NoneType"),
+        ({"end": "0.1"}, TypeError, "end must be a number, got str"),
+        ({"end": NAN}, ValueError, "rates must be between 0 and 1"),
+        ({"kind": "steps", "steps": (0.0, 0.1)}, TypeError, "steps must be pairs"),
+        ({"kind": "steps", "steps": "ab"}, TypeError, "steps must be pairs"),
+        ({"kind": "steps", "steps": ((0.0, "x"),)}, TypeError, "steps must be pairs"),
+    ],
+)
+def test_a_schedule_names_the_field_that_is_no_number(fields, error, message):
+    with pytest.raises(error, match=message):
+        RateSchedule(**{"kind": "linear", **fields})
+
+
+@pytest.mark.parametrize("done", [NAN, None, "0.5"])
+def test_a_schedule_refuses_progress_that_is_no_number(done):
+    for schedule in (RateSchedule("linear"), RateSchedule("steps", steps=((0.0, 0.1),))):
+        with pytest.raises((TypeError, ValueError), match="done must be a number"):
+            schedule(done)

@@ -129,3 +129,19 @@ def test_attach_refuses_a_collator_of_another_make(tiny_bert, tokenizer, rows, t
     stock = transformers.DataCollatorForLanguageModeling(tokenizer)
     with pytest.raises(TypeError, match=r"maskft\.DataCollatorForLanguageModeling"):
         attach(build(tiny_bert, tokenizer, rows, tmp_path, stock))
+
+
+def test_what_is_no_trainer_is_refused_by_name(tiny_bert, tokenizer, rows, tmp_path):
+    for function in (attach, detach):
+        for given in (None, tiny_bert, "trainer"):
+            with pytest.raises(
+                TypeError, match=rf"{function.__name__} needs a transformers\.Trainer"
+            ):
+                function(given)
+    with pytest.raises(TypeError, match=r"needs a collator with set_epoch.*NoneType"):
+        MaskingCallback(None)
+    for packing in (None, "on", 2.5, float("nan")):
+        trainer = build(tiny_bert, tokenizer, rows, tmp_path)
+        with pytest.raises(TypeError, match="packing must be a bool or a number of tokens, got"):
+            attach(trainer, packing=packing)
+        attach(trainer)  # nothing was left behind
