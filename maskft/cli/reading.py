@@ -1,4 +1,4 @@
-"""Files to rows of text: the columns that are needed, as text, and nothing else of the file.
+"""Read files into rows of text: the columns that are needed, as text, and nothing else of the file.
 
 A file is opened by its name as it is, never as a pattern. It is checked and read in one pass, and
 what was read is kept in the cache folder of ``datasets`` under the file's path, size and time of

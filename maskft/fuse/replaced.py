@@ -6,19 +6,16 @@ fused in its own right.
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maskft.collate.labels import IGNORE_INDEX
 
-if TYPE_CHECKING:
-    from maskft.fuse.forward import FusedForward
 
-
-def fused(model: Any) -> "FusedForward | None":
-    """Return what acts on a fused model; None for another model."""
+def fused(model: Any) -> Any:
+    """Return the FusedForward of a fused model; None for another model."""
     return vars(model).get("_fused_loss")
 
 
@@ -72,7 +69,7 @@ def signature_of(model: Any) -> inspect.Signature:
 class DecoderForward:
     """The ``forward`` of a fused decoder: F.linear, or the loss in a call with labels."""
 
-    def __init__(self, fused: "FusedForward", decoder: nn.Linear) -> None:
+    def __init__(self, fused: Any, decoder: nn.Linear) -> None:
         self.fused = fused
         self.decoder = decoder
 
@@ -86,7 +83,7 @@ class DecoderForward:
 class FusedLossFunction:
     """The ``loss_function`` of a fused model: the stock one, or the loss of the current call."""
 
-    def __init__(self, fused: "FusedForward", stock: Any) -> None:
+    def __init__(self, fused: Any, stock: Any) -> None:
         self.fused = fused
         self.stock = stock
 

@@ -41,8 +41,8 @@ class WordMarks:
         size = marks.flags.size
 
         def with_other_ids(entries: Any) -> Tensor:
-            """Append an entry for ids outside the vocabulary."""
-            found = torch.zeros(size + 1, dtype=torch.int32, device=device)
+            """Append an entry for ids that ``cover`` adds, and one for ids outside ``table``."""
+            found = torch.zeros(size + 2, dtype=torch.int32, device=device)
             found[:size] = torch.from_numpy(entries).to(device)
             return found
 
@@ -89,8 +89,9 @@ class WordMarks:
 
     def _begins(self, ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         """Find the tokens that begin a word: bool, like ``ids``."""
-        size = self.table.numel()
-        known = torch.where((ids < 0) | (ids > size), size, ids).reshape(-1)
+        added = self._codes.numel() - 2
+        outside = (ids < 0) | (ids >= self.table.numel())
+        known = torch.where(outside, added + 1, ids.clamp(max=added)).reshape(-1)
         codes, tail, head = (
             table.index_select(0, known).view(ids.shape)
             for table in (self._codes, self._tails, self._heads)

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import Trainer
 
 from maskft.collate.labels import IGNORE_INDEX
-from maskft.fuse import fused
 
 EVALUATED = ("prediction_step", "evaluation_loop")  # of a trainer
 
@@ -36,7 +35,8 @@ def evaluate_in_trainer(trainer: Trainer) -> None:
     def prediction_step(
         model: Any, inputs: Mapping[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
     ) -> Any:
-        forward = next((f for m in trainer.model.modules() if (f := fused(m))), None)
+        parts = trainer.model.modules()
+        forward = next((f for m in parts if (f := vars(m).get("_fused_loss"))), None)
         count = _predicted(trainer, forward, inputs)
         with _means(trainer), _logits(forward, not prediction_loss_only):
             found = step(model, inputs, prediction_loss_only, *args, **kwargs)

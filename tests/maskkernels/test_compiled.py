@@ -126,3 +126,13 @@ def test_replaced_positions_outside_are_left_out_in_a_graph():
         lambda at: replace_tokens(ids, labels, at * 0 + 77, positions=at).input_ids, at
     )
     assert found.tolist() == [[11, 77, 12]]
+
+
+def test_kernels_keep_no_bounds_that_another_thread_could_change():
+    from maskkernels.tokens._numba import row_bounds
+
+    for dtype in (torch.int64, torch.int32):
+        bounds = torch.tensor([0, 7, N], dtype=dtype)
+        kept = row_bounds(IDS, bounds)
+        bounds.fill_(1 << 30)
+        assert kept.tolist() == [0, 7, N]

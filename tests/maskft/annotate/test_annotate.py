@@ -469,7 +469,7 @@ def test_another_process_finds_the_annotation_in_the_cache(tmp_path):
         written.append({path: path.stat().st_mtime_ns for path in files})
     assert printed[0][:2] == printed[1][:2]
     assert (printed[0][2], printed[1][2]) == ("[True, True]", "[False, False]")  # not even loaded
-    assert len(written[0]) == 4  # those with text, TF-IDF, and the rows of both splits
+    assert len(written[0]) == 3  # TF-IDF, and the rows of both splits
     assert written[0] == written[1]
 
 

@@ -1,5 +1,6 @@
 """Data reaches the terminal as text, never as markup, escape sequences or a traceback."""
 
+import errno
 import io
 import os
 import re
@@ -11,11 +12,12 @@ from datasets import Dataset
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from maskft.cli import main, train
+from maskft.cli import UsageError, main, train
 from maskft.cli.data import tokenize
 from maskft.cli.messages import shown
 from maskft.cli.predict import LONGEST_LINE
 from maskft.cli.preview import Piece, first_rows, heaviest, render
+from maskft.cli.saving import disk_errors
 from maskft.strategy import WEIGHT_COLUMN
 from tests.support.small import build_byte_level
 
@@ -134,6 +136,20 @@ def test_a_broken_model_is_one_sentence(damage, text, model_dir, tmp_path, capsy
     if damage is not _tokenizer:
         assert main(["doctor", "--check", model_dir]) == 2
         assert re.search(text, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (OSError(errno.EFBIG, "File too large"), "a file in .* is larger than the system allows"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), "your quota on the disk of .* is used up"),
+    ],
+)
+def test_a_file_that_may_not_grow_is_one_sentence(error, match, tmp_path):
+    with pytest.raises(UsageError, match=match), disk_errors(tmp_path):
+        raise error
+    with pytest.raises(PermissionError), disk_errors(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_terminal_that_cannot_write_a_character_is_shown_its_escape(model_dir, tmp_path):

@@ -232,6 +232,18 @@ def test_ids_outside_the_vocabulary_have_no_marks():
     assert marks.units(ids).tolist() == [[0, 0, 0, 0, 0]]
 
 
+def test_ids_that_the_table_is_lengthened_by_are_words():
+    marks = WordMarks(BYTES)
+    size = marks.table.numel()
+    marks.cover(size + 5)
+    (cut,) = encoded(BYTES, "\u0e01")["input_ids"][:1]
+    (letter,) = encoded(BYTES, "a")["input_ids"]
+    row = [letter, size, letter, letter, size + 4, size + 5]
+    plain = marks.units(torch.tensor([row]))
+    assert plain.tolist() == [[0, 1, 2, 2, 3, 4]]
+    assert marks.units(torch.tensor([[cut, cut, *row]]))[0, 2:].tolist() == [0, 1, 2, 2, 3, 4]
+
+
 def test_batches_without_cut_characters_are_word_units():
     marks = marks_of(BYTES)
     ids = torch.tensor([encoded(BYTES, "the quick fox na\u00efve")["input_ids"]])
