@@ -131,8 +131,11 @@ def _count(name: str, value: Any, least: int) -> int:
         value = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if not least <= value < 1 << 63:
-        raise ValueError(f"{name} must be in [{least}, 2**63), got {value}")
+    if value < least:
+        kind = "be positive" if least else "not be negative"
+        raise ValueError(f"{name} must {kind}, got {value}")
+    if value >= 1 << 63:
+        raise ValueError(f"{name} must be less than 2**63, got {value}")
     return value
 
 

@@ -530,9 +530,9 @@ NAN = math.nan
         ((NAN, 3.7), TypeError, "step must be an integer, got nan"),
         ((1, 3.7), TypeError, "steps must be an integer, got 3.7"),
         (("1", 3), TypeError, "step must be an integer, got '1'"),
-        ((1, 1 << 63), ValueError, "steps must be in"),
+        ((1, 1 << 63), ValueError, "steps must be less than"),
         ((1, 3, NAN), TypeError, "epoch must be an integer, got nan"),
-        ((1, 3, 0, 0), ValueError, "epochs must be in"),
+        ((1, 3, 0, 0), ValueError, "epochs must be positive, got 0"),
         ((1, 3, 0, 1, 0.5), TypeError, "batches_a_step must be an integer, got 0.5"),
     ],
 )
