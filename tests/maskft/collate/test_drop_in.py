@@ -19,7 +19,9 @@ TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 FRAMEWORKS = ("pt", "np")
 each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
 each_rng = pytest.mark.parametrize("rng", ["stream", "sample", "hf"])
-each_form = pytest.mark.parametrize("form", [list, np.array, torch.tensor], ids=["list", "numpy", "torch"])
+each_form = pytest.mark.parametrize(
+    "form", [list, np.array, torch.tensor], ids=["list", "numpy", "torch"]
+)
 pytestmark = pytest.mark.filterwarnings("ignore:input_ids hold", "ignore:Random token replacement")
 
 
@@ -115,7 +117,9 @@ def test_other_columns_come_along(tokenizer, framework, form, name, multiple, wi
 
 
 @each_framework
-@pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor], ids=["list", "tuple", "numpy", "torch"])
+@pytest.mark.parametrize(
+    "form", [list, tuple, np.array, torch.tensor], ids=["list", "tuple", "numpy", "torch"]
+)
 @pytest.mark.parametrize("mlm", [True, False])
 @pytest.mark.parametrize("multiple", [None, 8])
 def test_examples_stay_as_they_are(tokenizer, framework, form, mlm, multiple):
