@@ -1,4 +1,4 @@
-"""Rows to a padded batch, without Python code per token."""
+"""Turn rows into a padded batch, without Python code per token."""
 
 from maskkernels.batch.api import pad_batch, pad_rows, table_columns
 from maskkernels.batch.rows import PackedRows, flatten_rows

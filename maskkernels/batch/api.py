@@ -1,4 +1,4 @@
-"""Rows and examples to padded batches: check, flatten, choose a backend, write."""
+"""Turn rows and examples into padded batches: check, flatten, choose a backend, write."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,19 +29,19 @@ def pad_rows(
 
     Args:
         rows: B rows in any form that ``flatten_rows`` takes.
-        padding_value: what stands beside a row that is not the longest.
+        padding_value: fills rows up to the longest.
         padding_side: "right" or "left".
         pad_to_multiple_of: round the length up to a multiple of this.
         dtype: int64 or int32.
-        pin_memory: put the result into page-locked memory, for copies to a GPU beside computation.
+        pin_memory: allocate the result in page-locked memory, for asynchronous copies to a GPU.
         backend: "auto", "reference" or "numba".
 
     Returns:
-        [B, T] of ``dtype``, in memory of its own.
+        [B, T] of ``dtype``, in new memory.
 
     Raises:
-        TypeError, ValueError: as ``flatten_rows``; an argument that does not fit; with int32, a
-            value that needs more.
+        TypeError, ValueError: as ``flatten_rows``; an invalid argument; with int32, a value that
+            does not fit.
 
     Example:
         >>> from maskkernels import pad_rows
@@ -64,26 +64,25 @@ def pad_batch(
     pin_memory: bool = False,
     backend: str = "auto",
 ) -> dict[str, Tensor]:
-    """Pad examples to a batch: what a Transformers tokenizer's ``pad`` returns, much faster.
+    """Pad examples to a batch, like a Transformers tokenizer's ``pad`` but much faster.
 
     Args:
-        examples: mappings from column names to values, one for each row; or one mapping from column
-            names to columns; or Arrow tables or pandas frames, one or several. A column of rows
-            comes in any form that ``flatten_rows`` takes.
-        padding_values: the columns that have one integer for each token, and what stands beside a
-            short row in each. The first of them gives the lengths and must be there; the others
-            may be missing.
+        examples: mappings from column names to values, one per row; or one mapping from column
+            names to columns; or one or several Arrow tables or pandas frames. A column of rows has
+            any form that ``flatten_rows`` takes.
+        padding_values: the columns with one integer per token, and the padding value of each. The
+            first column gives the lengths and is required; the others are optional.
         padding_side, pad_to_multiple_of, dtype, pin_memory, backend: as for ``pad_rows``.
-        attention_mask: add a column "attention_mask", 1 at tokens and 0 at padding, where the
-            examples have none.
+        attention_mask: add a column "attention_mask", 1 at tokens and 0 at padding, if the examples
+            have none.
 
     Returns:
         a dict of tensors: [B, T] for the columns of ``padding_values``; other columns are stacked
         as ``torch.tensor`` would stack their values.
 
     Raises:
-        TypeError, ValueError: as ``pad_rows``; a column that is missing, or does not have one
-            value for each token, or has rows of several lengths and no padding value.
+        TypeError, ValueError: as ``pad_rows``; a column that is missing, does not have one value
+            per token, or has rows of different lengths and no padding value.
 
     Example:
         >>> from maskkernels import pad_batch
@@ -121,7 +120,7 @@ def pad_batch(
 
 
 class _Room:
-    """The arguments that every column of a batch shares."""
+    """The arguments shared by all columns of a batch."""
 
     def __init__(
         self,
@@ -148,7 +147,7 @@ class _Room:
         self.backend = resolve(backend, _CPU)
 
     def length(self, rows: Rows) -> int:
-        """T: the longest row, rounded up."""
+        """Return T: the longest row, rounded up."""
         return -(-rows.longest // self.multiple) * self.multiple
 
     def pad(self, name: str, rows: Rows, padding_value: int, length: int) -> Tensor:
@@ -162,7 +161,7 @@ class _Room:
             _check_int32(name, values, padding_value)
         same = values.dtype == (np.int32 if self.dtype == torch.int32 else np.int64)
         if rows.owned and same and values.size == count * length and not self.pin_memory:
-            return torch.from_numpy(values).view(count, length)  # no padding: it is there already
+            return torch.from_numpy(values).view(count, length)  # already a padded batch
         out = self.empty(count, length)
         _pad.run(self.backend, _CPU, values, rows.bounds, self.left, padding_value, out.numpy())
         return out
@@ -180,11 +179,11 @@ class _Room:
 
 
 def table_columns(examples: Any) -> Mapping[str, Any] | None:
-    """{column name: column} of a batch that comes as a whole; None for a list of examples.
+    """Return {column name: column} of a batch given as columns; None for a list of examples.
 
     Args:
-        examples: a mapping; an Arrow table or record batch; a pandas frame; a list of those tables
-            or frames, which stand one below the other.
+        examples: a mapping; an Arrow table or record batch; a pandas frame; or a list of such
+            tables or frames, which are concatenated.
     """
     if isinstance(examples, Mapping):
         return examples
@@ -213,7 +212,7 @@ def _is_table(examples: Any) -> bool:
 
 
 def _columns(examples: Any) -> Mapping[str, Any]:
-    """Examples by column."""
+    """Return the examples by column."""
     columns = table_columns(examples)
     if columns is not None:
         return columns
@@ -239,7 +238,7 @@ def _columns(examples: Any) -> Mapping[str, Any]:
 
 
 def _stack(name: str, values: Any) -> Tensor:
-    """A column without padding: scalars, or rows of one length."""
+    """Stack a column without padding: scalars, or rows of equal length."""
     if isinstance(values, str) or not hasattr(values, "__len__"):
         raise TypeError(f"column {name!r} must have a value for each row, got {values!r}")
     values = values.to_pylist() if hasattr(values, "to_pylist") else list(values)
@@ -262,7 +261,7 @@ def _stack(name: str, values: Any) -> Tensor:
 
 
 def _even_rows(name: str, values: list[Any]) -> Tensor | None:
-    """Lists of integers of one length as [B, n]; None where they are something else."""
+    """Return lists of integers of equal length as [B, n]; None for anything else."""
     try:
         rows = to_rows(values, name)
     except (TypeError, ValueError):

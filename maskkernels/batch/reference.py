@@ -4,7 +4,7 @@ import numpy as np
 
 
 def pad(values: np.ndarray, bounds: np.ndarray, left: bool, padding: int, out: np.ndarray) -> None:
-    """Write the rows of ``values`` into ``out`` [B, T], ``padding`` beside each."""
+    """Write the rows of ``values`` into ``out`` [B, T], filled up with ``padding``."""
     out[:] = padding
     for b, row in enumerate(np.split(values, bounds[1:-1]) if len(out) else []):
         begin = out.shape[1] - row.size if left else 0
@@ -12,7 +12,7 @@ def pad(values: np.ndarray, bounds: np.ndarray, left: bool, padding: int, out: n
 
 
 def real(bounds: np.ndarray, left: bool, out: np.ndarray) -> None:
-    """1 in ``out`` [B, T] where a row is, 0 beside it."""
+    """Write 1 into ``out`` [B, T] at tokens, 0 at padding."""
     column = np.arange(out.shape[1])
     length = np.diff(bounds)[:, None]
     out[:] = column >= out.shape[1] - length if left else column < length

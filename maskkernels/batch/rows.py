@@ -1,8 +1,8 @@
-"""Rows of integers, in whatever form they come, as one flat array and the bounds of each row.
+"""Turn rows of integers in any supported form into one flat array and the bounds of each row.
 
-A list goes through ``struct``: of all ways from Python integers to a buffer the fastest, twice as
-fast as ``np.array``, and it takes integers and nothing else. Arrays are concatenated. Arrow columns
-are flat already and are not copied.
+Lists go through ``struct``, the fastest way from Python integers to a buffer: twice as fast as
+``np.array``, and it accepts only integers. Arrays are concatenated. Arrow columns are flat already
+and are not copied.
 """
 
 import itertools
@@ -27,12 +27,12 @@ _INTEGER_TENSORS = (
 
 
 class Rows(NamedTuple):
-    """Rows of integers, one after the other.
+    """Rows of integers, concatenated.
 
     Attributes:
         values: int32 or int64 [N].
         bounds: int64 [B + 1]: row b is values[bounds[b]:bounds[b + 1]].
-        owned: nobody else holds the memory of ``values``.
+        owned: whether ``values`` shares no memory with the input.
     """
 
     values: np.ndarray
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """The length of the longest row; 0 without rows."""
+        """Return the length of the longest row; 0 without rows."""
         return int((self.bounds[1:] - self.bounds[:-1]).max(initial=0))
 
 
@@ -65,20 +65,21 @@ class PackedRows(NamedTuple):
 
 
 def flatten_rows(rows: Any, *, name: str = "rows", often_constant: bool = False) -> PackedRows:
-    """Lay rows of integers end to end: the packed form that ``mask_tokens`` takes.
+    """Concatenate rows of integers into the packed form that ``mask_tokens`` takes.
 
     Args:
         rows: B rows of integers of any length: lists, tuples, NumPy arrays or tensors (mixed too),
             a 2-D array or tensor, an Arrow list column (chunked or not), or PackedRows.
-        name: what errors call the rows.
-        often_constant: lists of one repeated number are likely, as in attention masks: faster then.
+        name: the name of the rows in errors.
+        often_constant: lists of one repeated number are likely, as in attention masks; makes them
+            faster.
 
     Returns:
-        PackedRows(values [N], cu_seqlens int64 [B + 1]). ``values`` is int64, or int32 where every
+        PackedRows(values [N], cu_seqlens int64 [B + 1]). ``values`` is int64, or int32 if every
         row is an int32 array. It shares memory with an Arrow column, a 2-D array and PackedRows.
 
     Raises:
-        TypeError: a row is no sequence of integers, saying which and why.
+        TypeError: a row is not a sequence of integers; says which and why.
         ValueError: a row is not one-dimensional, holds nulls or an integer past 64 bits.
     """
     found = to_rows(rows, name, often_constant=often_constant)
@@ -87,7 +88,7 @@ def flatten_rows(rows: Any, *, name: str = "rows", often_constant: bool = False)
 
 
 def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
-    """``flatten_rows`` for a column called ``name`` in errors.
+    """Flatten rows as ``flatten_rows`` does, for a column called ``name`` in errors.
 
     ``often_constant`` says that lists of one repeated number are likely, as in attention masks.
     """
@@ -165,7 +166,7 @@ def _short(value: Any) -> str:
 
 
 def _as_array(row: Any, where: str) -> np.ndarray:
-    """One row as an array, integers or not."""
+    """Return one row as an array, of integers or not."""
     if type(row) is np.ndarray:
         return row
     if isinstance(row, Tensor):
@@ -206,7 +207,7 @@ def _from_arrays(rows: list[np.ndarray], name: str) -> Rows:
 
 
 def _as_integers(row: np.ndarray, where: str) -> np.ndarray:
-    """An array of any dtype as int32 or int64, where it holds integers."""
+    """Return an array of integers as int32 or int64."""
     if row.dtype in (np.int64, np.int32):
         return row
     if row.dtype == object:
@@ -231,7 +232,7 @@ def _bounds(lengths: list[int]) -> np.ndarray:
 
 
 def _from_arrow(column: Any, name: str) -> Rows:
-    """An Arrow list column; no copy unless it comes in several chunks."""
+    """Read an Arrow list column, without a copy unless it has several chunks."""
     import pyarrow as pa
 
     if isinstance(column, pa.ChunkedArray):

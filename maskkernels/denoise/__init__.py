@@ -1,4 +1,4 @@
-"""Rows to denoising batches: spans that become sentinels or masks, and rows that change length.
+"""Denoising: replace spans of rows by sentinels or masks, which changes the rows' lengths.
 
 Every result is a pure function of (seed, epoch, sample, position) under the contract of
 ``maskkernels.rng``, so it does not depend on the batch, its order, its padding or the workers.

@@ -33,40 +33,40 @@ def corrupt_spans(
     attention_mask: Tensor | None = None,
     backend: str = "auto",
 ) -> CorruptedRows:
-    """Replace random spans of each row by sentinels, and say in the targets what was there.
+    """Replace random spans of each row by sentinels, and list the spans in the targets.
 
     A row a b c d e f EOS becomes the inputs a S0 d e S1 EOS and the targets S0 b c S1 f S2 EOS. Of
     n tokens, round(n * noise_density) are noise in round(noise / mean_span_length) spans, at least
-    one of each; the lengths of the spans and of what stands in front of each are random
-    compositions, each as likely as any other, and the row ends in a span (Raffel et al., 2020).
-    ``denoise/reference.py`` states the rest. Targets put back into the inputs give the row, to the
-    last token. A row of fewer than two tokens, edges apart, has no span.
+    one of each. The lengths of the spans and of the gaps before them are uniform random
+    compositions, and the row ends in a span (Raffel et al., 2020). ``denoise/reference.py``
+    specifies the rest. Putting the targets back into the inputs restores the row exactly. A row of
+    fewer than two tokens, not counting edges, has no span.
 
     Args:
         input_ids: [B, T], or flat packed [N] with ``cu_seqlens``; int32 or int64, any strides.
             Never written to.
-        corruption: sentinels, denoisers and the tokens that stay.
+        corruption: sentinels, denoisers and the tokens that are never corrupted.
         seed: in [0, 2^64).
         epoch: non-negative, taken modulo 2^24.
         sample_ids: int64 [B], the identity of each sample. None: ``hash_rows`` of its content.
         cu_seqlens: [B + 1], int32 or int64: sample b is input_ids[cu_seqlens[b]:cu_seqlens[b + 1]].
         attention_mask: like input_ids; non-zero where the token is real. None: all are. Other
-            tokens are left out.
+            tokens are dropped.
         backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
 
     Returns:
         CorruptedRows(input_ids, cu_seqlens, target_ids, target_cu_seqlens), rows end to end.
-        On a GPU, where the lengths are not known to the host, ``input_ids`` and ``target_ids`` are
-        longer, zeros behind the last row: N tokens (padding counts) in B rows have N inputs, and B
-        more where a denoiser has a mode token; and N * density * (1 + 1 / mean) + 1 + 2 B targets
-        or N if that is less, and B more for each of a final sentinel and an eos token. Both sizes
-        depend on shapes and options alone. ``pad_corrupted`` makes a batch of them. Nothing waits
-        for the device but the first call with new options, which uploads their ids.
+        On a GPU, where the host does not know the lengths, ``input_ids`` and ``target_ids`` are
+        longer, with zeros after the last row. For N tokens (including padding) in B rows there are
+        N inputs, plus B if a denoiser has a mode token; and min(N, N * density * (1 + 1 / mean) +
+        1 + 2 B) targets, plus B for each of a final sentinel and an eos token. Both sizes depend
+        only on shapes and options. ``pad_corrupted`` makes a batch of them. Only the first call
+        with new options waits for the device, to upload their ids.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit, by name; a row with more spans than
-            there are sentinels, saying which. On a GPU, where looking would wait for the device,
-            such a row gets as many spans as there are sentinels, of as many tokens of noise.
+        TypeError, ValueError: an invalid argument, by name; a row with more spans than there are
+            sentinels, by index. On a GPU, where the check would wait for the device, such a row
+            gets one span per sentinel, with the number of noise tokens unchanged.
 
     Example:
         >>> import torch
@@ -94,21 +94,20 @@ def infill_text(
     attention_mask: Tensor | None = None,
     backend: str = "auto",
 ) -> CorruptedRows:
-    """Replace random spans of each row by one mask each; the targets are the rows as they were.
+    """Replace random spans of each row by one mask each; the targets are the original rows.
 
-    Of n tokens, round(n * ratio), at least one, are masked. The lengths of the spans are drawn from
-    a Poisson distribution until they sum to that, the last cut to fit; a span of length 0 adds a
-    mask and takes nothing. Where the masks stand among the tokens that are left is a random
-    choice, each as likely as any other. Before that, sentences may be shuffled (Lewis et al.,
-    2020). ``denoise/reference.py`` states the rest.
+    Of n tokens, round(n * ratio), at least one, are masked. Span lengths are drawn from a Poisson
+    distribution until they sum to that number, the last cut to fit; a span of length 0 only inserts
+    a mask. The places of the masks among the remaining tokens are chosen uniformly. Before that,
+    sentences may be shuffled (Lewis et al., 2020). ``denoise/reference.py`` specifies the rest.
 
     Args:
-        infilling: ratio, lengths, sentences and the tokens that stay.
+        infilling: ratio, lengths, sentences and the tokens that are never masked.
         others: as for ``corrupt_spans``.
 
     Returns:
-        CorruptedRows; ``target_ids`` may share memory with ``input_ids``. On a GPU there is room
-        for 2 N inputs and N targets, of N tokens (padding counts): no draw needs more.
+        CorruptedRows; ``target_ids`` may share memory with ``input_ids``. On a GPU there is space
+        for 2 N inputs and N targets, for N tokens (including padding): no draw needs more.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, by name.
@@ -135,25 +134,26 @@ def pad_corrupted(
     padding_value: int = 0,
     ignore_index: int = IGNORE_INDEX,
 ) -> dict[str, Tensor]:
-    """Pad to lengths that are known beforehand: a batch of one shape, made where the rows are.
+    """Pad rows to given lengths: a batch of fixed shape, on the device of the rows.
 
-    What ``pad_batch`` and ``pad_rows`` make of ``rows.inputs`` and ``rows.targets``, for lengths
-    other than those of the longest rows. Plain torch on any device; does not wait for a GPU.
+    The result is that of ``pad_batch`` and ``pad_rows`` on ``rows.inputs`` and ``rows.targets``,
+    but with lengths other than the longest row's. Plain torch on any device; does not wait for a
+    GPU.
 
     Args:
-        rows: what ``corrupt_spans`` or ``infill_text`` gave.
-        input_length: T. ``corrupt_spans`` makes a row of t tokens or fewer no longer than
-            ``corrupted_lengths(t)``, if no more stays at its ends than an end-of-sequence token.
+        rows: the result of ``corrupt_spans`` or ``infill_text``.
+        input_length: T. ``corrupt_spans`` makes a row of at most t tokens no longer than
+            ``corrupted_lengths(t)``, if at most an end-of-sequence token is kept at its ends.
         target_length: L, for the targets.
-        padding_value: stands behind the inputs of a shorter row.
-        ignore_index: stands behind its targets.
+        padding_value: fills the inputs of shorter rows.
+        ignore_index: fills the targets of shorter rows.
 
     Returns:
         {"input_ids": [B, T], "attention_mask": [B, T], "labels": [B, L]}, int64.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; on the CPU, a row that is longer. On a
-            GPU, and in a graph, where looking would wait for the device, such a row is cut.
+        TypeError, ValueError: an invalid argument; on the CPU, a row that is too long. On a GPU and
+            in a graph, where the check would wait for the device, such a row is cut.
 
     Example:
         >>> import torch
@@ -204,7 +204,7 @@ def _check_rows(rows: CorruptedRows) -> None:
 def _padded(
     name: str, values: Tensor, bounds: Tensor, length: int, padding: int
 ) -> tuple[Tensor, Tensor]:
-    """([B, length] int64, where the tokens are)."""
+    """Return ([B, length] int64, bool mask of the tokens)."""
     check_int64(name, length, 0)
     if length >= 1 << 31:
         raise ValueError(f"{name} must be below 2**31, got {length}")
@@ -222,12 +222,12 @@ def _padded(
 def corrupted_lengths(
     length: int, denoiser: Denoiser | None = None, *, final_sentinel: bool = True, eos: bool = True
 ) -> tuple[int, int]:
-    """(inputs, targets): how long ``corrupt_spans`` makes a row of ``length`` tokens.
+    """Return the (inputs, targets) lengths of a row of ``length`` tokens in ``corrupt_spans``.
 
-    To fill a model's 512 inputs, cut the text into the longest rows that give no more.
+    To fill a model's 512 inputs, cut the text into the longest rows that give at most 512.
 
     Args:
-        length: tokens of the row, the end-of-sequence token included.
+        length: tokens of the row, including the end-of-sequence token.
         denoiser: None: the default, T5's.
         final_sentinel: as in ``SpanCorruption``.
         eos: rows and targets end in an end-of-sequence token.
@@ -253,8 +253,8 @@ class ReplacedTokens(NamedTuple):
     """A batch for a discriminator.
 
     Attributes:
-        input_ids: the original ids with the sampled ones at the masked tokens; [B, T].
-        is_replaced: int64 [B, T], 1 where the id is not the original one.
+        input_ids: the original ids, with the samples at the masked tokens; [B, T].
+        is_replaced: int64 [B, T], 1 where the id differs from the original.
 
     Example:
         >>> import torch
@@ -281,14 +281,14 @@ def replace_tokens(
     """Put a generator's samples at the masked tokens; label those that differ from the original.
 
     With original = where(labels != ignore_index, labels, input_ids) and the samples in place,
-    is_replaced = ids != original: a sample that happens to be right counts as original (Clark et
+    is_replaced = ids != original: a sample that equals the original counts as original (Clark et
     al., "ELECTRA", 2020, section 2). Plain torch on any device; does not wait for a GPU.
 
     Args:
-        input_ids: [B, T], masked or as they were.
+        input_ids: [B, T], masked or original.
         labels: [B, T], the original id where a token is masked, ``ignore_index`` elsewhere: both
             come from ``mask_tokens``.
-        sampled_ids: [B, T], of which the masked places are read; with ``positions``, [R].
+        sampled_ids: [B, T], read only at masked tokens; with ``positions``, [R].
         positions: int32 or int64 [R], the flat index of each sample, negative where there is none;
             as ``mask_tokens`` returns them.
 
@@ -327,7 +327,7 @@ def replace_tokens(
         look = positions.device.type == "cpu" and not torch.compiler.is_compiling()
         if look and positions.numel() and (high := int(positions.max())) >= input_ids.numel():
             raise ValueError(f"positions must be below {input_ids.numel()} tokens, got {high}")
-        # One place more than there are tokens takes the samples that have no position.
+        # One extra slot receives the samples that have no position.
         size = input_ids.numel()
         positions = positions.long()
         slot = torch.where((positions < 0) | (positions >= size), size, positions)
@@ -353,7 +353,7 @@ def _job(
     cu_seqlens: Tensor | None,
     attention_mask: Tensor | None,
 ) -> DenoiseJob:
-    """The rows, checked."""
+    """Check the rows."""
     check_ids(input_ids, cu_seqlens, attention_mask)
     job = DenoiseJob(
         input_ids, sample_ids, cu_seqlens, attention_mask, seed_bits(seed), epoch_bits(epoch)

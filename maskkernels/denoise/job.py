@@ -1,4 +1,4 @@
-"""What every denoising backend is handed, and what it gives back."""
+"""The arguments and results of every denoising backend."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,9 +11,9 @@ from maskkernels.denoise.policy import SpanCorruption, denoiser_table
 from maskkernels.tokens.checks import checked_bounds
 from maskkernels.tokens.layout import safe_bounds
 
-_LONGEST = (1 << 31) - 1  # tokens in a row: a choice among them takes 32-bit words
+_LONGEST = (1 << 31) - 1  # tokens in a row: a choice among them uses 32-bit words
 _SEED = (1 << 64) - 1
-_SHARE = 1 << 20  # what a bound on the targets counts in
+_SHARE = 1 << 20  # unit of the bound on the targets
 
 
 class DenoiseJob(NamedTuple):
@@ -73,21 +73,21 @@ class CorruptedRows(NamedTuple):
 
     @property
     def inputs(self) -> PackedRows:
-        """What ``pad_rows`` and ``pad_batch`` make a batch of."""
+        """Return the input rows, for ``pad_rows`` and ``pad_batch``."""
         return PackedRows(self.input_ids, self.cu_seqlens)
 
     @property
     def targets(self) -> PackedRows:
-        """As ``inputs``."""
+        """Return the target rows, for ``pad_rows`` and ``pad_batch``."""
         return PackedRows(self.target_ids, self.target_cu_seqlens)
 
 
 def span_counts(size: int, density: int, mean: int, prefix: int) -> tuple[int, int]:
-    """(tokens of noise, spans) of ``size`` tokens; the other numbers are a ``denoiser_table`` row.
+    """Return (noise tokens, spans) for ``size`` tokens and a row of ``denoiser_table``.
 
     noise = size * density to the nearest integer, in [1, size - 1]; spans = noise / mean to the
-    nearest, at least 1 and so few that each has a token and a token in front of it. Halves are
-    rounded up. Fewer than two tokens have no noise.
+    nearest integer, at least 1 and at most as many as leave each span a token and a token before
+    it. Halves are rounded up. Fewer than two tokens have no noise.
     """
     if size < 2:
         return 0, 0
@@ -99,7 +99,7 @@ def span_counts(size: int, density: int, mean: int, prefix: int) -> tuple[int, i
 
 
 def too_few_sentinels(row: int, size: int, needed: int, given: int) -> ValueError:
-    """The error for a row with more spans than there are sentinels."""
+    """Return the error for a row with more spans than there are sentinels."""
     return ValueError(
         f"row {row} needs {needed} sentinels for its {size} tokens and there are {given}: "
         "give more sentinel_ids, a longer mean_span_length or shorter rows"
@@ -139,7 +139,7 @@ def batch_of(job: DenoiseJob, hash_rows: Callable[..., Tensor]) -> Batch:
 
 
 def check_longest(longest: int) -> None:
-    """A row of this length can be drawn from."""
+    """Check that a row of this length can be drawn from."""
     if longest > _LONGEST:
         raise ValueError(f"a row must have fewer than 2**31 tokens, got {longest}")
 

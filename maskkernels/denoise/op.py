@@ -45,7 +45,7 @@ class _Infilling(NamedTuple):
 
 
 def spell_spans(corruption: SpanCorruption) -> tuple:
-    """The options as the op takes them."""
+    """Return the options as arguments of the op."""
     denoisers = corruption.denoisers
     return (
         list(corruption.sentinel_ids),
@@ -61,7 +61,7 @@ def spell_spans(corruption: SpanCorruption) -> tuple:
 
 
 def spell_infilling(infilling: TextInfilling) -> tuple:
-    """The options as the op takes them."""
+    """Return the options as arguments of the op."""
     return (
         infilling.mask_token_id,
         float(infilling.ratio),

@@ -1,4 +1,4 @@
-"""How rows are corrupted: densities, span lengths, mixtures, and the ids that stand for them."""
+"""Denoising options: densities, span lengths, mixtures, and the ids of sentinels and masks."""
 
 import math
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ class Denoiser:
         noise_density: share of the tokens that become noise, in (0, 1).
         mean_span_length: mean length of a span of noise, at least 1.
         share: weight of this denoiser in a mixture; the weights need not sum to 1.
-        prefix: the noise is one span at the end of the row (prefix language modelling), and
+        prefix: the noise is one span at the end of the row (prefix language modelling);
             ``mean_span_length`` has no effect.
-        mode_token_id: an id put in front of the row's inputs, which tells the model the denoiser.
+        mode_token_id: an id put in front of the row's inputs, to tell the model which denoiser ran.
 
     Raises:
         TypeError, ValueError: at construction, naming the field.
@@ -83,16 +83,16 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class SpanCorruption:
-    """Spans of a row become sentinels in the inputs; the targets say what was there.
+    """Replace spans of a row by sentinels in the inputs, and list the spans in the targets.
 
     Attributes:
-        sentinel_ids: one id for each span of a row, in the order of their use. T5's 100, in a
-            vocabulary of 32100: ``range(32099, 31999, -1)``.
-        denoisers: a mixture of which each row gets one; the default is T5's.
-        eos_token_id: the id that ends every target. It also stays where it ends a row. None: the
-            targets end without one.
+        sentinel_ids: one id for each span of a row, in order of use. T5's 100, in a vocabulary of
+            32100: ``range(32099, 31999, -1)``.
+        denoisers: a mixture; each row gets one of them. The default is T5's.
+        eos_token_id: the id that ends every target. At the end of a row it is never corrupted.
+            None: targets end without it.
         final_sentinel: one more sentinel after the last span of the targets.
-        edge_token_ids: ids that are kept out of the noise where they stand at either end of a row.
+        edge_token_ids: ids that are never noise at either end of a row.
 
     Raises:
         TypeError, ValueError: at construction, naming the field.
@@ -141,15 +141,16 @@ class SpanCorruption:
 
 @dataclass(frozen=True)
 class TextInfilling:
-    """Spans of Poisson lengths become one mask each, and sentences may change places.
+    """Replace spans of Poisson lengths by one mask each; optionally shuffle sentences.
 
     Attributes:
-        mask_token_id: stands for a span of any length; one of length 0 only adds a mask.
+        mask_token_id: replaces a span of any length; a span of length 0 only inserts a mask.
         ratio: share of the tokens that are masked, in (0, 1).
         mean_span_length: the mean of the Poisson distribution, in (0, 256].
         permute_sentences: shuffle the sentences of a row before it is masked.
-        sentence_end_ids: a sentence ends after each of these ids (a full stop...), and at the end.
-        edge_token_ids: ids that stay where they stand at either end of a row.
+        sentence_end_ids: a sentence ends after each of these ids (a full stop...) and at the row's
+            end.
+        edge_token_ids: ids that are kept in place at either end of a row.
 
     Raises:
         TypeError, ValueError: at construction, naming the field.
@@ -190,7 +191,7 @@ class TextInfilling:
 def ul2_denoisers(
     r_token_id: int | None = None, s_token_id: int | None = None, x_token_id: int | None = None
 ) -> tuple[Denoiser, ...]:
-    """The seven denoisers of UL2, mixed evenly: regular (R), sequential (S) and extreme (X) ones.
+    """Return UL2's seven denoisers, mixed evenly: regular (R), sequential (S) and extreme (X).
 
     Args:
         r_token_id, s_token_id, x_token_id: mode tokens in front of the inputs of each kind.
@@ -213,9 +214,10 @@ def ul2_denoisers(
 
 @lru_cache(maxsize=64)
 def denoiser_table(denoisers: tuple[Denoiser, ...]) -> np.ndarray:
-    """int64 [D, 5], a row for each denoiser: a word below the first number chooses it, unless an
-    earlier one took it; then T(noise_density), the mean length in 2^-16 tokens, prefix, mode token
-    or -1.
+    """Tabulate denoisers as int64 [D, 5], one row each.
+
+    The first number is a threshold: the first row whose threshold is above the word is chosen. The
+    others are T(noise_density), the mean length in 2^-16 tokens, prefix, and mode token or -1.
     """
     total, before, rows = sum(float(d.share) for d in denoisers), 0.0, []
     for denoiser in denoisers:
@@ -236,9 +238,9 @@ def denoiser_table(denoisers: tuple[Denoiser, ...]) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def poisson_table(mean: float) -> np.ndarray:
-    """int64 [L]: a word that is below none of the first k numbers and below the next has length k.
+    """Tabulate floor(P(length <= k) * 2^32) for k = 0, 1..., the last raised to 2^32; int64 [L].
 
-    floor(P(length <= k) * 2^32) for k = 0, 1..., the last raised to 2^32.
+    A word has length k if entry k is the first above it.
     """
     probability = math.exp(-mean)
     total, numbers = probability, [threshold(probability)]
@@ -247,6 +249,6 @@ def poisson_table(mean: float) -> np.ndarray:
         total += probability
         numbers.append(threshold(min(total, 1.0)))
         if len(numbers) > mean and numbers[-1] == numbers[-2]:
-            break  # what is left is less than a word
+            break  # the remaining probability is less than one word
     numbers[-1] = WORDS
     return np.array(numbers, np.int64)

@@ -1,4 +1,4 @@
-"""Denoising in plain Python, a row at a time. This file is the specification of the kernels."""
+"""Denoising in plain Python, one row at a time. This file is the specification of the kernels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,7 +23,7 @@ Draw = Callable[[int, int], list[int]]  # the first words of a stream: (stream, 
 
 
 def corrupt_spans(job: DenoiseJob, corruption: SpanCorruption) -> CorruptedRows:
-    """See ``api.corrupt_spans``."""
+    """Compute ``api.corrupt_spans``."""
     batch = batch_of(job, rng.hash_rows)
     eos = [] if corruption.eos_token_id is None else [corruption.eos_token_id]
     sentinels = list(corruption.sentinel_ids)
@@ -53,7 +53,7 @@ def corrupt_spans(job: DenoiseJob, corruption: SpanCorruption) -> CorruptedRows:
 
 
 def infill_text(job: DenoiseJob, infilling: TextInfilling) -> CorruptedRows:
-    """See ``api.infill_text``."""
+    """Compute ``api.infill_text``."""
     batch = batch_of(job, rng.hash_rows)
     table = poisson_table(float(infilling.mean_span_length)).tolist()
     inputs = []
@@ -77,7 +77,7 @@ def infill_text(job: DenoiseJob, infilling: TextInfilling) -> CorruptedRows:
 
 
 def _rows(batch: Batch) -> Iterator[tuple[list[int], Draw]]:
-    """Each row, and its random words."""
+    """Yield each row and a function that draws its random words."""
     sample_ids = batch.sample_ids
     if sample_ids is None:
         sample_ids = rng.hash_rows(batch.ids, batch.bounds, None)
@@ -87,14 +87,14 @@ def _rows(batch: Batch) -> Iterator[tuple[list[int], Draw]]:
 
 
 def _draw(batch: Batch, sample: Tensor, stream: int, count: int) -> list[int]:
-    """The first ``count`` words of a stream for one sample."""
+    """Draw the first ``count`` words of a stream for one sample."""
     index = torch.arange(count)
     sample = sample.expand(count)
     return rng.random_words(sample, index, batch.seed, batch.epoch, stream).tolist()
 
 
 def _take_apart(row: list[int], edges: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """(tokens kept at the left end, what may be corrupted, tokens kept at the right end)."""
+    """Split a row into (kept left edge, tokens that may be corrupted, kept right edge)."""
     begin, end = 0, len(row)
     while begin < end and row[begin] in edges:
         begin += 1
@@ -104,7 +104,7 @@ def _take_apart(row: list[int], edges: Sequence[int]) -> tuple[list[int], list[i
 
 
 def _chosen(size: int, count: int, words: list[int]) -> set[int]:
-    """``count`` of the numbers below ``size``; each set of them is as likely as any other."""
+    """Choose ``count`` of the numbers below ``size``, uniformly among all such sets."""
     chosen: set[int] = set()
     for i, word in enumerate(words):
         highest = size - count + i
@@ -114,7 +114,7 @@ def _chosen(size: int, count: int, words: list[int]) -> set[int]:
 
 
 def _composition(total: int, parts: int, draw: Draw, stream: int) -> list[int]:
-    """``parts`` positive numbers that sum to ``total``; each such list is as likely as any other.
+    """Draw ``parts`` positive numbers that sum to ``total``, uniformly among all such lists.
 
     Cuts are chosen among the ``total - 1`` places between two tokens.
     """
@@ -126,9 +126,9 @@ def _composition(total: int, parts: int, draw: Draw, stream: int) -> list[int]:
 
 
 def _span_lengths(size: int, ratio: float, table: list[int], draw: Draw) -> list[int]:
-    """Poisson lengths that sum to the tokens to be masked, unless ``size`` draws do not reach that.
+    """Draw Poisson lengths that sum to the tokens to mask, or ``size`` draws if these sum to less.
 
-    The last draw is cut to fit; then the lengths go round, so that it may stand anywhere.
+    The last draw is cut to fit. The lengths are then rotated, so that it may be in any place.
     """
     if size == 0:
         return []
@@ -143,7 +143,7 @@ def _span_lengths(size: int, ratio: float, table: list[int], draw: Draw) -> list
 
 
 def _permuted(body: list[int], ends: Sequence[int], draw: Draw) -> list[int]:
-    """The sentences of a row in random order (Fisher-Yates, from the last place down)."""
+    """Shuffle the sentences of a row (Fisher-Yates, from the last place down)."""
     sentences: list[list[int]] = [[]]
     for t, token in enumerate(body):
         sentences[-1].append(token)
@@ -157,7 +157,7 @@ def _permuted(body: list[int], ends: Sequence[int], draw: Draw) -> list[int]:
 
 
 def _end_to_end(rows: list[list[int]], batch: Batch) -> tuple[Tensor, Tensor]:
-    """(values, cu_seqlens), with the dtype and on the device of the batch."""
+    """Concatenate rows to (values, cu_seqlens), with the dtype and device of the batch."""
     values = torch.tensor([token for row in rows for token in row], dtype=batch.ids.dtype)
     lengths = torch.tensor([0, *map(len, rows)])
     return values.to(batch.ids.device), lengths.cumsum(0).to(batch.ids.device)

@@ -1,4 +1,4 @@
-"""The masking op: check the inputs, choose a backend, compute."""
+"""The masking op: check the arguments, choose a backend, compute."""
 
 from typing import NamedTuple
 
@@ -27,10 +27,10 @@ class MaskedTokens(NamedTuple):
 
     Attributes:
         input_ids: what the model sees; shape and dtype of the input, contiguous.
-        labels: the original id where a token is to be predicted, ``ignore_index`` elsewhere.
-        count: int64 [], the number of predicted tokens, on the device of the input; None unless
+        labels: the original id at labelled tokens, ``ignore_index`` elsewhere.
+        count: int64 [], the number of labelled tokens, on the device of the input; None unless
             ``capacity`` was given.
-        positions: int64 [capacity], indices of the predicted tokens into
+        positions: int64 [capacity], indices of the labelled tokens into
             ``input_ids.reshape(-1)``, ascending, then -1; None unless ``capacity`` was given.
 
     Example:
@@ -93,21 +93,21 @@ def mask_tokens(
 ) -> MaskedTokens:
     """Mask tokens, or whole units of tokens, as a pure function of (seed, epoch, sample, position).
 
-    The plain formula, for one token with word r of stream 0 (``random_words``) and
-    T(p) = floor(p * 2^32): selected iff r < T(rate); becomes the mask token iff
-    r < T(rate * mask_share); random iff r < T(rate * (mask_share + random_share)); else kept. So a
-    higher rate only adds masks. A random id is replacement_ids[(w * n) >> 32] for word w of
-    stream 1. ``mask/reference.py`` states the rest.
+    The formula for one token, with word r of stream 0 (``random_words``) and
+    T(p) = floor(p * 2^32): it is selected iff r < T(rate). A selected token becomes the mask token
+    iff r < T(rate * mask_share), else a random id iff r < T(rate * (mask_share + random_share)),
+    else it is kept. A higher rate therefore only adds masks. A random id is
+    replacement_ids[(w * n) >> 32] for word w of stream 1. ``mask/reference.py`` specifies the rest.
 
     With selection="budget" exactly k tokens of a sample, or of its units, are selected:
-    k = (sum of T(p_u) + 2^31) >> 32 over the eligible ones u, at least 1 where the policy asks and
-    there is one. They are those with the k smallest keys (r_u << 32) // T(p_u), ties to the lower
+    k = (sum of T(p_u) + 2^31) >> 32 over the eligible u, and at least 1 with ``at_least_one`` if
+    any is eligible. The k smallest keys (r_u << 32) // T(p_u) are selected, ties to the lower
     position; in that order the first (k * T(mask_share) + 2^31) >> 32 become the mask token, and so
-    on. p_u is policy.rate, or a rate of the unit's own; then one with T(p_u) = 0 is not eligible.
-    With one rate for all this is the order of the words, and each is selected as often as any
-    other. With rates of their own a unit is selected with a probability near p_u but not equal to
-    it: sequential Poisson sampling (Ohlsson, "Sequential Poisson sampling", Journal of Official
-    Statistics 14, 1998). Units are counted, not their tokens.
+    on. p_u is policy.rate or the unit's own rate; in the second case T(p_u) = 0 is not eligible.
+    With a single rate the keys have the order of the words, and every unit is selected equally
+    often. With unequal rates a unit is selected with a probability near p_u but not equal to it:
+    sequential Poisson sampling (Ohlsson, "Sequential Poisson sampling", Journal of Official
+    Statistics 14, 1998). The budget counts units, not their tokens.
 
     Args:
         input_ids: [B, T], or flat packed [N] with ``cu_seqlens``; int32 or int64, any strides.
@@ -119,19 +119,19 @@ def mask_tokens(
         cu_seqlens: [B + 1], int32 or int64: sample b is input_ids[cu_seqlens[b]:cu_seqlens[b + 1]].
         attention_mask: like input_ids; non-zero where the token is real. None: all are. Positions
             count from a sample's first real token.
-        special_tokens_mask: like input_ids; non-zero where a token must not be masked. Takes the
-            place of ``maskable``.
-        maskable: bool [V], whether each id may be masked. None: every id may be.
+        special_tokens_mask: like input_ids; non-zero where a token must not be masked. Replaces
+            ``maskable``.
+        maskable: bool [V], whether each id may be masked. None: all may be.
         replacement_ids: int32 or int64 [n], the ids a random replacement is drawn from. None: all
             of [0, policy.vocab_size).
         units: like input_ids, int32 or int64: the unit (word, span...) each token belongs to,
             numbered from 0 in its sample, below 2^34; negative: never masked. Word u of stream 2
             selects unit u.
-        rates: like input_ids, float: the rate at each token, in place of policy.rate. With
-            ``units``, a token is selected iff its unit's word is below its own rate; under a budget
-            a unit has the rate at its first token that may be masked.
+        rates: like input_ids, float: the rate of each token, instead of policy.rate. With
+            ``units``, a token is selected iff its unit's word is below the token's rate; with a
+            budget, a unit has the rate of its first token that may be masked.
         unit_rates: float [B, U], with ``units``: the rate of each unit.
-        capacity: None, or how many positions to return; 0 returns the count alone.
+        capacity: how many positions to return; 0 returns only the count. None: neither.
         backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
 
     Returns:
@@ -233,7 +233,7 @@ def _check_units(
 
 
 def _rates_of_units(unit_rates: Tensor, units: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
-    """The rate of each token's unit, shaped like ``units``; 0 for a token without a unit."""
+    """Return the rate of each token's unit, shaped like ``units``; 0 for a token without a unit."""
     if units is None:  # _check_units has refused this; the type checker cannot know
         raise ValueError("unit_rates goes with units")
     inside = (units >= 0) & (units < unit_rates.shape[1])

@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def leaders(sample: Tensor, position: Tensor, unit: Tensor | None, eligible: Tensor) -> Tensor:
-    """Int64 [N]: the position of the first eligible token of each token's unit.
+    """Return the position of the first eligible token of each token's unit, int64 [N].
 
-    That token alone stands for the unit when units are counted and ranked. Without units every
+    Only that token represents the unit when units are counted and ranked. Without units, every
     token leads itself. Undefined where not eligible.
     """
     if unit is None:
@@ -23,6 +23,6 @@ def leaders(sample: Tensor, position: Tensor, unit: Tensor | None, eligible: Ten
 
 
 def flat_leaders(position: Tensor, leader: Tensor, eligible: Tensor) -> Tensor:
-    """Int64 [N]: the flat index of each token's leader; its own where it is not eligible."""
+    """Return the flat index of each token's leader, int64 [N]; its own where it is not eligible."""
     place = torch.arange(position.numel(), device=position.device)
     return torch.where(eligible, place - position + leader, place)

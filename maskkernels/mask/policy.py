@@ -1,4 +1,4 @@
-"""What to do with tokens that may be masked: how many, and what stands in their place."""
+"""The masking policy: how many tokens are masked, and what replaces them."""
 
 from dataclasses import dataclass
 
@@ -13,23 +13,23 @@ SELECTIONS = ("bernoulli", "budget")
 
 @dataclass(frozen=True)
 class MaskingPolicy:
-    """The rate, the shares and the ids of a masking run; the defaults are BERT's 15%, 80/10/10.
+    """The rate, shares and ids of masking; the defaults are BERT's 15% and 80/10/10.
 
     Attributes:
         mask_token_id: the id of the mask token, in [0, vocab_size).
-        vocab_size: V, the number of ids: a random replacement is drawn from [0, V) unless
+        vocab_size: V, the number of ids. Random replacements are drawn from [0, V) unless
             ``mask_tokens`` is given ``replacement_ids``.
         rate: probability in [0, 1] that a maskable token (or unit) is selected.
         mask_share: share of the selected tokens that become the mask token.
-        random_share: share of the selected tokens that become a random id; the rest,
-            1 - mask_share - random_share, keep theirs. All selected tokens are labelled.
-        selection: "bernoulli" selects each token (or unit) on its own; "budget" selects exactly
-            round(rate * eligible) of them in each sample, the rounded sum of their rates where
-            they have their own.
-        at_least_one: with "budget", select one where the rounding gives none and any is eligible.
-        replacement: with ``units``, "token" picks mask, random or keep for each token on its own,
-            "unit" once for all tokens of a unit (as SpanBERT does).
-        ignore_index: the label of every token that is not predicted; negative.
+        random_share: share of the selected tokens that become a random id. The rest,
+            1 - mask_share - random_share, keep their id. All selected tokens are labelled.
+        selection: "bernoulli" selects each token (or unit) independently; "budget" selects exactly
+            round(rate * eligible) of them in each sample, or the rounded sum of their rates where
+            the rates differ.
+        at_least_one: with "budget", select one if rounding gives none and any is eligible.
+        replacement: with ``units``, "token" picks mask, random or keep for each token, "unit" once
+            for all tokens of a unit (as SpanBERT does).
+        ignore_index: the label of every token that is not selected; negative.
 
     Raises:
         TypeError, ValueError: at construction, naming the field.
@@ -87,7 +87,7 @@ class MaskingPolicy:
 
 
 def thresholds(rate: float, mask_share: float, random_share: float) -> tuple[int, int, int]:
-    """(selected, mask, mask or random) thresholds on a word that selects at ``rate``."""
+    """Return thresholds of a word that selects at ``rate``: (selected, mask, mask or random)."""
     return (
         threshold(rate),
         threshold(rate * mask_share),
@@ -96,7 +96,7 @@ def thresholds(rate: float, mask_share: float, random_share: float) -> tuple[int
 
 
 def outside_vocabulary(input_ids: Tensor, flat_index: int, size: int) -> ValueError:
-    """The error for a real token whose id has no entry in the vocabulary."""
+    """Return the error for a real token whose id is outside the vocabulary."""
     length = input_ids.shape[-1]
     place = [flat_index] if input_ids.dim() == 1 else list(divmod(flat_index, length))
     value = int(input_ids.reshape(-1)[flat_index])

@@ -16,7 +16,7 @@ NEVER = (1 << 63) - 1  # above every key
 
 
 def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(input_ids, labels, count, positions); see ``api.mask_tokens`` for what each field means."""
+    """Return (input_ids, labels, count, positions) as ``api.mask_tokens`` defines them."""
     sample_ids = job.sample_ids
     if sample_ids is None:
         sample_ids = rng.hash_rows(job.input_ids, job.cu_seqlens, job.attention_mask)
@@ -32,7 +32,7 @@ def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return rng.random_words(key, index.clamp(0), job.seed, job.epoch, stream)
 
     select = word(DECISION, position) if unit is None else word(UNIT, unit)
-    pick = select  # one word both selects a token and picks what stands in its place
+    pick = select  # one word both selects a token and picks its replacement
     shares: tuple[int | Tensor, ...] = thresholds(1.0, job.mask_share, job.random_share)
     if unit is not None:
         pick = word(DECISION, unit if job.per_unit else position)
@@ -79,16 +79,16 @@ def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def threshold_of(p: Tensor) -> Tensor:
-    """floor(p * 2^32) of float64 probabilities, as int64."""
+    """Return floor(p * 2^32) of float64 probabilities, as int64."""
     return (p * 4294967296.0).floor().long()
 
 
 def sequential_key(word: Tensor, threshold: Tensor) -> Tensor:
-    """(word << 32) // threshold - 2^63 of words below 2^32 and thresholds up to 2^32, as int64.
+    """Return (word << 32) // threshold - 2^63 as int64, for word < 2^32 and threshold <= 2^32.
 
-    The quotient fills 64 bits without a sign; less 2^63 it stands in int64 in the same order. Its
-    low half is divided out 16 bits at a time, so that nothing on the way passes 2^48. Undefined
-    where ``threshold`` is 0.
+    The quotient needs 64 unsigned bits; subtracting 2^63 keeps its order in int64. The low half is
+    divided 16 bits at a time, so that no intermediate value exceeds 2^48. Undefined where
+    ``threshold`` is 0.
     """
     threshold = threshold.clamp(min=1)
     high, rest = word // threshold, word % threshold
@@ -99,7 +99,7 @@ def sequential_key(word: Tensor, threshold: Tensor) -> Tensor:
 def budget_of(
     sample: Tensor, samples: int, threshold: Tensor, leads: Tensor, at_least_one: bool
 ) -> Tensor:
-    """Int64 [samples + 1]: k, the rounded sum of the thresholds of each sample's units."""
+    """Return k, the rounded sum of the thresholds of each sample's units; int64 [samples + 1]."""
     zero = torch.zeros(samples + 1, dtype=torch.int64, device=sample.device)
     k = (zero.scatter_add(0, sample, torch.where(leads, threshold, 0)) + (1 << 31)) >> 32
     if at_least_one:
@@ -108,7 +108,7 @@ def budget_of(
 
 
 def rank_within(sample: Tensor, samples: int, order: Tensor, leads: Tensor) -> Tensor:
-    """Int64 [N]: the rank of each leading token in its sample, defined for those alone.
+    """Return the rank of each leading token in its sample, int64 [N]; undefined for other tokens.
 
     Rank 0 has the smallest ``order``; ties go to the lower position.
     """
@@ -122,9 +122,10 @@ def rank_within(sample: Tensor, samples: int, order: Tensor, leads: Tensor) -> T
 
 
 def predicted(selected: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """(count [], positions [capacity]): how many tokens are selected, and the flat index of each.
+    """Return (count [], positions [capacity]) of the selected tokens, as flat indices.
 
-    Positions ascend and end in -1; past the capacity they are dropped, while the count is whole.
+    Positions ascend and end in -1. Positions past the capacity are dropped; the count includes
+    them.
     """
     if capacity < 0:
         return selected.new_empty(0, dtype=torch.int64), selected.new_empty(0, dtype=torch.int64)

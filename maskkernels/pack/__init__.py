@@ -1,4 +1,4 @@
-"""Rows into blocks: which rows go together so that blocks are full."""
+"""Pack rows into full blocks."""
 
 from maskkernels.pack.api import Packing, pack_rows
 

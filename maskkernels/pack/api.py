@@ -1,4 +1,4 @@
-"""Rows into blocks of a fixed capacity: check, choose a backend, pack."""
+"""Pack rows into blocks of fixed capacity: check, choose a backend, pack."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 from maskkernels.backend import Op
 from maskkernels.tokens.checks import as_int, check_dense
 
-LARGEST = 1 << 24  # tokens in a block; the kernel keeps a list for each space that can be left
+LARGEST = 1 << 24  # tokens in a block; the kernel keeps a list per possible free space
 OVERLONG = ("error", "truncate")
 _CPU = torch.device("cpu")
 _pack = Op("pack", "pack")  # on arrays: never part of a graph
@@ -22,7 +22,7 @@ class Packing(NamedTuple):
     Attributes:
         rows: int64 [B], every row once: block k holds rows[bounds[k]:bounds[k + 1]], ascending.
         bounds: int64 [blocks + 1].
-        fill: tokens in blocks over what the blocks could hold; 1.0 without blocks.
+        fill: tokens divided by the capacity of all blocks; 1.0 without blocks.
 
     Example:
         >>> from maskkernels import pack_rows
@@ -36,7 +36,7 @@ class Packing(NamedTuple):
     fill: float
 
     def blocks(self) -> list[list[int]]:
-        """The rows of each block."""
+        """Return the rows of each block."""
         rows, bounds = self.rows.tolist(), self.bounds.tolist()
         return [rows[begin:end] for begin, end in itertools.pairwise(bounds)]
 
@@ -51,28 +51,27 @@ def pack_rows(
 ) -> Packing:
     """Pack rows into blocks of ``capacity`` tokens by best fit; no row is split.
 
-    The rule: rows are taken in windows of ``window`` rows, and inside a window by decreasing
-    length, rows of one length in their order. Each goes into the fullest block that has room for
-    it; of blocks that are equally full, into the one that took a row last; where none has room, a
-    new block opens. Blocks stay open from window to window and are numbered as they open. One
-    window over all rows is best-fit-decreasing, windows of one row are best-fit; the larger the
-    window the fuller the blocks, and the more alike the rows of a block.
+    The rule: rows are processed in windows of ``window`` rows, within a window by decreasing
+    length, and rows of equal length in their order. Each goes into the fullest block that has room
+    for it; among equally full blocks, into the one that received a row last; if none has room, a
+    new block opens. Blocks stay open across windows and are numbered in the order they open. One
+    window over all rows is best-fit-decreasing, windows of one row are best-fit. Larger windows
+    give fuller blocks, with rows of more similar length.
 
     Args:
-        lengths: B integers, the tokens of each row: a list, a NumPy array or a tensor on the CPU.
+        lengths: B integers, the tokens of each row: a list, a NumPy array or a CPU tensor.
             A row of 0 tokens takes no room.
         capacity: tokens that a block holds, in [1, 2**24].
         window: rows that are sorted together, at least 1. None: all.
-        overlong: "error", or "truncate" to count a row that is longer than a block as ``capacity``
-            (cutting it is left to whoever fills the blocks).
+        overlong: "error", or "truncate" to count a row longer than a block as ``capacity``; the
+            caller that fills the blocks must cut it.
         backend: "auto", "reference" or "numba". Both give the same blocks.
 
     Returns:
         Packing(rows, bounds, fill).
 
     Raises:
-        TypeError, ValueError: an argument that does not fit, by name; a row that is longer than a
-            block, by its index.
+        TypeError, ValueError: an invalid argument, by name; a row longer than a block, by index.
 
     Source: Johnson, "Near-optimal bin packing algorithms" (1973); packing of training rows by it:
     Krell et al., "Efficient sequence packing without cross-contamination" (2021), section 3.

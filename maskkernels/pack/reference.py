@@ -4,10 +4,10 @@ import numpy as np
 
 
 def pack(lengths: np.ndarray, capacity: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows by block [B], bounds [blocks + 1]) of rows that are no longer than ``capacity``."""
+    """Pack rows no longer than ``capacity``; return (rows by block [B], bounds [blocks + 1])."""
     blocks: list[list[int]] = []
-    space: list[int] = []  # what is left in each block
-    touched: list[int] = []  # when each block took its last row
+    space: list[int] = []  # free tokens of each block
+    touched: list[int] = []  # when each block received its last row
     size = lengths.tolist()
     placed = 0
     for begin in range(0, len(size), window):

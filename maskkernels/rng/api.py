@@ -1,4 +1,4 @@
-"""Random words and content hashes: check the inputs, choose a backend, compute."""
+"""Random words and content hashes: check the arguments, choose a backend, compute."""
 
 import math
 
@@ -19,9 +19,9 @@ from maskkernels.tokens.checks import (
 
 
 def threshold(p: float) -> int:
-    """floor(p * 2^32): a word r of the contract is below it with probability p (to 2^-32).
+    """Return floor(p * 2^32): a word of the contract is below it with probability p (to 2^-32).
 
-    A 33-bit integer: probability 1 gives 2^32, which every word is below, and 0 gives 0.
+    The result has 33 bits: probability 1 gives 2^32, which is above every word, and 0 gives 0.
 
     Raises:
         TypeError: p is not a number.
@@ -75,10 +75,10 @@ def hash_rows(
     attention_mask: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Hash each sample's tokens: the default sample id, equal however the sample is padded.
+    """Hash each sample's tokens: the default sample id, which does not depend on padding.
 
     h = splitmix64(sum over positions i of splitmix64((i << 32) | token_i)) modulo 2^64, over the
-    real tokens, special tokens included; positions count from the first real one.
+    real tokens, including special tokens; positions count from the first real one.
 
     Args:
         input_ids: [B, T], or flat [N] with ``cu_seqlens``; int32 or int64, any strides.
@@ -111,7 +111,7 @@ def random_words(
     stream: int = 0,
     backend: str = "auto",
 ) -> Tensor:
-    """The 32-bit random word of each (seed, epoch, stream, sample id, index).
+    """Draw the 32-bit random word of each (seed, epoch, stream, sample id, index).
 
     Philox4x32-10 with the seed as key (low word, high word) and the counter
     (index // 4, sample id low, sample id high, (epoch mod 2^24) << 8 | stream); the draw is output

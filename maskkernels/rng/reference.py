@@ -16,19 +16,19 @@ WORD = 0xFFFFFFFF
 
 
 def _signed(word: int) -> int:
-    """The int64 with the bits of the unsigned 64-bit ``word``."""
+    """Return the int64 with the bits of the unsigned 64-bit ``word``."""
     return word - (1 << 64) if word >> 63 else word
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64 bit patterns."""
+    """Shift int64 bit patterns right, filling with zeros."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def philox4x32(
     c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int, k1: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox4x32 on int64 tensors of 32-bit counter words."""
+    """Run ten rounds of Philox4x32 on int64 tensors of 32-bit counter words."""
     for _ in range(10):
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
         c0, c1, c2, c3 = (
@@ -42,7 +42,7 @@ def philox4x32(
 
 
 def random_words(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
-    """Words [N] for ``sample_ids`` [N] and ``index`` [N]; see ``rng.api.random_words``."""
+    """Draw words [N] for ``sample_ids`` [N] and ``index`` [N]; see ``rng.api.random_words``."""
     c3 = torch.full_like(index, epoch << 8 | stream)
     words = philox4x32(
         _shift_right(index, 2) & WORD,
@@ -56,7 +56,7 @@ def random_words(sample_ids: Tensor, index: Tensor, seed: int, epoch: int, strea
 
 
 def splitmix64(x: Tensor) -> Tensor:
-    """The splitmix64 finaliser on int64 bit patterns, after adding the golden-ratio increment."""
+    """Add the golden-ratio increment, then apply the splitmix64 finaliser to int64 bit patterns."""
     x = x + _signed(0x9E3779B97F4A7C15)
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
@@ -66,7 +66,7 @@ def splitmix64(x: Tensor) -> Tensor:
 def hash_rows(
     input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None
 ) -> Tensor:
-    """Content hash [B] of each sample's real tokens; see ``rng.api.hash_rows``."""
+    """Hash each sample's real tokens to [B]; see ``rng.api.hash_rows``."""
     samples, sample, position, real = layout(input_ids, cu_seqlens, attention_mask)
     mixed = splitmix64((position << 32) | (input_ids.reshape(-1).long() & WORD))
     total = torch.zeros(samples + 1, dtype=torch.int64, device=input_ids.device)

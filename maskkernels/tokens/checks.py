@@ -68,7 +68,7 @@ def as_int(name: str, value: Any) -> int:
 
 
 def check_ids(input_ids: Tensor, cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> None:
-    """The checks that every op on rows of tokens shares; none of them waits for a GPU."""
+    """Check the rows of tokens of any op, without waiting for a GPU."""
     check_dense("input_ids", input_ids)
     if input_ids.dtype not in INTEGERS:
         raise TypeError(f"input_ids must be int32 or int64, got {input_ids.dtype}")
@@ -131,7 +131,7 @@ def check_indices(name: str, index: Tensor, low: int) -> None:
 
 
 def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
-    """``tensor`` must have the shape and the device of ``input_ids``."""
+    """Check that ``tensor`` has the shape and device of ``input_ids``."""
     if tensor is None:
         return
     check_dense(name, tensor)
@@ -194,7 +194,7 @@ def check_column(name: str, tensor: Tensor, shape: tuple[int, ...], input_ids: T
 
 
 def seed_bits(seed: int) -> int:
-    """The int64 with the bits of a 64-bit seed (torch ops take signed integers).
+    """Return the int64 with the bits of a 64-bit seed (torch ops take signed integers).
 
     Raises:
         TypeError: seed is not an integer.
@@ -208,7 +208,7 @@ def seed_bits(seed: int) -> int:
 
 
 def epoch_bits(epoch: int) -> int:
-    """The epoch modulo 2^24, as the contract takes it.
+    """Return the epoch modulo 2^24, as the contract uses it.
 
     Raises:
         TypeError: epoch is not an integer.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def may_mask(ids: Tensor, special_tokens_mask: Tensor | None, maskable: Tensor | None) -> Tensor:
-    """Bool [N]: the token is not special. An id outside the table may not be masked."""
+    """Return which tokens are not special, bool [N]. An id outside the table may not be masked."""
     if special_tokens_mask is not None:
         return special_tokens_mask.reshape(-1) == 0
     if maskable is None:

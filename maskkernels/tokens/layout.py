@@ -29,8 +29,8 @@ def layout(
 
 
 def safe_bounds(cu_seqlens: Tensor, n: int) -> Tensor:
-    """int64 [B + 1]: ``cu_seqlens`` held to [0, n] and never falling.
+    """Clamp ``cu_seqlens`` to [0, n] and make it non-decreasing; int64 [B + 1].
 
-    On a GPU nobody looks whether they are; this way no sample reaches outside the tokens.
+    On a GPU its values are not checked; this way no sample reaches outside the tokens.
     """
     return cu_seqlens.long().clamp(0, n).cummax(0).values

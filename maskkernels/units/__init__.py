@@ -1,4 +1,4 @@
-"""Tokens to the units that are masked together: numbers per row, for ``mask_tokens(units=...)``."""
+"""Number the units that are masked together, for ``mask_tokens(units=...)``."""
 
 from maskkernels.units.api import (
     rates_from_weights,

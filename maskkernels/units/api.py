@@ -1,4 +1,4 @@
-"""Units and their rates: words, spans of units, rates that follow weights."""
+"""Units and their rates: words, spans of units, rates from weights."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -34,7 +34,7 @@ def word_units(
     groups: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Number the words of each sample by what a vocabulary says about word boundaries.
+    """Number the words of each sample by the word boundaries that a vocabulary marks.
 
     A token that may be masked begins a word if it is the first of its sample, if the token before
     it may not be masked or has the flag ``ENDS`` (2), or if it has the flag ``STARTS`` (1).
@@ -43,14 +43,14 @@ def word_units(
         input_ids: [B, T], or flat packed [N] with ``cu_seqlens``; int32 or int64.
         table: uint8 [V], the flags of each id. An id outside it has none.
         cu_seqlens, attention_mask, special_tokens_mask, maskable: which tokens may be masked, as
-            for ``mask_tokens``; an id outside ``maskable`` may not be.
-        groups: int64, shaped like input_ids: tokens of one number that follow one another are one
-            unit, whatever the words say; negative: in no group.
+            for ``mask_tokens``; an id outside ``maskable`` may not.
+        groups: int64, shaped like input_ids: consecutive tokens with the same number are one unit,
+            regardless of the words; negative: in no group.
         backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
 
     Returns:
-        int64, shaped like input_ids: the word of each token that may be masked, counted from 0 in
-        its sample; -1 elsewhere.
+        int64, shaped like input_ids: the word number of each token that may be masked, from 0 in
+        each sample; -1 elsewhere.
 
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
@@ -123,8 +123,8 @@ def units_from_word_ids(
     """Number the words of each sample where the word id changes.
 
     Args:
-        word_ids: int64, shaped like input_ids; negative: the token is in no word and is never
-            masked.
+        word_ids: int64, shaped like input_ids; a negative number: the token is in no word and is
+            never masked.
         the others: as for ``word_units``.
 
     Returns:
@@ -155,32 +155,33 @@ def span_units(
     cu_seqlens: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Join units (words, or single tokens) to spans of random length, anew in every epoch.
+    """Join units (words, or single tokens) into spans of random length, redrawn in every epoch.
 
-    Every run of units without a gap is cut into spans that follow one another. A span that begins
-    at unit u has 1 + (how many thresholds of ``lengths`` are not above r) units, for word r of
-    stream 9 at index u, or as many as its run has left. ``mask_tokens(units=...)`` then selects
-    each span by its own word.
+    Every run of units without a gap is cut into consecutive spans. A span that begins at unit u
+    has 1 + (number of thresholds of ``lengths`` that are not above r) units, for word r of stream 9
+    at index u, or as many as the run has left. ``mask_tokens(units=...)`` then selects each span by
+    its own word.
 
-    The first span of a run has the length left of one that lies across its beginning, and its last
-    ends with it: a run is a window on an endless sequence of spans. So spans begin at every unit
-    with the same probability, and n-grams of one length too begin elsewhere in every epoch.
+    A run is a window on an endless sequence of spans: its first span has the length that remains
+    of a span lying across the beginning, and its last span ends with the run. Spans therefore
+    begin at every unit with the same probability, and n-grams of a fixed length, too, begin at
+    different units in each epoch.
 
     SpanBERT draws a length and a place until 15% of the tokens are masked, and draws again where
     spans overlap. Here every token is selected with probability ``rate`` exactly, because its span
-    is; and since a span is selected whatever its length, the lengths of the selected spans are
-    distributed as ``lengths``, but for those that the ends of a run cut. Selected spans can touch,
-    as SpanBERT's can.
+    is. A span is selected regardless of its length, so the lengths of the selected spans follow
+    ``lengths``, except for spans cut by the ends of a run. Selected spans can touch, as SpanBERT's
+    can.
 
     Args:
         units: int32 or int64, [B, T] or flat [N] with ``cu_seqlens``: numbered from 0 in the order
-            of the sample's tokens, as ``word_units`` numbers them; negative: in no unit.
+            of the sample's tokens, as by ``word_units``; negative: in no unit.
         lengths: the probability of each length 1, 2... (``geometric_lengths`` for SpanBERT's;
-            [0, 0, 1] for three units), or weights in proportion.
+            [0, 0, 1] for three units), or weights proportional to it.
         sample_ids: int64 [B], the identity of each sample (``hash_rows``).
         seed, epoch, cu_seqlens: as for ``mask_tokens``.
         backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits. The
-            first call with new lengths on a GPU waits until their table is there.
+            first call with new lengths on a GPU waits for their table to be copied.
 
     Returns:
         int64, shaped like units: the span of each token, counted from 0 in its sample; -1 where
@@ -231,17 +232,17 @@ def rates_from_weights(
     cu_seqlens: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """A rate for each unit in proportion to its weight, so that ``rate`` of the tokens is masked.
+    """Scale weights to rates of units, so that the share ``rate`` of the tokens is masked.
 
-    In each sample the rate of a unit with weight w is min(1, c w) with the one c for which the
-    expected number of masked tokens, the sum of the rates over the n maskable tokens, is rate * n.
-    Where c w passes 1 the unit is masked for certain and the others share what is left. Weights are
-    taken as whole 2^-24ths of the sample's largest (rounded down, a positive one at least 1), so
-    that sums are exact in any order.
+    In each sample, the rate of a unit with weight w is min(1, c w). The factor c is the one for
+    which the expected number of masked tokens, the sum of the rates over the n maskable tokens, is
+    rate * n. A unit with c w above 1 is always masked, and the others share the rest. Weights are
+    quantised to integer multiples of 2^-24 of the sample's largest (rounded down, positive weights
+    to at least 1), so that sums are exact in any order.
 
     Args:
-        weights: float, shaped like units; the one at a unit's first token counts. 0: never masked.
-        units: as for ``span_units``, the tokens of a unit one after the other; any numbers.
+        weights: float, shaped like units; a unit has its first token's weight. 0: never masked.
+        units: as for ``span_units``, with the tokens of a unit consecutive; any numbers.
         rate: in [0, 1].
         cu_seqlens: as for ``mask_tokens``.
         backend: "auto", "reference", "numba" (CPU) or "triton" (GPU). All give the same bits.
@@ -251,10 +252,10 @@ def rates_from_weights(
         unit.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; a weight that is negative, infinite or
-            NaN; a sample where too few tokens have a weight to reach the rate. Weights are looked
-            at on the CPU only. On a GPU, where that would wait for the device, such a weight counts
-            as 0, and in such a sample all that has a weight is masked for certain.
+        TypeError, ValueError: an invalid argument; a weight that is negative, infinite or NaN; a
+            sample with too few weighted tokens to reach the rate. Weights are checked on the CPU
+            only. On a GPU, where the check would wait for the device, such a weight counts as 0,
+            and all weighted tokens of such a sample are masked.
 
     Example:
         >>> import torch
@@ -275,7 +276,7 @@ def rates_from_weights(
 
 
 def _check_units(units: Tensor, cu_seqlens: Tensor | None) -> int:
-    """How many samples there are, if the units fit."""
+    """Check the units and return the number of samples."""
     if not isinstance(units, Tensor) or units.dtype not in INTEGERS:
         raise TypeError(
             f"units must be int32 or int64, got {getattr(units, 'dtype', type(units).__name__)}"
@@ -292,7 +293,7 @@ def _checked(
     maskable: Tensor | None,
     groups: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """What says where units can be, if it fits the ids: all but these."""
+    """Check the arguments that say which tokens may be masked, and return all but the ids."""
     check_ids(input_ids, cu_seqlens, attention_mask)
     check_like("special_tokens_mask", special_tokens_mask, input_ids)
     if maskable is not None:
@@ -303,5 +304,5 @@ def _checked(
 
 
 def _run(name: str, backend: str, *args: Any) -> Tensor:
-    """Function ``name`` of the backend for the device of its first argument."""
+    """Run function ``name`` on the backend for the device of its first argument."""
     return op.OPS[name](backend, args[0].device, *args)

@@ -1,4 +1,4 @@
-"""How long spans are: probabilities to thresholds on a word of the random contract."""
+"""Span lengths: from probabilities to thresholds on a word of the random contract."""
 
 import itertools
 import math
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from maskkernels.rng import threshold
 from maskkernels.tokens.checks import check_number
 
-LONGEST = 64  # units in a span: the kernel looks at all thresholds for every unit
+LONGEST = 64  # units in a span: the kernel compares every unit with all thresholds
 
 
 def geometric_lengths(p: float = 0.2, longest: int = 10) -> list[float]:
-    """SpanBERT's span lengths: P(n) = p (1 - p)^(n - 1) / (1 - (1 - p)^longest), n = 1..longest.
+    """Return SpanBERT's P(n) = p (1 - p)^(n - 1) / (1 - (1 - p)^longest) for n = 1..longest.
 
-    The defaults are its own; their mean is 3.80.
+    The defaults are SpanBERT's; their mean length is 3.80.
 
     Raises:
         ValueError: p is not in (0, 1], or longest not in [1, 64].
@@ -35,15 +35,15 @@ def geometric_lengths(p: float = 0.2, longest: int = 10) -> list[float]:
 
 
 def length_thresholds(lengths: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(thresholds of a whole span, of one that the beginning of its run cuts).
+    """Return thresholds for (a whole span, a span cut by the beginning of its run).
 
-    A word r means length 1 + (how many of its L - 1 thresholds are not above r): threshold n is
-    T(P(length <= n)). The span that lies across a place of an endless sequence of spans goes on for
-    n units with probability P(length >= n) / mean: that is how long the first span of a run is, so
-    that a unit is as likely to stand anywhere in a span at the beginning of a run as in the middle.
+    A word r means length 1 + (number of the L - 1 thresholds that are not above r); threshold n is
+    T(P(length <= n)). In an endless sequence of spans, the span that covers a given place continues
+    for n units with probability P(length >= n) / mean. The first span of a run has this length, so
+    that the beginning of a run is distributed like its middle.
 
     Raises:
-        ValueError: ``lengths`` is no distribution: empty, negative, NaN, or all zero.
+        ValueError: ``lengths`` is not a distribution: empty, negative, NaN, or all zero.
     """
     if not 1 <= len(lengths) <= LONGEST:
         raise ValueError(f"lengths must hold 1 to {LONGEST} probabilities, got {len(lengths)}")

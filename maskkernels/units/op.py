@@ -14,7 +14,7 @@ _WHERE = dict.fromkeys(
 
 
 def _define(name: str, dtype: torch.dtype, arguments: dict[str, Any]) -> Op:
-    """An op whose result has the shape of its first argument."""
+    """Define an op whose result has the shape of its first argument."""
     bounds = list(arguments).index("cu_seqlens")
     return Op(
         "units",

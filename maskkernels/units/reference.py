@@ -34,7 +34,7 @@ def units_from_word_ids(input_ids, word_ids, *where):
 
 
 def _before(x: Tensor) -> Tensor:
-    """What stands before each element of ``x`` [N]; the first has itself before it."""
+    """Shift ``x`` [N] right by one; the first element repeats."""
     return torch.cat([x[:1], x[:-1]])
 
 
@@ -53,14 +53,14 @@ def _number(
 
 
 def _goes_on(inside: Tensor, sample: Tensor) -> Tensor:
-    """Bool [N]: the token before stands in the same sample, and is inside."""
+    """Return whether the previous token is inside and in the same sample, bool [N]."""
     goes_on = _before(inside) & (sample == _before(sample))
     goes_on[:1] = False
     return goes_on
 
 
 def _count(begins: Tensor, sample: Tensor) -> Tensor:
-    """Int64 [N]: how many of ``begins`` are true from the beginning of the sample to each token."""
+    """Count the true ``begins`` from the start of the sample through each token, int64 [N]."""
     running = begins.cumsum(0)
     before = torch.where(sample != _before(sample), running - begins.long(), 0)
     before[:1] = 0
@@ -81,9 +81,9 @@ def span_units(units, whole, cut, sample_ids, cu_seqlens, seed, epoch):
     word = rng.random_words(key, unit.clamp(0), seed, epoch, SPAN)
     length = 1 + torch.where(run_begins, _reached(word, cut), _reached(word, whole))
 
-    # Units in their order, and a last one that stands for the end of every run. From each, ``jump``
-    # is the unit that the next span begins at; following it from the beginning of a run by 1, 2,
-    # 4... spans at a time finds all that spans begin at.
+    # Units in order, then one more that represents the end of every run. ``jump`` is the unit at
+    # which the next span begins; following it from the beginning of a run by 1, 2, 4... spans at
+    # a time finds every unit at which a span begins.
     n = unit.numel()
     place = torch.where(begins, begins.cumsum(0) - 1, n)
 
@@ -126,7 +126,7 @@ def _check_numbers(
 
 
 def _reached(word: Tensor, thresholds: Sequence[int]) -> Tensor:
-    """Int64, like ``word``: how many thresholds are not above it."""
+    """Count the thresholds that are not above ``word``; int64, like ``word``."""
     count = torch.zeros_like(word)
     for threshold in thresholds:
         count = count + (word >= threshold)
@@ -159,9 +159,9 @@ def rates_from_weights(weights, units, rate, cu_seqlens):
         b = int(short.long().argmax())
         raise unreachable(b, rate, int(weighted[b]), int(maskable[b]))
 
-    # From the heaviest down: if all that is heavier than a token is masked for certain, what is
-    # left goes to it and the lighter ones, in ``share``. The level is the heaviest that this does
-    # not bring to 1; the kernels reach it from above, some tokens at a time.
+    # From the heaviest down: if everything heavier than a token is always masked, ``share`` is the
+    # factor c for it and all lighter ones. The level is the heaviest part that this factor leaves
+    # below 1; the kernels reach it from above, some tokens at a time.
     keys = sample * (2 * FINEST) + (FINEST - part)
     ordered = keys.sort().values
     running = (FINEST - ordered % (2 * FINEST)).cumsum(0)
@@ -177,5 +177,5 @@ def rates_from_weights(weights, units, rate, cu_seqlens):
 
 
 def _may_look(tensor: Tensor) -> bool:
-    """Values are looked at where that waits for no device and ends no trace."""
+    """Return whether values can be read without waiting for a device or breaking a trace."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
