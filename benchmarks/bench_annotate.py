@@ -1,7 +1,7 @@
 """What annotation costs: words a second of each finder, and what a second run pays for it.
 
 The text is the leads of English Wikipedia that `make demo` installs, and spaCy's six Chinese
-examples (from Wikipedia too), many times over. Words are what stands between spaces; of Chinese,
+examples (from Wikipedia too), many times over. Words are what is between spaces; of Chinese,
 what jieba finds.
 """
 
@@ -196,7 +196,7 @@ def twice() -> list[dict[str, Any]]:
                 for _ in range(2)
             ]  # fmt: skip
             if printed[0][1:] != printed[1][1:]:
-                raise AssertionError(f"{what}: the second run has other rows or wrote them anew")
+                raise AssertionError(f"{what}: the second run has other rows or wrote them again")
             made.append(
                 {"part": "runs", "what": what, "words": count_words([t for _, t in found]),
                  "first_s": float(printed[0][0]), "second_s": float(printed[1][0])}

@@ -1,4 +1,4 @@
-"""The collator against Transformers': rows of every form to a masked batch."""
+"""The collator against Transformers': from rows to a masked batch, whatever holds the rows."""
 
 import warnings
 from collections.abc import Callable
@@ -89,7 +89,7 @@ def whole_words(count: int, length: int) -> tuple[list[np.ndarray], Calls]:
 
 
 def check(name: str, rows: list[np.ndarray], batch: Any) -> None:
-    """Every token that is not predicted stands where it stood, and about 15% are predicted."""
+    """Every token that is not labelled is unchanged, and about 15% are labelled."""
     labels, ids = batch["labels"].numpy(), batch["input_ids"].numpy()
     masked, real = labels != -100, batch["attention_mask"].numpy() != 0
     for row, target, seen, hidden, keep in zip(rows, labels, ids, masked, real, strict=True):

@@ -209,7 +209,7 @@ def infilling() -> Calls:
 
 
 def check(name: str, rows: np.ndarray, inputs: Any, targets: Any) -> None:
-    """Targets put back into the inputs give the rows, with as much noise as was asked for."""
+    """Targets put back into the inputs give the rows, with the requested share of noise."""
     noise, spans = counts(rows.shape[1] - 1)
     if inputs.shape[1] != rows.shape[1] - noise + spans or targets.shape[1] != noise + spans + 1:
         raise RuntimeError(f"{name} has other lengths than T5: not timed")

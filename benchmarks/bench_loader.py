@@ -71,7 +71,7 @@ def passes(rows: datasets.Dataset, workers: int) -> dict[str, Callable[[], Any]]
 
 
 def over_workers() -> list[dict[str, Any]]:
-    """Tokens a second of a whole pass, workers started anew at each as DataLoader does."""
+    """Tokens a second of a whole pass, with new workers for each, as DataLoader starts them."""
     rows, results = dataset(), []
     whole = examples(token_rows(BATCH, LENGTH, ragged=False), "NumPy")
     for name, make in COLLATORS.items():

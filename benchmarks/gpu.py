@@ -273,7 +273,7 @@ STAGES: dict[str, tuple[Callable[[Run], int], int]] = {  # and minutes to plan f
 
 
 def plan() -> None:
-    """Print the stages with their minutes: what a GPU is asked for in all."""
+    """Print the stages with their planned minutes, and the sum."""
     for name, (stage, minutes) in STAGES.items():
         print(f"{minutes:3} min  {name:10} {(stage.__doc__ or '').splitlines()[0]}")
     print(f"{sum(minutes for _, minutes in STAGES.values()):3} min  in all")

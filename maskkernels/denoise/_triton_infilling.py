@@ -17,7 +17,7 @@ def plan_infilling(
     flags_ptr, until_ptr, lengths_ptr, edges: tl.int64, entries: tl.int64, ratio: tl.int64,
     seed: tl.int64, epoch_word: tl.int64, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Spans and length of a row, what its spans take one after the other, and where masks stand.
+    """Spans and length of a row, what its spans take one after the other, and where masks are.
 
     until[begin + i] is what the first i + 1 spans take, in the order of their draws.
     """

@@ -135,7 +135,7 @@ def _scatter(values: Tensor, slots: Tensor, size: int) -> Tensor:
 def _compute(
     job: LossJob, rows: _Rows, factors: Tensor, gradient: bool, dtype: torch.dtype
 ) -> tuple[_Found, list[Tensor]]:
-    """What is found in each row, and gradients of ``dtype``, empty where not asked for."""
+    """What is found in each row, and gradients of ``dtype``, empty where not requested."""
     n = rows.at.numel()
     new = factors.new_empty
     found = _Found(new(n), new(n if job.entropy else 0), new(n, dtype=torch.int32))
@@ -165,7 +165,7 @@ def _linear(
     gradient: bool,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """A chunk of logits at a time; the gradients that are asked for."""
+    """A chunk of logits at a time; the gradients that are requested."""
     # a loss scale lifts float16 out of its smallest numbers only if they are not divided first
     late = dtype == torch.float32 and weight.dtype == torch.float16
     inner = torch.ones_like(factors) if late else factors

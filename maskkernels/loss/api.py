@@ -31,7 +31,7 @@ class LossOutput(NamedTuple):
             where the row is ignored.
         count: int64 [], the number of labelled rows, on the device of the input.
         accuracy: float32 [], the share of labelled rows in which no logit is greater than the
-            label's; 0 where nothing is labelled; None unless asked for. Without gradient.
+            label's; 0 where nothing is labelled; None unless requested. Without gradient.
         entropy: float32 [], the mean entropy of the predicted distributions of labelled rows, in
             nats; as accuracy.
         top_k: float32 [], the share of labelled rows in which fewer than k logits are greater than
@@ -108,7 +108,7 @@ def masked_cross_entropy(
         TypeError, ValueError: an argument that does not fit, by name; a label outside [0, V) is
             found on the CPU only. On a GPU, where looking would wait for the device, the loss of
             such a row is NaN, and so are its gradients.
-        RuntimeError: a gradient of the gradient is asked for; only the reference has one. A call
+        RuntimeError: a gradient of the gradient is requested; only the reference has one. A call
             within a transform of torch.func (grad, vmap...), where only the reference runs.
 
     Example:

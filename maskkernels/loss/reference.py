@@ -88,7 +88,7 @@ def divisor_of(job: LossJob, count: Tensor, weights: Tensor) -> Tensor | float:
 def _statistics(
     job: LossJob, logits: Tensor, lse: Tensor, at_label: Tensor, counted: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(accuracy, entropy, share of labels among the top k); empty where not asked for."""
+    """(accuracy, entropy, share of labels among the top k); empty where not requested."""
     none = logits.new_empty(0, dtype=torch.float32)
     accuracy, entropy, top_k = none, none.clone(), none.clone()
     divisor = count.clamp(min=1)

@@ -198,7 +198,7 @@ def write_random(law, output, first, index, n, sample, words):
 
 @inlined
 def note_positions(output, at, n, count):
-    """Write at[:n] behind the ``count`` positions that stand there, as far as there is room."""
+    """Write at[:n] after the ``count`` positions already there, up to the capacity."""
     for i in range(min(n, output.positions.size - count)):
         output.positions[count + i] = at[i]
     return count + n

@@ -174,7 +174,7 @@ def layout_of(
 
 
 def flat_or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A flat tensor, or what stands in its place where it is not given: a kernel never reads it."""
+    """A flat tensor, or ``other`` where it is not given: a kernel never reads that."""
     return other if tensor is None else tensor.reshape(-1).contiguous()
 
 

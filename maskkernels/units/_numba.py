@@ -18,7 +18,7 @@ from maskkernels.units.weights import FINEST, not_a_weight, unreachable
 
 BLOCK = 1024  # tokens looked at together
 _SPAN = np.uint64(SPAN)
-MAY = 4  # beside the flags of an id: it may be masked
+MAY = 4  # in addition to the flags of an id: it may be masked
 _EIGHT_ONES = np.uint64(0x0101010101010101)
 _INFINITE = np.int64(0x7FF << 52)  # the bits of a double
 
@@ -50,7 +50,7 @@ def _look_up(ids, known, found):
 def _changed(values, befores, begin, end, changed):
     """changed[i] = 1 where values[begin + i] is not the one of ``befores`` in front of it.
 
-    The first of a row begins a unit anyway: what stands in front of that is nothing to it.
+    The first token of a row begins a unit whatever precedes it in memory.
     """
     changed[0] = begin == 0 or values[begin] != befores[begin - 1]
     here, before, out = values[begin + 1 : end], befores[begin : end - 1], changed[1:]
@@ -108,7 +108,7 @@ def _number_rows(
 ):
     """Of ``table`` [V], ``offsets`` [2 N] and ``word_ids`` [N] two are empty."""
     known = _known(table, maskable)
-    may = np.zeros(BLOCK + 1, np.uint8)  # the token before a block stands at 0
+    may = np.zeros(BLOCK + 1, np.uint8)  # entry 0 is the token before the block
     flags = np.full(BLOCK + 1, MAY, np.uint8)
     starts = np.empty(BLOCK, np.uint8)
     changed = np.empty(BLOCK, np.uint8)
@@ -164,8 +164,8 @@ def _new(like: Tensor, dtype: type) -> Tensor:
     return torch.from_numpy(np.empty(tuple(like.shape), dtype))
 
 
-def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | None, *beside):
-    attention_mask, special_tokens_mask, maskable, groups = beside
+def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | None, *limits):
+    attention_mask, special_tokens_mask, maskable, groups = limits
     units = _new(input_ids, np.int64)
     bounds = row_bounds(input_ids, cu_seqlens)
     arrays = (
@@ -183,16 +183,16 @@ def _number(name: str, which: Tensor, input_ids: Tensor, cu_seqlens: Tensor | No
     return units
 
 
-def word_units(input_ids: Tensor, table: Tensor, *beside: Tensor | None) -> Tensor:
-    return _number("table", table, input_ids, *beside)
+def word_units(input_ids: Tensor, table: Tensor, *limits: Tensor | None) -> Tensor:
+    return _number("table", table, input_ids, *limits)
 
 
-def units_from_offsets(input_ids: Tensor, offsets: Tensor, *beside: Tensor | None) -> Tensor:
-    return _number("offsets", offsets, input_ids, *beside)
+def units_from_offsets(input_ids: Tensor, offsets: Tensor, *limits: Tensor | None) -> Tensor:
+    return _number("offsets", offsets, input_ids, *limits)
 
 
-def units_from_word_ids(input_ids: Tensor, word_ids: Tensor, *beside: Tensor | None) -> Tensor:
-    return _number("word_ids", word_ids, input_ids, *beside)
+def units_from_word_ids(input_ids: Tensor, word_ids: Tensor, *limits: Tensor | None) -> Tensor:
+    return _number("word_ids", word_ids, input_ids, *limits)
 
 
 @inlined
