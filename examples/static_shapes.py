@@ -6,7 +6,7 @@
 
 An exact budget bounds what is predicted, and the places of it come in a buffer of fixed size. So
 head and loss (maskft.fuse_loss) see the same number of rows every time, and torch is told to raise
-rather than compile again. Masking stays in the loader: the epoch is a number, and a new number would
+rather than compile again. Masking stays in the loader: the epoch is a number, and a new one would
 be a new graph.
 """
 

@@ -107,7 +107,7 @@ def tokenize(
     paired = "pair" in texts.column_names
     if (annotator is not None or paired) and not tokenizer.is_fast:
         raise UsageError(
-            f"{type(tokenizer).__name__} does not give the offsets of its tokens in the text, which "
+            f"{type(tokenizer).__name__} does not give the offsets of its tokens, which "
             "entities, keywords, --words and --pair-column need; use a model with a fast tokenizer"
         )
     if paired and max_length < tokenizer.num_special_tokens_to_add(pair=True) + 2:
