@@ -7,7 +7,6 @@ from tests.trace_path import trace
 
 @pytest.mark.parametrize("options", [{}, {"rng": "sample"}, {"return_tensors": "np"}])
 def test_a_masked_batch_walks_through_few_files(options):
-    """Stock Transformers: 3, with a batch that takes ten times as long."""
     files = set(trace(**options))
     assert {"maskft/collate/collator.py", "maskkernels/mask/api.py"} <= files
     assert len([file for file in files if file.startswith("maskft/")]) <= 5
