@@ -33,7 +33,7 @@ demo: setup ## fine-tune real weights on real text, about five minutes
 	$(BIN)/python examples/demo.py
 
 test: setup ## run the tests
-	$(BIN)/python -m pytest -q --timeout 600
+	$(BIN)/python -m pytest -q -n 2 --timeout 900
 
 check: lint ## the daily loop: lint, types and the quick tests
 	@$(BIN)/python -m pytest -q -n 2 --timeout 600 -m "not slow"

@@ -36,8 +36,8 @@ def examine(kind: str, model_type: str) -> dict[str, Any]:
     calls = []
 
     class Watched(forward.LabelledCall):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
             calls.append(self)
 
     stock_call, forward.LabelledCall = forward.LabelledCall, Watched

@@ -1,5 +1,6 @@
 """Stop training at Ctrl-C or SIGTERM with a checkpoint."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,7 @@ def outlive_signals(training: Tensor, then: Callable[[int], None] | None) -> Cal
 def _begin_worker(training: Tensor, then: Callable[[int], None] | None, worker: int) -> None:
     def end(number: int, _: Any) -> None:
         if not int(training):
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            os._exit(0)  # as torch's own handler, or the main process takes it for a crash
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)

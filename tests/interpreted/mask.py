@@ -3,7 +3,6 @@
 import itertools
 import os
 import sys
-from types import SimpleNamespace
 
 import torch
 
@@ -118,7 +117,7 @@ def main() -> int:
             return 1
         results = []
         for run in (mask_triton.mask_tokens, mask_reference.mask_tokens):
-            api._mask_tokens = SimpleNamespace(run=lambda name, device, job, run=run: run(job))
+            api._mask_tokens = lambda backend, device, job, run=run: run(job)
             results.append(api.mask_tokens(ids, policy, **arguments))
         for field, a, b in zip(results[0]._fields, *results, strict=True):
             same = a is b if a is None or b is None else a.dtype == b.dtype and torch.equal(a, b)

@@ -69,7 +69,7 @@ numba.core.event.register("numba:compile", Pause())
 def run(before, first, **environment):
     subprocess.run(
         [sys.executable, "-c", FORK.format(before=before, first=first)],
-        cwd=Path(__file__).parents[3], check=True, timeout=120,
+        cwd=Path(__file__).parents[3], check=True, timeout=600,
         env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -108,6 +108,6 @@ assert not any(lock._is_owned() for lock in [maskkernels.runtime.fork._imports])
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[3], check=True,
-        timeout=120, capture_output=True, text=True,
+        timeout=600, capture_output=True, text=True,
     )  # fmt: skip
     assert "Error" not in done.stderr
