@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -137,6 +138,8 @@ class WordMarks:
         if (self._batches > _LOOKS and self._batches % _LOOKS) or (worker and worker.id):
             return units
         flat = units.reshape(-1)
+        if _longest_run(flat.numpy()) < LONG:  # nearly always, at a twentieth of the work
+            return units
         if cu_seqlens is None:
             bounds = torch.arange(units.shape[0] + 1) * units.shape[1]
         else:
@@ -163,6 +166,16 @@ class WordMarks:
                 stacklevel=2,
             )
         return units
+
+
+def _longest_run(units: np.ndarray) -> int:
+    """Return how many tokens in a row have one unit, at most; over the ends of rows too."""
+    ends = np.append(np.flatnonzero(units[1:] != units[:-1]), units.size - 1)
+    lengths = np.diff(ends, prepend=-1)
+    longest = int(lengths.max(initial=0))
+    if longest < LONG:
+        return longest
+    return int(lengths[units[ends] >= 0].max(initial=0)) if units.size else 0
 
 
 _PIECES = 2  # bits of flags in front of the pieces in a code
