@@ -149,7 +149,11 @@ def _add_block(
     SMOOTH: tl.constexpr, RANK: tl.constexpr, TAIL: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Add a block to each thread's maximum and sums of the row."""
+    """Add a block to each thread's maximum and sums of the row.
+
+    Sums of negatives are subtracted: Triton 3.6 does not compile a loop that adds a reduction to
+    a value that is used more than once after it.
+    """
     offs = _offsets(begin, WIDTH, BLOCK)
     ok = offs < vocab_size
     z = _adjust(
@@ -166,14 +170,14 @@ def _add_block(
         e = tl.where(offs == label, 0.0, e)
     others = others * tl.exp2(top * _LOG2E - shift) + tl.sum(e, 1)
     if RANK:
-        rank += tl.sum((z > z_label).to(tl.int32), 1)
+        rank -= tl.sum(-(z > z_label).to(tl.int32), 1)
     if SMOOTH:
         w = _class_weights(class_weights_ptr, offs, ok, HAS_WEIGHTS, TAIL)
         distance = w * (z_label - z)
         if TAIL:
             distance = tl.where(ok, distance, 0.0)
-        smooth += tl.sum(distance, 1)
-        all_weights += tl.sum(w, 1)
+        smooth -= tl.sum(-distance, 1)
+        all_weights -= tl.sum(-w, 1)
     return highest, others, rank, smooth, all_weights
 
 
@@ -183,7 +187,7 @@ def _distance(
     HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr, TAIL: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A block's sum of d * exp(d), d how far a logit is below the top."""
+    """Minus a block's sum of d * exp(d), d how far a logit is below the top; see _add_block."""
     offs = _offsets(begin, WIDTH, BLOCK)
     x = _raw(row_ptr, bias_ptr, offs, vocab_size, padded, HAS_BIAS, TAIL)
     z = _adjust(x, logit_scale, softcap, HAS_CAP)
@@ -191,7 +195,7 @@ def _distance(
     d *= tl.exp2(d * _LOG2E)
     if TAIL:
         d = tl.where(offs < vocab_size, d, 0.0)
-    return tl.sum(d, 1)
+    return tl.sum(-d, 1)
 
 
 @triton.jit
@@ -307,12 +311,12 @@ def _cross_entropy(
     if ENTROPY:
         distance = tl.zeros([BLOCK // WIDTH], tl.float32)
         for begin in range(0, whole, BLOCK):
-            distance += _distance(
+            distance -= _distance(
                 logits_ptr, bias_ptr, begin, top, vocab_size, padded, logit_scale, softcap,
                 HAS_BIAS, HAS_CAP, False, WIDTH, BLOCK,
             )  # fmt: skip
         if whole < vocab_size:
-            distance += _distance(
+            distance -= _distance(
                 logits_ptr, bias_ptr, whole, top, vocab_size, padded, logit_scale, softcap,
                 HAS_BIAS, HAS_CAP, True, WIDTH, BLOCK,
             )  # fmt: skip
