@@ -5,7 +5,6 @@ collator = DataCollatorWithPacking.for_model(model, tokenizer, rng="sample", see
 loader = DataLoader(rows, batch_sampler=sampler, collate_fn=collator)
 """
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.collate.columns import UnmaskedBatch, float_rows, offset_rows, word_rows
 from maskft.packing.attention import ATTENTIONS, lay_out, packed_attention
 from maskft.strategy import Random
+from maskft.strategy.schedule import check_count
 from maskkernels.batch import flatten_rows
 
 _TOKEN_COLUMNS = ("token_type_ids", "special_tokens_mask", "attention_mask")
@@ -116,7 +116,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None or name == "position_ids_start":
-                setattr(self, name, _at_least(name, value, least))
+                setattr(self, name, check_count(name, value, least, bits=31))
         if self.max_samples is not None and self.total_length is None:
             raise ValueError("max_samples goes with total_length")
         dtype = self.mask_dtype
@@ -224,20 +224,6 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
         if total > count and self.tokenizer.pad_token_id is None:
             raise ValueError("padding a packed batch needs a tokenizer with a pad token")
         return total - count
-
-
-def _at_least(name: str, value: Any, least: int) -> int:
-    """Check that ``value`` is an integer from ``least`` on that int64 holds; return it."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < least:
-        kind = "be positive" if least else "not be negative"
-        raise ValueError(f"{name} must {kind}, got {number}")
-    if number >= 1 << 31:
-        raise ValueError(f"{name} must be less than 2**31, got {number}")
-    return number
 
 
 def _leave_out(

@@ -125,8 +125,8 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _count(name: str, value: Any, least: int) -> int:
-    """Check that ``value`` is an integer from ``least`` on that int64 holds; return it."""
+def check_count(name: str, value: Any, least: int, bits: int = 63) -> int:
+    """Check that ``value`` is an integer in [least, 2**bits); return it."""
     try:
         value = operator.index(value)
     except TypeError:
@@ -134,8 +134,8 @@ def _count(name: str, value: Any, least: int) -> int:
     if value < least:
         kind = "be positive" if least else "not be negative"
         raise ValueError(f"{name} must {kind}, got {value}")
-    if value >= 1 << 63:
-        raise ValueError(f"{name} must be less than 2**63, got {value}")
+    if value >= 1 << bits:
+        raise ValueError(f"{name} must be less than 2**{bits}, got {value}")
     return value
 
 
@@ -157,9 +157,9 @@ class Progress:
         Raises:
             TypeError, ValueError: not integers, negative, or totals of 0.
         """
-        step, epoch = _count("step", step, 0), _count("epoch", epoch, 0)
-        steps, epochs = _count("steps", steps, 1), _count("epochs", epochs, 1)
-        batches_a_step = _count("batches_a_step", batches_a_step, 1)
+        step, epoch = check_count("step", step, 0), check_count("epoch", epoch, 0)
+        steps, epochs = check_count("steps", steps, 1), check_count("epochs", epochs, 1)
+        batches_a_step = check_count("batches_a_step", batches_a_step, 1)
         calls = int(self._shared[0]) + 1
         self._shared.copy_(torch.tensor([calls, step, steps, epoch, epochs, batches_a_step]))
 
