@@ -396,4 +396,4 @@ def test_a_worker_outlives_the_signals_of_training_only():
 
     with stop.listening():
         assert in_child(signalled) == (0, "alive")
-    assert in_child(signalled) == (-signal.SIGTERM, None)
+    assert in_child(signalled) == (0, None)  # ended without a word, as a worker should
