@@ -217,7 +217,8 @@ def _checked_lengths(lengths: Any) -> tuple[float, ...]:
         lengths = lengths.tolist()
     lengths = tuple(lengths)
     for n, share in enumerate(lengths):
-        check_number(f"lengths[{n}]", share)
+        if type(share) is not float:
+            check_number(f"lengths[{n}]", share)
     return lengths
 
 
