@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
+from maskkernels import IGNORE_INDEX
 
 
 def predicted_logits(model: Any, inputs: dict[str, Tensor], predicted: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def masked_scores(
     model.eval()
     for batch in loader:
         labels = batch.pop("labels").to(device)
-        predicted = labels != -100
+        predicted = labels != IGNORE_INDEX
         inputs = {k: v.to(device) for k, v in batch.items()}
         logits, labels = predicted_logits(model, inputs, predicted), labels[predicted]
         loss += F.cross_entropy(logits, labels, reduction="sum").item()

@@ -22,6 +22,7 @@ from maskft.cli.messages import UsageError, shown
 from maskft.cli.models import load_tokenizer, outline
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
 from maskft.strategy.word_marks import WordMarks
+from maskkernels import IGNORE_INDEX
 
 STYLES = {"masked": "bold white on blue", "replaced": "bold white on red", "kept": "black on green"}
 _OPEN, _CLOSE = "⟦", "⟧"  # no vocabulary has them
@@ -70,7 +71,7 @@ def pieces(
     may = row.get(MASK_ONLY_COLUMN, [1] * len(seen))
     for new, old, entity, word, allowed in zip(seen, labels, entities, words, may, strict=True):
         token = tokenizer.convert_ids_to_tokens(new)
-        if old == -100:
+        if old == IGNORE_INDEX:
             eligible = bool(allowed) and new not in special and (rest or entity >= 0)
             made.append(Piece("", token, "", eligible, entity, word))
             continue

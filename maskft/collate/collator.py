@@ -15,11 +15,19 @@ from maskft.collate.labels import label_places, labels_of_next_tokens
 from maskft.collate.options import check_options, replacements
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
-from maskft.strategy import STRATEGIES, Strategy, Tokens, WholeWord, find_strategy
+from maskft.strategy import (
+    STRATEGIES,
+    Plan,
+    Random,
+    Strategy,
+    Tokens,
+    WholeWord,
+    find_strategy,
+)
 from maskft.strategy.schedule import Progress
 from maskft.strategy.vocabulary import Vocabulary
 from maskkernels import MaskingPolicy, hash_rows, mask_tokens
-from maskkernels.mask.policy import SELECTIONS
+from maskkernels.mask import SELECTIONS
 
 __all__ = ["RNGS", "STRATEGIES", "DataCollatorForLanguageModeling"]
 
@@ -309,19 +317,21 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
                 ids, cu_seqlens=unmasked.cu_seqlens, attention_mask=unmasked.attention_mask
             )
         rate, offsets = self._rate(), unmasked.offset_mapping
-        tokens = Tokens(
-            ids,
-            rate,
-            draws["seed"],
-            draws["epoch"],
-            unmasked.columns or {},
-            offset_mapping=None if offsets is None else torch.as_tensor(offsets),
-            word_ids=unmasked.word_ids,
-            word_table=lambda: vocabulary.words,
-            given_sample_ids=draws["sample_ids"],
-            **limits,
-        )
-        plan = self._strategy.plan(tokens)
+        plan = Plan()
+        if type(self._strategy) is not Random:  # which plans nothing
+            tokens = Tokens(
+                ids,
+                rate,
+                draws["seed"],
+                draws["epoch"],
+                unmasked.columns or {},
+                offset_mapping=None if offsets is None else torch.as_tensor(offsets),
+                word_ids=unmasked.word_ids,
+                word_table=lambda: vocabulary.words,
+                given_sample_ids=draws["sample_ids"],
+                **limits,
+            )
+            plan = self._strategy.plan(tokens)
         masked = mask_tokens(
             ids,
             self._masking_policy(rate),
