@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskft.collate.columns import MaskingColumns, UnmaskedBatch, highest_id
 from maskft.collate.labels import label_places, labels_of_next_tokens
-from maskft.collate.options import check_options, replacements
+from maskft.collate.options import SHARES, check_options, replacements
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
 from maskft.strategy import (
@@ -119,12 +119,12 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         self.whole_word_mask = self.whole_word_mask or (
             whole_word and (self.rng == "hf" or not self.mlm)
         )
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:  # Transformers' message, which leaves the values out
+            error.add_note(", ".join(f"{name}={getattr(self, name)!r}" for name in SHARES))
+            raise
         self.whole_word_mask = whole_word
-        for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
-            value = getattr(self, name)
-            if value is not None and value != value:
-                raise ValueError(f"{name} should be between 0 and 1, got NaN.")
         self._begin_draws()
         self._progress = Progress()
         self._vocabulary: Vocabulary | None = None

@@ -10,6 +10,7 @@ from torch import Tensor
 from maskft.strategy.columns import ENTITY_COLUMN, WEIGHT_COLUMN
 from maskft.strategy.plan import Plan, Tokens
 from maskkernels import geometric_lengths, rates_from_weights, span_units
+from maskkernels.tokens.checks import check_number
 from maskkernels.units import LONGEST
 
 
@@ -139,8 +140,10 @@ class Entity(Strategy):
     def __post_init__(self) -> None:
         if self.rest not in ("words", "none"):
             raise ValueError(f'rest must be "words" or "none", got {self.rest!r}')
-        if self.rate is not None and not 0.0 <= self.rate <= 1.0:
-            raise ValueError(f"rate must be between 0 and 1, got {self.rate}")
+        if self.rate is not None:
+            check_number("rate", self.rate)
+            if not 0.0 <= self.rate <= 1.0:
+                raise ValueError(f"rate must be between 0 and 1, got {self.rate}")
 
     @property
     def columns(self) -> Mapping[str, int | float]:  # type: ignore[override]
