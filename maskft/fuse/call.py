@@ -78,7 +78,7 @@ class LabelledCall:
 
     Attributes:
         targets: what each row of the batch predicts, [B, T].
-        num_items: what the sum of losses is divided by; None: the labels of this call.
+        num_items: what the sum of losses is divided by, in all; None: the labels of this call.
         evaluation: whether the model is in evaluation mode and gradients are off.
         labels_given, shift_labels_given: what the call brought along.
         rows: int64 [R], which of the flattened rows are computed, -1 for none; None: all.
@@ -98,6 +98,8 @@ class LabelledCall:
         *,
         evaluation: bool,
     ) -> None:
+        if isinstance(num_items, Tensor) and num_items.dim():
+            num_items = num_items.sum()  # of each row
         self.targets = targets
         self.num_items = num_items
         self.evaluation = evaluation

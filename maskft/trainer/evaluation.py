@@ -82,7 +82,12 @@ def _mean(trainer: Trainer, seen: list[tuple[Tensor, Tensor]]) -> float:
 
 
 def _predicted(trainer: Trainer, forward: Any, inputs: Mapping[str, Any]) -> Tensor | None:
-    """Count the tokens of a batch that the model predicts; None without labels."""
+    """Count the tokens of a batch that the model predicts; None without labels.
+
+    A batch that says what its loss is divided by counts for that.
+    """
+    if (items := inputs.get("num_items_in_batch")) is not None:
+        return items.sum()
     labels = inputs.get("shift_labels")
     if labels is None:
         labels = inputs.get("labels")
