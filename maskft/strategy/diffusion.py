@@ -115,8 +115,12 @@ class Diffusion(Strategy):
         low, high = self.times
         return low + (high - low) * u
 
+    def rate(self, t: Tensor) -> Tensor:
+        """Return p = (1 - eps) t + eps, the rate of the rows at time ``t``."""
+        return ((1.0 - self.eps) * t + self.eps).clamp(max=1.0)
+
     def plan(self, tokens: Tokens) -> Plan:
-        p = ((1.0 - self.eps) * self.time(tokens) + self.eps).clamp(max=1.0)
+        p = self.rate(self.time(tokens))
         weights = self._weights(p)
         if self.normalize == "batch":
             items = tokens.count(torch.ones_like(tokens.input_ids, dtype=torch.bool))
