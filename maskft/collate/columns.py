@@ -56,7 +56,7 @@ class UnmaskedBatch:
 
     @property
     def is_numpy(self) -> bool:
-        return isinstance(self.batch["input_ids"], np.ndarray)
+        return isinstance(self.batch.get("input_ids"), np.ndarray)
 
     @property
     def tokens(self) -> Any:

@@ -232,6 +232,14 @@ def test_arrays_hold_what_tensors_hold(tokenizer, rows):
         assert np.array_equal(arrays[name], value.numpy())
 
 
+def test_torch_mask_tokens_has_the_masks_without_the_weights(tokenizer, rows):
+    batch = make(tokenizer)(rows[:1])
+    ids = torch.tensor([rows[0]["input_ids"]])
+    seen, labels = make(tokenizer).torch_mask_tokens(ids)
+    assert torch.equal(seen, batch["input_ids"])
+    assert torch.equal(labels, batch["labels"])
+
+
 def test_label_positions_name_the_weighted_places(tokenizer, rows):
     batch = make(tokenizer, label_positions=30)(rows)
     assert batch["label_positions"].shape == (len(rows), 30)
