@@ -166,6 +166,9 @@ def diffusion(folder):
             found[normalize, size] = diffused.update(
                 tokenizer, rows, folder, normalize, size=size, steps=steps, ddp_backend="gloo"
             )
+        found[normalize, "dispatched"] = diffused.update(
+            tokenizer, rows, folder, normalize, size=4, dataset=ShuffledStream, ddp_backend="gloo"
+        )
     if dist.get_rank() == 0:
         torch.save(found, folder / "updates.pt")
 

@@ -45,10 +45,10 @@ def two_ranks(tmp_path_factory):
 def test_masked_diffusion_with_two_ranks_is_the_published_formula(tmp_path):
     run("diffusion", tmp_path)
     found = torch.load(tmp_path / "updates.pt")
-    assert len(found) == 9
+    assert len(found) == 12
     tokenizer, rows = diffusion.example_rows()
     for normalize in diffusion.NORMALIZE:
         model = diffusion.build_model(tokenizer)
         wanted = diffusion.expected(model, tokenizer, rows, normalize)
-        for size in (4, 2, 1):
-            diffusion.assert_update(found[normalize, size], wanted)
+        for way in (4, 2, 1, "dispatched"):
+            diffusion.assert_update(found[normalize, way], wanted)

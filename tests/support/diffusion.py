@@ -96,7 +96,10 @@ def gradients_of(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def build_trainer(model, tokenizer, rows, path, normalize, size=8, steps=1, **options):
+def build_trainer(
+    model, tokenizer, rows, path, normalize, size=8, steps=1, dataset=Rows, kind=GradientWatcher,
+    **options,
+):  # fmt: skip
     attached = {k: options.pop(k) for k in ("packing", "mask_on_device") if k in options}
     collator = build_collator(tokenizer, normalize, **options.pop("collator", {}))
     options = {
@@ -104,10 +107,10 @@ def build_trainer(model, tokenizer, rows, path, normalize, size=8, steps=1, **op
         "logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
         "use_cpu": True, "seed": 0, "per_device_eval_batch_size": 3,
     } | options  # fmt: skip
-    trainer = GradientWatcher(
+    trainer = kind(
         model=model,
         args=TrainingArguments(output_dir=str(path), **options),
-        train_dataset=Rows(rows),
+        train_dataset=dataset(rows),
         eval_dataset=Rows(rows),
         data_collator=collator,
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import Trainer
 
 from maskft import DataCollatorForLanguageModeling, DataCollatorWithPacking, detach, fuse_loss
 from tests.support.diffusion import (
@@ -116,6 +117,35 @@ def test_eval_loss_is_the_bound_whatever_the_batch_size(made, tmp_path):
         assert abs(once - bound) <= 1e-6 * bound
         seen.add(round(once, 5))
     assert len(seen) == 1
+
+
+class Recording(Trainer):
+    """Remembers what each step is trained on."""
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        kept = {name: value.clone() for name, value in inputs.items()}
+        self.seen = [*getattr(self, "seen", []), (self.state.global_step, kept)]
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+def test_a_resumed_run_has_the_times_and_weights_of_the_whole_run(made, tmp_path):
+    tokenizer, rows = made
+
+    def steps(resume=None):
+        trainer = build_trainer(
+            fuse_loss(build_model(tokenizer)), tokenizer, rows, tmp_path, "maskable", 2,
+            kind=Recording, max_steps=7, save_strategy="steps", save_steps=1,
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.seen
+
+    whole, rest = steps(), steps(str(tmp_path / "checkpoint-3"))
+    assert [step for step, _ in rest] == [3, 4, 5, 6]
+    for (_, one), (_, two) in zip(whole[3:], rest, strict=True):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            assert torch.equal(value, two[name]), name
+    assert not torch.equal(whole[0][1]["label_weights"], whole[4][1]["label_weights"])
 
 
 def test_a_model_that_ignores_weights_is_refused(made, tmp_path):
