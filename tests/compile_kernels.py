@@ -36,7 +36,7 @@ TARGETS = [
 # block into a processor, and a division's call takes 8 bytes. A kernel that outgrew its registers
 # spills hundreds. limit_keys keeps a whole row's keys in registers, all 255 of them.
 STACK, SPILLS = {"limit_keys": 80}, {"limit_keys": 160}
-FEW = 32  # for every other kernel
+FEW = 64  # for every other kernel
 WIDTHS = {"fp32": 4, "bf16": 8, "fp16": 8}  # elements of 16 bytes of logits
 POINTERS = {  # what a pointer argument points to; the names are the same in every kernel
     "edges": "i64", "odds": "i64", "plan": "i64", "choices": "i64", "draws": "i32", "flags": "i32",

@@ -45,7 +45,10 @@ class DataArguments:
 
     train_file: list[str] = field(
         default_factory=list,
-        metadata={"help": "files of text: .txt (a row a line), .jsonl or .json, .parquet"},
+        metadata={
+            "help": "files or folders of text: .txt (a row a line), .jsonl, .json, .csv, .tsv, "
+            ".parquet, .fasta, or one of them but .parquet compressed, .gz"
+        },
     )
     dataset: str | None = field(
         default=None, metadata={"help": "folder written by datasets' save_to_disk"}
@@ -61,6 +64,12 @@ class DataArguments:
     max_length: int | None = field(
         default=None,
         metadata={"help": "tokens in a row, at most; longer texts go on in rows of their own"},
+    )
+    stride: int = field(
+        default=0, metadata={"help": "tokens that such a further row repeats of the row before"}
+    )
+    num_proc: int | None = field(
+        default=None, metadata={"help": "processes that tokenize; one is usually fast enough"}
     )
     validation_fraction: float = field(
         default=0.05,
@@ -83,6 +92,8 @@ class DataArguments:
             raise UsageError("--validation-fraction and --test-fraction leave nothing to train on")
         if self.max_length is not None and self.max_length < 3:
             raise UsageError(f"--max-length must be at least 3, got {self.max_length}")
+        if self.num_proc is not None and self.num_proc < 1:
+            raise UsageError(f"--num-proc must be at least 1, got {self.num_proc}")
         if self.pair_column == self.text_column:
             raise UsageError(f"--text-column and --pair-column are both {self.text_column!r}")
 

@@ -203,6 +203,7 @@ def main(argv: list[str]) -> int:
         row_length(tokenizer, _model(model), data.max_length),
         masking.annotator(texts),
         sides,
+        data.stride,
     )
     examples = tokenized.select(range(min(options.rows, len(tokenized)))).to_list()
     try:
@@ -241,7 +242,7 @@ def main(argv: list[str]) -> int:
 
 def first_rows(
     texts: Any, count: int, tokenizer: Any, max_length: int, annotator: Any = None,
-    mask_only: tuple[int, ...] | None = None,
+    mask_only: tuple[int, ...] | None = None, stride: int = 0,
 ) -> Any:  # fmt: skip
     """Tokenize at least the first ``count`` rows; of a text of megabytes, its beginning alone.
 
@@ -253,12 +254,12 @@ def first_rows(
         for text in texts["text"]:
             if len(text) > room:
                 cut = Dataset.from_dict({"text": [*whole, text[:room]]})
-                rows = tokenize(cut, tokenizer, max_length)
+                rows = tokenize(cut, tokenizer, max_length, stride=stride)
                 if len(rows) > count:  # the last one may be cut
                     return rows
                 break
             whole.append(text)
-    return tokenize(texts, tokenizer, max_length, annotator, mask_only)
+    return tokenize(texts, tokenizer, max_length, annotator, mask_only, stride)
 
 
 def _model(args: ModelArguments) -> Any:

@@ -95,7 +95,10 @@ def _train(
     length = row_length(tokenizer, model, data_args.max_length)
     annotator = masking_args.annotator(texts["train"])
     rows = {
-        name: tokenize(split, tokenizer, length, annotator, sides) for name, split in texts.items()
+        name: tokenize(
+            split, tokenizer, length, annotator, sides, data_args.stride, data_args.num_proc
+        )
+        for name, split in texts.items()
     }
     say(
         "  ".join(f"{name}: {len(texts[name]):,} texts, {len(rows[name]):,} rows" for name in texts)
