@@ -147,12 +147,13 @@ def wrapped(folder):
 def trainer(folder):
     """One update of 8 rows by two ranks, in steps of 4, 2 and 1 rows a rank."""
     lines = []
-    for name in ("bert", "llama"):
+    for name, weighted in (("bert", False), ("llama", False), ("bert", True), ("llama", True)):
         for size, steps in ((4, 1), (2, 2), (1, 4)):
             model = fuse_loss(still(tiny_model(*MODELS[name])))
-            done, loss = update(model, folder, size, steps, ddp_backend="gloo")
+            options = {"weighted": weighted, "ddp_backend": "gloo"}
+            done, loss = update(model, folder, size, steps, **options)
             norm = float(done.state.log_history[0]["grad_norm"])
-            lines.append(f"{name}|{size}|{steps}|{loss}|{norm}")
+            lines.append(f"{name}|{weighted}|{size}|{steps}|{loss}|{norm}")
     if done.is_world_process_zero():
         (folder / "result").write_text("\n".join(lines))
 

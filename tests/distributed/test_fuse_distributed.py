@@ -26,15 +26,17 @@ def test_ddp_and_fsdp2(tmp_path):
         assert float(gradient) < tolerance, (name, tied, kind, gradient)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", ["bert", "llama"])
-def test_trainer_with_two_ranks(name, tmp_path, two_ranks):
+def test_trainer_with_two_ranks(name, weighted, tmp_path, two_ranks):
     model = fuse_loss(still(tiny_model(*MODELS[name])))
-    trainer, loss = update(model, tmp_path)
+    trainer, loss = update(model, tmp_path, weighted=weighted)
     norm = float(trainer.state.log_history[0]["grad_norm"])
-    for other, size, steps, found_loss, found_norm in two_ranks:
-        if other == name:
-            assert abs(float(found_loss) - loss) < 1e-3 * loss, (size, steps)
-            assert abs(float(found_norm) - norm) < 1e-3 * norm, (size, steps)
+    mine = [row[2:] for row in two_ranks if row[:2] == [name, str(weighted)]]
+    assert len(mine) == 3
+    for size, steps, found_loss, found_norm in mine:
+        assert abs(float(found_loss) - loss) < 1e-3 * loss, (size, steps)
+        assert abs(float(found_norm) - norm) < 1e-3 * norm, (size, steps)
 
 
 @pytest.fixture(scope="module")
