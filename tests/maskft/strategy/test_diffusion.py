@@ -14,12 +14,15 @@ from maskft import (
     DataCollatorForSpanCorruption,
     DataCollatorWithPacking,
     Plan,
+    Tokens,
     UnmaskedCollator,
     mask_batch,
 )
+from maskft.collate.labels import weighing_columns
 from maskft.strategy import Diffusion
-from maskkernels import MaskingPolicy
+from maskkernels import MaskingPolicy, mask_tokens
 from tests.support import contract
+from tests.support.device import DEVICE, on_device
 
 SEED = 5
 
@@ -318,6 +321,28 @@ def test_your_own_strategy_may_weigh_its_labels(tokenizer, rows):
     assert "num_items_in_batch" not in batch
     with pytest.raises(ValueError, match=r"label_weights must be like input_ids, \(20, 21\)"):
         make(tokenizer, lambda tokens: Plan(label_weights=torch.ones(3)))(rows)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("times", [(0, 1), (0.2, 0.7), squared])
+@pytest.mark.parametrize("normalize", DIVISORS)
+def test_a_plan_on_a_device_does_not_wait_for_it(packed, times, normalize):
+    """Shapes and launches of the host's code; the values are tested elsewhere."""
+    shape = (40,) if packed else (4, 10)
+    with on_device() as launched:
+        ids = torch.empty(shape, dtype=torch.int64, device=DEVICE)
+        bounds = torch.empty(5, dtype=torch.int64, device=DEVICE) if packed else None
+        maskable = torch.empty(133, dtype=torch.bool, device=DEVICE)
+        tokens = Tokens(ids, 0.15, 1, 0, maskable=maskable, cu_seqlens=bounds)
+        plan = Diffusion(times=times, normalize=normalize, antithetic=True).plan(tokens)
+        columns = weighing_columns(plan.label_weights, plan.num_items, ids)
+        mask_tokens(
+            ids, MaskingPolicy(4, 133), seed=1, rates=plan.rates, maskable=maskable,
+            cu_seqlens=bounds, sample_ids=tokens.sample_ids(),
+        )  # fmt: skip
+    assert launched
+    assert columns["label_weights"].shape == shape
+    assert columns["num_items_in_batch"].shape == (4,)
 
 
 def test_collators_can_be_pickled(tokenizer, rows):
