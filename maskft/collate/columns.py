@@ -56,7 +56,7 @@ class UnmaskedBatch:
 
     @property
     def is_numpy(self) -> bool:
-        return isinstance(self.batch["input_ids"], np.ndarray)
+        return isinstance(self.batch.get("input_ids"), np.ndarray)
 
     @property
     def tokens(self) -> Any:
@@ -78,6 +78,18 @@ class UnmaskedBatch:
             whole[0, : self.count], ignored[0, : self.count] = input_ids, labels
             return whole, ignored
         return input_ids[None], labels[None]
+
+    def weighing(self, columns: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return ``weighing_columns`` of the rows' tokens as columns of the batch."""
+        made = dict(columns)
+        if self.cu_seqlens is not None:  # the rows of a packed batch are one row of the model's
+            if "num_items_in_batch" in made:
+                made["num_items_in_batch"] = made["num_items_in_batch"].sum()[None]
+            if "label_weights" in made:
+                weights = made["label_weights"]
+                padding = self.batch["input_ids"].shape[1] - weights.numel()
+                made["label_weights"] = torch.nn.functional.pad(weights, (0, padding))[None]
+        return {name: each.numpy() for name, each in made.items()} if self.is_numpy else made
 
     def to(self, device: torch.device | str) -> "UnmaskedBatch":
         """Return the same with every tensor on ``device``."""

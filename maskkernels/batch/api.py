@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskkernels.backend import Op, resolve
 from maskkernels.batch.rows import FlatRows, to_rows
-from maskkernels.tokens.checks import INTEGERS, as_int
+from maskkernels.tokens.checks import INTEGERS, as_int, check_flag, sequence_of
 
 _CPU = torch.device("cpu")
 _pad, _real = Op("batch", "pad"), Op("batch", "real")  # on arrays: never part of a graph
@@ -139,6 +139,7 @@ class _Padding:
                 raise ValueError(f"pad_to_multiple_of must be {what}, got {pad_to_multiple_of}")
         if dtype not in INTEGERS:
             raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
+        check_flag("pin_memory", pin_memory)
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory=True needs a GPU that torch can use; there is none")
         self.left = padding_side == "left"
@@ -216,9 +217,9 @@ def _columns(examples: Any) -> Mapping[str, Any]:
     columns = table_columns(examples)
     if columns is not None:
         return columns
-    if isinstance(examples, (str, bytes)) or not hasattr(examples, "__len__"):
+    if not hasattr(examples, "__len__"):
         raise TypeError(f"examples must be a list of mappings, got {type(examples).__name__}")
-    examples = list(examples)
+    examples = list(sequence_of("examples", examples, "mappings"))
     if not examples:
         raise ValueError("the batch is empty: it needs at least one example")
     for b, example in enumerate(examples):

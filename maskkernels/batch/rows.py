@@ -140,7 +140,7 @@ def _from_lists(rows: list[Sequence[int]], name: str, often_constant: bool) -> F
             else:
                 _packer(n).pack_into(buffer, 8 * begin, *row)
             done += 1
-    except (struct.error, TypeError, OverflowError):
+    except (struct.error, TypeError, OverflowError, IndexError):
         raise _not_integers(rows[done], f"row {done} of {name}") from None
     return FlatRows(values, bounds, True)
 
@@ -255,8 +255,10 @@ def _from_arrow(column: Any, name: str) -> FlatRows:
         bounds, flat = _bounds(column.sizes.to_pylist()), column.flatten()
     else:
         offsets = column.offsets.to_numpy()
-        flat = column.values.slice(offsets[0], offsets[-1] - offsets[0])
-        bounds = (offsets - offsets[0]).astype(np.int64, copy=False)
+        bounds = offsets - np.int64(offsets[0])
+        if (bounds[1:] < bounds[:-1]).any() or offsets[0] < 0 or offsets[-1] > len(column.values):
+            raise ValueError(f"{name} is broken: its offsets fall or reach past its values")
+        flat = column.values.slice(offsets[0], bounds[-1])
     if flat.null_count:
         raise ValueError(f"{name} holds {flat.null_count} nulls inside rows")
     if isinstance(flat, pa.DictionaryArray):

@@ -179,7 +179,7 @@ def mask_tokens(
             f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}"
         )
     if capacity is not None:
-        check_int64("capacity", capacity, 0)
+        check_int64("capacity", capacity, 0, 1 << 31)
     if unit_rates is not None:
         rates = _rates_of_units(unit_rates, units, cu_seqlens)
     job = MaskJob(
