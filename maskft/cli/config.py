@@ -5,6 +5,8 @@ from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from maskft.cli.diffusion import OWN as _DIFFUSION
+from maskft.cli.diffusion import DiffusionArguments
 from maskft.cli.messages import UsageError
 from maskft.collate.collator import RNGS, STRATEGIES
 from maskft.strategy import Entity, NGram, Span, Strategy
@@ -21,6 +23,7 @@ _OWN = {
     "span_words": (("span", "ngram"), "words"),
     "entity_rest": (("entity",), "rest"),
     "entity_rate": (("entity",), "rate"),
+    **{name: (("diffusion",), name) for name in _DIFFUSION},
 }
 # Where the columns of one strategy come from
 _SOURCES = {"entities": "entity", "entity_labels": "entity", "keywords": "keyword"}
@@ -100,7 +103,7 @@ class DataArguments:
 
 
 @dataclass
-class MaskingArguments:
+class MaskingArguments(DiffusionArguments):
     """What is masked."""
 
     strategy: str = field(default="random", metadata={"help": " or ".join(STRATEGIES)})
@@ -222,6 +225,8 @@ class MaskingArguments:
             if self.strategy not in strategies:
                 raise ValueError(_goes_with(name, " or ".join(strategies), self.strategy))
             given[name] = value
+        if self.strategy == "diffusion":
+            return self.diffusion((self.mask_replace_prob, self.random_replace_prob))
         if not given:
             return self.strategy
         words = given.get("span_words", "on")

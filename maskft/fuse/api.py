@@ -41,10 +41,11 @@ def fuse_loss(
     decoder that is not a plain nn.Linear (LoRA, quantised...) is called on those rows instead, and
     ``masked_cross_entropy`` follows.
 
-    ``num_items_in_batch`` is what the sum of the losses is divided by, for every model, so losses
-    and gradients do not depend on gradient accumulation or the number of ranks. A call without any
-    label has loss 0 and zero gradients in training, and loss NaN, as stock, in an evaluation call:
-    evaluation mode with gradients off. Trainer leaves NaN out of ``eval_loss``.
+    ``num_items_in_batch``, a number or a tensor that is summed, is what the sum of the losses is
+    divided by, for every model, so losses and gradients do not depend on gradient accumulation or
+    the number of ranks. A call without any label has loss 0 and zero gradients in training, and
+    loss NaN, as stock, in an evaluation call: evaluation mode with gradients off. Trainer leaves
+    NaN out of ``eval_loss``.
 
     Forward takes three keywords more: ``label_positions``, int64 [B, k], places of the labelled
     tokens in each row, -1 for none, as the collators make them, or [R], places in the flattened

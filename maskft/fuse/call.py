@@ -108,7 +108,7 @@ class LabelledCall:
 
     Attributes:
         targets: what each row of the batch predicts, [B, T].
-        num_items: what the sum of losses is divided by; None: the labels of this call.
+        num_items: what the sum of losses is divided by, in all; None: the labels of this call.
         evaluation: whether the model is in evaluation mode and gradients are off.
         labels_given, shift_labels_given: what the call brought along.
         weights: of the targets, [B, T]; None: all 1.
@@ -129,6 +129,8 @@ class LabelledCall:
         *,
         evaluation: bool,
     ) -> None:
+        if isinstance(num_items, Tensor) and num_items.dim():
+            num_items = num_items.sum()  # of each row
         self.targets = targets
         self.num_items = num_items
         self.evaluation = evaluation

@@ -83,7 +83,18 @@ def _mean(trainer: Trainer, seen: list[tuple[Tensor, Tensor]]) -> float:
 
 
 def _predicted(trainer: Trainer, forward: Any, inputs: Mapping[str, Any]) -> Tensor | None:
-    """Count the tokens of a batch that the model predicts, by weight; None without labels."""
+    """Count the tokens of a batch that the model predicts, by weight; None without labels.
+
+    A batch that says what its loss is divided by counts for that.
+    """
+    weights = inputs.get("label_weights")
+    if weights is not None and forward is None:
+        raise ValueError(
+            "this batch has label_weights, which a model that is not fused ignores: use "
+            "maskft.fuse_loss(model)"
+        )
+    if (items := inputs.get("num_items_in_batch")) is not None:
+        return items.sum()
     labels = inputs.get("shift_labels")
     if labels is None:
         labels = inputs.get("labels")
@@ -93,14 +104,8 @@ def _predicted(trainer: Trainer, forward: Any, inputs: Mapping[str, Any]) -> Ten
         if shifts if forward is None else forward.head.shift:
             labels = labels[..., 1:]
     labelled = labels != IGNORE_INDEX
-    weights = inputs.get("label_weights")
     if weights is None:
         return labelled.sum()
-    if forward is None:
-        raise ValueError(
-            "this batch has label_weights, which a model that is not fused ignores: use "
-            "maskft.fuse_loss(model)"
-        )
     return torch.where(labelled, weights[..., -labels.shape[-1] :].float(), 0.0).sum()
 
 

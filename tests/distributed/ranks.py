@@ -18,6 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from maskft import fuse_loss
+from tests.support import diffusion as diffused
 from tests.support.fused import LabelledRows, still, update
 from tests.support.small import CORPUS, build_bert, build_wordpiece
 from tests.support.tiny import tiny_model
@@ -157,6 +158,22 @@ def trainer(folder):
         (folder / "result").write_text("\n".join(lines))
 
 
+def diffusion(folder):
+    """One update of masked diffusion over 8 rows by two ranks, by divisor and rows in a step."""
+    tokenizer, rows = diffused.example_rows()
+    found = {}
+    for normalize in diffused.NORMALIZE:
+        for size, steps in ((4, 1), (2, 2), (1, 4)):
+            found[normalize, size] = diffused.update(
+                tokenizer, rows, folder, normalize, size=size, steps=steps, ddp_backend="gloo"
+            )
+        found[normalize, "dispatched"] = diffused.update(
+            tokenizer, rows, folder, normalize, size=4, dataset=ShuffledStream, ddp_backend="gloo"
+        )
+    if dist.get_rank() == 0:
+        torch.save(found, folder / "updates.pt")
+
+
 def mask(folder, run, size, resume=None):
     """``record`` one of RUNS, from the same model, in batches of ``size`` on each rank."""
     kind, accumulation, options = RUNS[run]
@@ -181,4 +198,5 @@ def masks(folder):
 
 
 if __name__ == "__main__":
-    {"wrapped": wrapped, "trainer": trainer, "masks": masks}[sys.argv[1]](Path(sys.argv[2]))
+    jobs = {"wrapped": wrapped, "trainer": trainer, "masks": masks, "diffusion": diffusion}
+    jobs[sys.argv[1]](Path(sys.argv[2]))

@@ -1,9 +1,11 @@
 """Two gloo processes: DDP, FSDP2 and Trainer give what one process gives."""
 
 import pytest
+import torch
 
 from maskft import fuse_loss
 from tests.distributed.ranks import MODELS, run
+from tests.support import diffusion
 from tests.support.fused import still, update
 from tests.support.tiny import tiny_model
 
@@ -40,3 +42,15 @@ def test_trainer_with_two_ranks(name, weighted, tmp_path, two_ranks):
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     return results("trainer", tmp_path_factory.mktemp("ranks"))
+
+
+def test_masked_diffusion_with_two_ranks_is_the_published_formula(tmp_path):
+    run("diffusion", tmp_path)
+    found = torch.load(tmp_path / "updates.pt")
+    assert len(found) == 12
+    tokenizer, rows = diffusion.example_rows()
+    for normalize in diffusion.NORMALIZE:
+        model = diffusion.build_model(tokenizer)
+        wanted = diffusion.expected(model, tokenizer, rows, normalize)
+        for way in (4, 2, 1, "dispatched"):
+            diffusion.assert_update(found[normalize, way], wanted)
