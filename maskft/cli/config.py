@@ -12,6 +12,7 @@ from maskft.strategy.schedule import parse_schedule
 
 MASK_ONLY_COLUMN = "mask_only"  # not 0 where a token may be masked
 WORDS = ("vocabulary", "jieba")
+REPLACEMENT_IDS = ("all", "ordinary")
 _KINDS: dict[str, type[Strategy]] = {"ngram": NGram, "span": Span, "entity": Entity}
 # Options of some strategies: the option, the strategies, what it gives them
 _OWN = {
@@ -117,6 +118,13 @@ class MaskingArguments:
     random_replace_prob: float = field(
         default=0.1, metadata={"help": "share of those that become a random token"}
     )
+    replacement_ids: str = field(
+        default="all",
+        metadata={
+            "help": "random tokens are drawn from: all of the vocabulary, special tokens too, or "
+            "ordinary, without them"
+        },
+    )
     entities: str | None = field(
         default=None,
         metadata={
@@ -186,6 +194,10 @@ class MaskingArguments:
         """
         from maskft.collate.collator import DataCollatorForLanguageModeling
 
+        if self.replacement_ids not in REPLACEMENT_IDS:
+            raise UsageError(
+                f"--replacement-ids must be one of {REPLACEMENT_IDS}, got {self.replacement_ids!r}"
+            )
         try:
             return DataCollatorForLanguageModeling(
                 tokenizer,
@@ -195,12 +207,14 @@ class MaskingArguments:
                 seed=seed,
                 rng=self.rng,
                 strategy=self._chosen(),
+                replacement_ids=None if self.replacement_ids == "all" else self.replacement_ids,
                 selection=self.selection,
                 mask_only=None if self.mask_only is None else MASK_ONLY_COLUMN,
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        except (TypeError, ValueError) as error:
+            values = "" if error.__cause__ is None else f" ({error.__cause__})"
+            raise UsageError(f"{error}{values}") from None
 
     def _chosen(self) -> str | Strategy:
         """Make the strategy with the options that were given for it."""

@@ -114,8 +114,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         try:
             super().__post_init__()
         except ValueError as error:  # Transformers' message, which leaves the values out
-            error.add_note(", ".join(f"{name}={getattr(self, name)!r}" for name in SHARES))
-            raise
+            values = ", ".join(f"{name}={getattr(self, name)!r}" for name in SHARES)
+            raise ValueError(str(error)) from ValueError(values)
         self.whole_word_mask = whole_word
         self._begin_draws()
         self._progress = Progress()
