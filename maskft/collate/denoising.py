@@ -27,7 +27,7 @@ from maskkernels import (
     pad_rows,
 )
 from maskkernels.batch import flatten_rows, table_columns
-from maskkernels.tokens.checks import check_number
+from maskkernels.tokens import check_number
 
 RNGS = ("stream", "sample")
 _OPTIONAL = ("attention_mask", "special_tokens_mask")  # columns that are read if they are there
@@ -43,7 +43,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
     seed: int | None = None
     rng: str = "stream"
     sample_id_column: str | None = None
-    _options: SpanCorruption | TextInfilling = field(init=False, repr=False, compare=False)
+    _options: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.rng not in RNGS:

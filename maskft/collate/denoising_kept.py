@@ -6,6 +6,7 @@ and where the tokens that stay belong.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,21 +64,21 @@ def corrupt_around(
     if sample_ids is None:
         sample_ids = hash_rows(ids, cu_seqlens=cu_seqlens, attention_mask=real)
     n = ids.numel()
-    where = {
+    where: dict[str, Any] = {
         "cu_seqlens": cu_seqlens, "attention_mask": real & ~kept, "seed": seed, "epoch": epoch,
         "sample_ids": sample_ids,
     }  # fmt: skip
     numbers = torch.arange(n)
     if isinstance(corruption, SpanCorruption):
-        by_number, others = _spans_by_number(corruption, n)
-        found = corrupt_spans(numbers, by_number, **where)
+        spans, others = _spans_by_number(corruption, n)
+        found = corrupt_spans(numbers, spans, **where)
     else:
-        by_number, others = _infilling_by_number(corruption, ids)
-        found = infill_text(numbers, by_number, **where)
+        infilling, others = _infilling_by_number(corruption, ids)
+        found = infill_text(numbers, infilling, **where)
     meanings = torch.cat([ids.long(), torch.tensor(others)])
     rows = np.repeat(np.arange(cu_seqlens.numel() - 1), cu_seqlens.diff().numpy())
     stays = np.flatnonzero((real & kept).numpy())
-    anchors = _anchors(found, n, len(others), rows, (real & ~kept).numpy(), stays, corruption)
+    anchors = _anchors(found, n, rows, (real & ~kept).numpy(), stays, corruption)
     out = found.input_ids.numpy()
     places = np.concatenate([np.arange(out.size), anchors])
     order = np.lexsort((np.concatenate([np.full(out.size, -1), stays]), places))
@@ -118,7 +119,6 @@ def _infilling_by_number(infilling: TextInfilling, ids: Tensor) -> tuple[TextInf
 def _anchors(
     found: CorruptedRows,
     n: int,
-    others: int,
     rows: np.ndarray,
     free: np.ndarray,
     stays: np.ndarray,

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from maskft.strategy import Random, Strategy, WholeWord
-from maskkernels.tokens.checks import check_flag, check_number
+from maskft.strategy import Diffusion, Random, Strategy, WholeWord
+from maskkernels.tokens import check_flag, check_number
 
 SHARES = ("mlm_probability", "mask_replace_prob", "random_replace_prob")
 FRAMEWORKS = ("pt", "np")
+_STOCK_SHARES = (0.8, 0.1)  # what Transformers' collator replaces by, if nothing is said
 
 
 def check_column(name: str, value: Any) -> None:
@@ -45,6 +46,8 @@ def check_options(collator: Any, strategy: Strategy) -> None:
             "'whole_word', without selection, replacement, replacement_ids, mask_only or "
             "schedule; use rng='stream' or rng='sample'"
         )
+    if isinstance(strategy, Diffusion):
+        _check_diffusion(collator, strategy)
     if collator.at_least_one and collator.selection != "budget":
         raise ValueError("at_least_one goes with selection='budget'")
     if collator.replacement == "unit" and isinstance(strategy, Random):
@@ -78,6 +81,34 @@ def _is_collection(value: Any) -> bool:
 
 def _is_token_type(kind: Any) -> bool:
     return isinstance(kind, int) and not isinstance(kind, bool) and abs(kind) < 1 << 31
+
+
+def _check_diffusion(collator: Any, strategy: Diffusion) -> None:
+    if not collator.mlm:
+        raise ValueError("strategy='diffusion' masks tokens, which mlm=False does not")
+    if collator.schedule is not None:
+        raise ValueError(
+            "strategy='diffusion' draws a rate for each row, so it takes no schedule; its own "
+            "times=... is the law of the rates"
+        )
+    given = (collator.mask_replace_prob, collator.random_replace_prob)
+    if given not in (_STOCK_SHARES, tuple(strategy.shares)):
+        raise ValueError(
+            f"strategy='diffusion' replaces by its own shares, {strategy.shares}, not by "
+            f"mask_replace_prob={given[0]} and random_replace_prob={given[1]}; for others give "
+            f"strategy=maskft.strategy.Diffusion(shares={given})"
+        )
+    if collator._own_masking:
+        raise ValueError(
+            f"strategy='diffusion' weights the labels, which {type(collator).__name__} cannot: it "
+            f"replaces {', '.join(sorted(collator._own_masking))}"
+        )
+    if collator.tokenizer.mask_token_id is None:
+        raise ValueError(
+            "strategy='diffusion' needs a mask token, and the tokenizer has none: "
+            "tokenizer.add_special_tokens({'mask_token': '[MASK]'}) adds one, and "
+            "model.resize_token_embeddings(len(tokenizer)) its row in the model"
+        )
 
 
 def replacements(given: Any, tokenizer: Any) -> str | tuple[int, ...] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.collate.columns import UnmaskedBatch, highest_id
-from maskkernels.tokens.checks import check_flag
+from maskkernels.tokens import check_flag
 
 LATER = "masking"  # the entry of a plain batch that holds what masking needs in addition
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them

@@ -143,6 +143,26 @@ def check_indices(name: str, index: Tensor, low: int) -> None:
         raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
 
 
+def check_drawn_from(replacement_ids: Tensor | None, size: int) -> None:
+    """Every id that replacements are drawn from is in [0, size). On the CPU only."""
+    if replacement_ids is None:
+        return
+    low, high = int(replacement_ids.min()), int(replacement_ids.max())
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"replacement_ids go from {low} to {high}, outside the vocabulary [0, {size})"
+        )
+
+
+def check_rates(name: str, rates: Tensor | None) -> None:
+    """Every rate is in [0, 1]. On the CPU only."""
+    if rates is None or not rates.numel():
+        return
+    values = rates.detach().double().numpy()
+    if not (values.min() >= 0 and values.max() <= 1):  # a NaN is both
+        raise ValueError(f"{name} must be between 0 and 1, NaN excluded")
+
+
 def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:
     """Check that ``tensor`` has the shape and device of ``input_ids``."""
     if tensor is None:

@@ -1,6 +1,7 @@
 """Every option that does not fit is refused with its name, its value and what would fit."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -88,11 +89,12 @@ def test_options_of_collators(tokenizer, make, options, error, text):
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, 1 << 63, -math.inf])
 def test_the_errors_of_transformers_carry_the_values(tokenizer, value):
-    text = r"^mlm_probability should be between 0 and 1\.$"
-    with pytest.raises(ValueError, match=text) as error:
+    text = (
+        f"mlm_probability should be between 0 and 1. Got mlm_probability={value!r}, "
+        "mask_replace_prob=0.8, random_replace_prob=0.1."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         make(tokenizer, mlm_probability=value)
-    expected = f"mlm_probability={value!r}, mask_replace_prob=0.8, random_replace_prob=0.1"
-    assert str(error.value.__cause__) == expected
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", 1.0, None])
