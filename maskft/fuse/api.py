@@ -63,7 +63,8 @@ def fuse_loss(
             when something first reads them (so that Trainer's compute_metrics and predict find
             them, and an evaluation without them costs nothing) and, once read, at once until the
             model trains again; None in calls with gradients or in training mode. "eval": in
-            evaluation mode, at once. True, False: always, never.
+            evaluation mode, at once. True: always. False: never, and reading those of an
+            evaluation call is a ValueError.
         capacity: at most so many labels per call. On a GPU and in compiled code this many rows are
             then gathered, whatever the labels: shapes stay the same and the host never waits to
             count them (without it, and without ``label_positions``, a GPU waits once per call;

@@ -9,8 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import get_worker_info
 
-from maskft.strategy.scripts import LETTER, MARK, kinds
-from maskft.strategy.words import CUT, DEPENDS, JOINS, REST, no_word_marks, read_vocabulary
+from maskft.strategy.scripts import LETTER, LINK, MARK, kinds
+from maskft.strategy.words import (
+    CUT,
+    DEPENDS,
+    JOINS,
+    LETTERS,
+    LINKS,
+    REST,
+    no_word_marks,
+    read_vocabulary,
+)
 from maskkernels import units_from_word_ids, word_units
 from maskkernels.units import ENDS, STARTS
 
@@ -104,6 +113,7 @@ class WordMarks:
         starts, ends = (codes & STARTS).bool(), (codes & ENDS).bool()
         joins = (codes & (JOINS << _PIECES)).bool()
         is_rest = (codes & (REST << _PIECES)).bool()
+        links = (codes & (LINKS << _PIECES)).bool()
 
         # Follow each character that a token cuts short through at most three tokens.
         cut_first = (codes & (CUT << _PIECES)).bool()
@@ -120,11 +130,13 @@ class WordMarks:
         kind = self._kind.index_select(0, place.view(-1)).view(ids.shape)
         letter, whole = kind == LETTER, done[1] | done[2] | done[3]
         starts = torch.where(whole & cut_first, letter, starts)
-        joins = joins | (whole & cut_first & (kind == MARK))
+        joins = joins | (whole & cut_first & ((kind == MARK) | (kind == LINK)))
         for step in (1, 2, 3):
             ends = ends | (_shifted(done[step] & letter, -step) & is_rest)
+            links = links | (_shifted(done[step] & (kind == LINK), -step) & is_rest)
+        lettered = torch.where(whole & cut_first, letter, (codes & (LETTERS << _PIECES)).bool())
         before = _shifted(ends, -1)
-        return starts | (before & ~joins)
+        return (starts | (before & ~joins)) & ~(_shifted(links, -1) & lettered)
 
     def watch(self, units: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         """Warn once of words so long that most rows would get no mask; returns ``units``.

@@ -394,8 +394,12 @@ def rates_from_weights(
     for sample, weighted, maskable in over_rows(
         lambda begin, end: _share_out(*arrays, begin, end), bounds
     ):
-        if weighted < 0:
+        if sample < 0:
+            continue
+        at, least = sample, weighted
+        while at >= 0 and least >= 0:  # a weight that is none, in any row, comes first
+            at, least, _ = _share_out(*arrays, at + 1, bounds.size - 1)
+        if least < 0:
             raise not_a_weight()
-        if sample >= 0:
-            raise unreachable(sample, rate, weighted, maskable)
+        raise unreachable(sample, rate, weighted, maskable)
     return rates
