@@ -16,7 +16,6 @@ from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
 
 from maskft.cli.config import MASK_ONLY_COLUMN, DataArguments
 from maskft.cli.messages import UsageError
-from maskft.cli.models import longest_row
 from maskft.cli.reading import (
     LONGEST_TEXT,
     NAMES,
@@ -26,6 +25,7 @@ from maskft.cli.reading import (
     refuse_column,
     too_long,
 )
+from maskft.insight.windows import longest_row
 
 SPLITS = ("train", "validation", "test")
 AT_ONCE = 1 << 22  # characters that are tokenized at once, which takes some 170 bytes for each
