@@ -153,8 +153,8 @@ def _real(attention_mask: Any, input_ids: Any) -> Tensor | None:
 def check_collator(collator: Any) -> None:
     if not isinstance(collator, DataCollatorForLanguageModeling):
         raise TypeError(
-            "masking on the device needs a maskft.DataCollatorForLanguageModeling, got "
-            f"{type(collator).__name__}"
+            "masking on the device needs a maskft.DataCollatorForLanguageModeling as its collator, "
+            f"got {type(collator).__name__}"
         )
     if collator.rng == "hf" or not collator.mlm:
         option = "rng='hf'" if collator.rng == "hf" else "mlm=False"
