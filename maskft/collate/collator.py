@@ -321,8 +321,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             draws["sample_ids"] = hash_rows(
                 ids, cu_seqlens=unmasked.cu_seqlens, attention_mask=unmasked.attention_mask
             )
-        rate, offsets = self._rate(), unmasked.offset_mapping
-        plan = Plan()
+        rate, offsets, plan = self._rate(), unmasked.offset_mapping, Plan()
         if type(self._strategy) is not Random:  # which plans nothing
             tokens = Tokens(
                 ids,
@@ -347,8 +346,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             **draws,
             **limits,
         )
-        weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels)
-        unmasked.batch.update(unmasked.weighing(weighing))
+        if plan.label_weights is not None or plan.num_items is not None:
+            weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels)
+            unmasked.batch.update(unmasked.weighing(weighing))
         return masked.input_ids, masked.labels
 
     def _reads(self) -> MaskingColumns:

@@ -26,7 +26,7 @@ from maskkernels import (
     pad_rows,
 )
 from maskkernels.batch import flatten_rows, table_columns
-from maskkernels.tokens.checks import check_number
+from maskkernels.tokens import check_number
 
 RNGS = ("stream", "sample")
 

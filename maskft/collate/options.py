@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from maskft.strategy import Diffusion, Random, Strategy, WholeWord
-from maskkernels.tokens.checks import check_flag, check_number
+from maskkernels.tokens import check_flag, check_number
 
 SHARES = ("mlm_probability", "mask_replace_prob", "random_replace_prob")
 FRAMEWORKS = ("pt", "np")
