@@ -13,7 +13,7 @@ from maskft.fuse import attends_both_ways, predicts_next
 from maskft.insight.logits import device_of, evaluating, language_model, predicted_logits
 from maskft.insight.windows import longest_row
 from maskkernels import hash_rows, random_words
-from maskkernels.rng.streams import TOKEN
+from maskkernels.rng import TOKEN
 
 _ROWS = 256  # rows of logits in float64 at a time
 
