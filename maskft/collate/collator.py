@@ -17,6 +17,7 @@ from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
 from maskft.strategy import (
     STRATEGIES,
+    Diffusion,
     Plan,
     Random,
     Strategy,
@@ -164,6 +165,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         fixed = super().for_evaluation(number)
         fixed._strategy = self._strategy.for_evaluation(number, passes)
         fixed.schedule = None
+        if isinstance(self._strategy, Diffusion):  # the bound needs independent draws
+            fixed.selection, fixed.at_least_one = "bernoulli", False
         fixed.label_positions = bool(self.label_positions)  # its batches may be larger
         return fixed
 
@@ -343,9 +346,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             **draws,
             **limits,
         )
-        if plan.label_weights is not None or plan.num_items is not None:
-            weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels)
-            unmasked.batch.update(unmasked.weighing(weighing))
+        weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels, rows)
+        unmasked.batch.update(unmasked.weighing(weighing))
         return masked.input_ids, masked.labels
 
     def _reads(self) -> MaskingColumns:

@@ -54,19 +54,24 @@ def label_places(labels: Tensor, capacity: bool | int) -> Tensor:
 
 
 def weighing_columns(
-    label_weights: Tensor | None, num_items: Tensor | None, labels: Tensor
+    label_weights: Tensor | None, num_items: Tensor | None, labels: Tensor, rows: int
 ) -> dict[str, Tensor]:
     """Return what a plan adds to a batch: ``label_weights`` and ``num_items_in_batch``, if given.
 
     Args:
         label_weights: floats, shaped like ``labels``; those of tokens without a label become 0.
         num_items: int64 [B], how much each row counts in the number that the loss is divided by.
+        rows: B, which is not that of ``labels`` in a packed batch.
 
     Raises:
-        ValueError: weights of another shape.
+        TypeError, ValueError: what is none of these.
     """
     columns = {}
     if label_weights is not None:
+        if not isinstance(label_weights, Tensor) or label_weights.is_complex():
+            raise TypeError(
+                f"a plan's label_weights must be a tensor of floats, got {_kind(label_weights)}"
+            )
         if label_weights.shape != labels.shape:
             raise ValueError(
                 f"a plan's label_weights must be like input_ids, {tuple(labels.shape)}, got "
@@ -74,8 +79,24 @@ def weighing_columns(
             )
         columns["label_weights"] = torch.where(labels != IGNORE_INDEX, label_weights, 0.0).float()
     if num_items is not None:
+        _check_items(num_items, rows)
         columns["num_items_in_batch"] = num_items
     return columns
+
+
+def _check_items(num_items: Any, rows: int) -> None:
+    integers = (torch.int32, torch.int64)
+    if not isinstance(num_items, Tensor) or num_items.dtype not in integers:
+        raise TypeError(f"a plan's num_items must be a tensor of int64, got {_kind(num_items)}")
+    if num_items.shape != (rows,):
+        raise ValueError(
+            f"a plan's num_items must have a number for each of the {rows} rows, got "
+            f"{tuple(num_items.shape)}"
+        )
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
 def labels_of_next_tokens(input_ids: Any, pad_token_id: int | None, bounds: Tensor | None) -> Any:

@@ -111,6 +111,11 @@ def _check_diffusion(collator: Any, strategy: Diffusion) -> None:
             f"mask_replace_prob={given[0]} and random_replace_prob={given[1]}; for others give "
             f"strategy=maskft.strategy.Diffusion(shares={given})"
         )
+    if collator.at_least_one and strategy.weights != "none":
+        raise ValueError(
+            "at_least_one masks tokens at a rate above p, which weights of 1/p make far too heavy: "
+            "strategy='diffusion' takes it only with Diffusion(weights='none')"
+        )
     if collator._own_masking:
         raise ValueError(
             f"strategy='diffusion' weights the labels, which {type(collator).__name__} cannot: it "

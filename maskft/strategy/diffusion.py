@@ -40,8 +40,11 @@ class Diffusion(Strategy):
             (0, 1]; spawned workers need one that can be pickled.
         weights: "1/p"; "none": 1; or a function from p, float64 [B], to the weights of the rows'
             labels, [B].
-        antithetic: spread the times of a batch: row i of n has (i + u) / n in place of u (MDLM's
-            low-discrepancy sampler). **Times then depend on the batch.** Never in evaluation.
+        antithetic: spread the times of a batch: a row has (i + u) / n in place of u, where i is the
+            rank of its word 1 of stream 10 among those of the batch's n rows (MDLM's
+            low-discrepancy sampler, whose i is the place in the batch: with rows in an order, such
+            as by length, their times would follow it). **Times then depend on which rows share a
+            batch.** Never in evaluation.
         normalize: what the weighted sum of losses is divided by, over all batches of an update.
             "maskable": the tokens that may be masked (MDLM). "batch": all tokens, rows times
             length, with padding (LLaDA's and SMDM's pretraining); packed batches have none.
@@ -103,13 +106,10 @@ class Diffusion(Strategy):
 
     def time(self, tokens: Tokens) -> Tensor:
         """Return float64 [B], the time t of each row."""
-        ids = tokens.sample_ids()
-        words = random_words(
-            ids, torch.zeros_like(ids), seed=tokens.seed, epoch=tokens.epoch, stream=TIME
-        )
-        u = (words.double() + 0.5) * 2.0**-32
+        u = (_words(tokens, 0).double() + 0.5) * 2.0**-32
         if self.antithetic:
-            u = (torch.arange(u.numel(), device=u.device) + u) / max(u.numel(), 1)
+            stratum = _words(tokens, 1).argsort(stable=True).argsort()
+            u = (stratum + u) / max(u.numel(), 1)
         if callable(self.times):
             return _checked_times(self.times(u), u)
         low, high = self.times
@@ -152,6 +152,14 @@ class Diffusion(Strategy):
                 f"{_kind(found)}"
             )
         return found.double()
+
+
+def _words(tokens: Tokens, index: int) -> Tensor:
+    """Return a word of stream 10 for each row, int64 [B]."""
+    ids = tokens.sample_ids()
+    return random_words(
+        ids, torch.full_like(ids, index), seed=tokens.seed, epoch=tokens.epoch, stream=TIME
+    )
 
 
 def _checked_times(t: Any, u: Tensor) -> Tensor:

@@ -14,6 +14,6 @@ LENGTH = 6  # lengths of infilled spans; index = number of the draw
 PLACE = 7  # where the masks of infilled spans go; index = step
 SENTENCE = 8  # the order of the sentences; index = step
 SPAN = 9  # the length of the span that begins at a unit; index = number of the unit
-TIME = 10  # the diffusion time t of a row; index = 0
+TIME = 10  # the diffusion time t of a row; index = 0; 1: its rank among antithetic times
 ROW = 11  # whether a row is masked at all; index = 0
 TOKEN = 12  # which token a step of sampling puts in place of a mask; index = position, epoch = step

@@ -262,8 +262,13 @@ def test_antithetic_times_are_spread_over_the_batch(tokenizer, rows):
     plain(rows)
     spread(rows)
     n = len(rows)
-    assert seen[1] == [(i + u) / n for i, u in enumerate(seen[0])]
-    assert [math.floor(u * n) for u in seen[1]] == list(range(n))
+    words = [
+        contract.word(SEED, 0, 10, contract.row_hash(dict(enumerate(row["input_ids"]))), 1)
+        for row in rows
+    ]
+    order = sorted(range(n), key=words.__getitem__)  # equal rows in the order of the batch
+    assert seen[1] == [(order.index(i) + u) / n for i, u in enumerate(seen[0])]
+    assert sorted(math.floor(u * n) for u in seen[1]) == list(range(n))
     fixed = spread.for_evaluation()
     assert torch.equal(fixed(rows[::-1])["labels"].flip(0), fixed(rows)["labels"])
 
@@ -301,6 +306,55 @@ def test_a_budget_selects_the_rounded_rate_of_each_row(tokenizer, rows):
         assert (labels != -100).sum() == (size * contract.T(p) + (1 << 31)) >> 32
 
 
+def test_antithetic_times_do_not_follow_the_place_in_the_batch(tokenizer, rows):
+    """A batch sorted by length would else see its longest rows at small times alone."""
+    collator = make(tokenizer, Diffusion(antithetic=True, weights=torch.clone))  # weights are p
+    rows = sorted(rows[:5], key=lambda row: -len(row["input_ids"]))
+    strata = set()
+    for epoch in range(40):
+        collator.set_epoch(epoch)
+        weights, turned = (collator(given)["label_weights"] for given in (rows, rows[::-1]))
+        assert torch.equal(weights, turned.flip(0))
+        strata |= {(i, int((p - 1e-3) / 0.999 * 5)) for i, p in enumerate(weights.max(1).values)}
+    assert all((0, k) in strata for k in (1, 2, 3, 4))
+
+
+def test_evaluation_of_a_bound_ignores_a_budget(tokenizer, rows):
+    """round(p * n) is not p * n: the bound would be too low."""
+    plain = make(tokenizer).for_evaluation()(rows)
+    for options in ({}, {"strategy": Diffusion(weights="none"), "at_least_one": True}):
+        training = make(tokenizer, **{"selection": "budget"} | options)
+        batch = training.for_evaluation()(rows)
+        assert torch.equal(batch["labels"], plain["labels"])
+        assert torch.equal(batch["label_weights"], plain["label_weights"])
+        assert training.selection == "budget"
+
+
+def test_at_least_one_does_not_go_with_weights_of_the_rate(tokenizer):
+    with pytest.raises(ValueError, match="at_least_one masks tokens at a rate above p"):
+        make(tokenizer, selection="budget", at_least_one=True)
+
+
+PLANS = {
+    "a number of items": ({"num_items": 3}, TypeError, "num_items must be a tensor of int64"),
+    "items of floats": ({"num_items": torch.ones(20)}, TypeError, "int64, got torch.float32"),
+    "items of the batch": (
+        {"num_items": torch.tensor(3)}, ValueError, r"a number for each of the 20 rows, got \(\)",
+    ),
+    "items of tokens": (
+        {"num_items": torch.ones(20, 21).long()}, ValueError, r"20 rows, got \(20, 21\)",
+    ),
+    "a list of weights": ({"label_weights": [1.0]}, TypeError, "tensor of floats, got list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_that_does_not_weigh_its_batch_is_refused(tokenizer, rows, name):
+    plan, error, message = PLANS[name]
+    with pytest.raises(error, match=message):
+        make(tokenizer, lambda tokens: Plan(**plan))(rows)
+
+
 def test_stream_draws_are_fresh_at_every_call_and_repeat_with_the_seed(tokenizer, rows):
     one, two = make(tokenizer, rng="stream"), make(tokenizer, rng="stream")
     first, second = one(rows), one(rows)
@@ -335,7 +389,7 @@ def test_a_plan_on_a_device_does_not_wait_for_it(packed, times, normalize):
         maskable = torch.empty(133, dtype=torch.bool, device=DEVICE)
         tokens = Tokens(ids, 0.15, 1, 0, maskable=maskable, cu_seqlens=bounds)
         plan = Diffusion(times=times, normalize=normalize, antithetic=True).plan(tokens)
-        columns = weighing_columns(plan.label_weights, plan.num_items, ids)
+        columns = weighing_columns(plan.label_weights, plan.num_items, ids, rows=4)
         mask_tokens(
             ids, MaskingPolicy(4, 133), seed=1, rates=plan.rates, maskable=maskable,
             cu_seqlens=bounds, sample_ids=tokens.sample_ids(),
