@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
+from maskft.insight.logits import evaluating
 from maskkernels import IGNORE_INDEX
 
 _NOT_INPUTS = ("labels", "label_weights", "num_items_in_batch")
@@ -124,14 +125,13 @@ def _predictions(
     """Yield (logits [R, V], labels [R], the collator's batch) of the rows, in evaluation mode."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))  # little padding
     loader = DataLoader(Rows(rows, order), batch_size=batch_size, collate_fn=fixed)
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    for batch in loader:
-        labels = batch["labels"].to(device)
-        predicted = labels != IGNORE_INDEX
-        inputs = {k: v.to(device) for k, v in batch.items() if k not in _NOT_INPUTS}
-        yield predicted_logits(model, inputs, predicted), labels[predicted], batch
-    model.train(was_training)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        for batch in loader:
+            labels = batch["labels"].to(device)
+            predicted = labels != IGNORE_INDEX
+            inputs = {k: v.to(device) for k, v in batch.items() if k not in _NOT_INPUTS}
+            yield predicted_logits(model, inputs, predicted), labels[predicted], batch
 
 
 def _exp(mean: float) -> float:

@@ -10,6 +10,8 @@ from maskft.collate.labels import IGNORE_INDEX
 from maskft.fuse.call import shifted, unshifted
 from maskft.fuse.replaced import fused
 
+_OURS = ("label_weights", "num_items_in_batch")  # of a batch; stock models ignore them
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -51,18 +53,19 @@ def compare(
     Args:
         model: a fused model.
         batch: what it is called with, labels included. None: 2 rows of 16 random tokens, a third
-            of them labelled. Its ``label_weights`` are left out: stock ignores them.
+            of them labelled. Its ``label_weights`` and ``num_items_in_batch`` are left out: stock
+            models ignore them.
         training: whether in training mode, where dropout must be 0 for a fair comparison.
     """
     forward = fused(model)
     if forward is None:
         raise ValueError(f"this {type(model).__name__} is not fused")
     batch = random_batch(model) if batch is None else batch
-    batch = {name: value for name, value in batch.items() if name != "label_weights"}
+    batch = {name: value for name, value in batch.items() if name not in _OURS}
     stock_batch = batch
     if forward.head.shift != forward.head.shifts_itself:
         batch, stock_batch = _alike(batch, forward.head.shift)
-    before = model.training
+    before = {module: module.training for module in model.modules()}
     model.train(training)
     try:
         loss, gradients = _loss_and_gradients(model, batch, return_logits=False)
@@ -72,7 +75,8 @@ def compare(
         finally:
             forward.attach()
     finally:
-        model.train(before)
+        for module, mode in before.items():
+            module.training = mode
     scale = max((g.abs().max().item() for g in stock.values()), default=0.0) or 1.0
     worst, parameter = 0.0, "no parameter"
     for name in stock.keys() | gradients.keys():

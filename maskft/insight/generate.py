@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class Sampling:
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     *,
     length: int = 0,
     steps: int | None = None,
@@ -113,7 +113,8 @@ def generate(
         (3, 6, False)
     """
     began = time.perf_counter()
-    _check(prompts, special_tokens, shift, temperature)
+    prompts = _texts(prompts)
+    _check(special_tokens, shift, temperature)
     _check_counts(length=(length, 0), steps=(1 if steps is None else steps, 1),
                   batch_size=(batch_size, 1))  # fmt: skip
     inner, mask = language_model(model), tokenizer.mask_token_id
@@ -185,11 +186,13 @@ def _fill(model: Any, rows: list[Tensor], sampling: Sampling) -> tuple[list[Tens
 def _draw(logits: Tensor, words: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Draw a token for each row of ``logits`` [R, V]: (ids [R], their probabilities [R])."""
     tokens, confidences = [], []
-    forbidden = sampling.forbidden.to(logits.device)
+    forbidden = sampling.forbidden[sampling.forbidden < min(sampling.size, logits.shape[1])]
+    forbidden = forbidden.to(logits.device)
     for part, word in zip(logits.split(_ROWS), words.split(_ROWS), strict=True):
         scores = part[:, : sampling.size].double().index_fill(1, forbidden, -math.inf)
         if sampling.temperature:
-            total = (scores / sampling.temperature).softmax(-1).cumsum(-1)
+            below = scores - scores.amax(-1, keepdim=True)  # first: a quotient may be infinite
+            total = (below / sampling.temperature).softmax(-1).cumsum(-1)
             point = (word.to(total.device)[:, None].double() + 0.5) / 2**32 * total[:, -1:]
             token = torch.searchsorted(total, point, right=True)
         else:
@@ -228,9 +231,16 @@ def _encode(text: str, tokenizer: Any, model: Any, shift: bool) -> Tensor:
     return ids
 
 
-def _check(prompts: Any, special_tokens: Any, shift: Any, temperature: Any) -> None:
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise TypeError(f"prompts must be a list of texts, got {prompts!r:.80}")
+def _texts(prompts: Any) -> list[str]:
+    given = prompts
+    if isinstance(prompts, Iterable) and not isinstance(prompts, str):
+        given = list(prompts)  # an iterator gives its texts once
+        if all(isinstance(prompt, str) for prompt in given):
+            return given
+    raise TypeError(f"prompts must be a list of texts, got {given!r:.80}")
+
+
+def _check(special_tokens: Any, shift: Any, temperature: Any) -> None:
     for name, value in (("special_tokens", special_tokens), ("shift", shift)):
         if not isinstance(value, bool) and (name, value) != ("shift", None):
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")

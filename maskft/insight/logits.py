@@ -80,11 +80,12 @@ def device_of(model: Any) -> torch.device:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Hold the model in evaluation mode, without gradients."""
-    was_training = model.training
+    """Hold the model in evaluation mode, without gradients; each module gets its mode back."""
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module, mode in training.items():
+            module.training = mode

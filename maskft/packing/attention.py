@@ -149,7 +149,7 @@ def _problem(model: Any, vocab_size: int, arguments: dict[str, Any]) -> str | No
     rows = _rows(model.config, vocab_size, arguments.get("sliding_window"))
     ends = torch.tensor([0, *(row.numel() for row in rows)]).cumsum(0)
     told = moved(lay_out(ends, **arguments), model.device)
-    was_training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         alone = [model(input_ids=row[None].to(model.device)).logits[0] for row in rows]
@@ -159,7 +159,8 @@ def _problem(model: Any, vocab_size: int, arguments: dict[str, Any]) -> str | No
     except Exception as error:  # whatever a model raises that cannot do this
         return f"it raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
-        model.train(was_training)
+        for module, mode in training.items():
+            module.training = mode
     expected = torch.cat(alone)
     effect = (mixed - expected).float().norm()
     close = _CLOSE.get(expected.dtype, _CLOSE_ROUNDED)

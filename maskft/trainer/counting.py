@@ -24,10 +24,11 @@ def count_in_trainer(trainer: Trainer) -> None:
     @wraps(count)
     def get_num_items_in_batch(batches: Sequence[Mapping[str, Any]], device: Any) -> Any:
         first = batches[0] if batches else {}
-        if "label_weights" in first and not is_fused(trainer.model):
+        ours = [name for name in ("label_weights", "num_items_in_batch") if name in first]
+        if ours and not is_fused(trainer.model):
             raise ValueError(
-                f"the batches have label_weights, which {type(trainer.model).__name__} ignores: "
-                "call maskft.fuse_loss(model) before training"
+                f"the batches have {' and '.join(ours)}, which {type(trainer.model).__name__} "
+                "ignores: call maskft.fuse_loss(model) before training"
             )
         if "num_items_in_batch" in first:
             batches = [_as_labels(batch["num_items_in_batch"]) for batch in batches]

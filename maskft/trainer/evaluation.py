@@ -87,13 +87,13 @@ def _predicted(trainer: Trainer, forward: Any, inputs: Mapping[str, Any]) -> Ten
 
     A batch that says what its loss is divided by counts for that.
     """
-    weights = inputs.get("label_weights")
-    if weights is not None and forward is None:
+    weights, items = inputs.get("label_weights"), inputs.get("num_items_in_batch")
+    if forward is None and (weights is not None or items is not None):
         raise ValueError(
-            "this batch has label_weights, which a model that is not fused ignores: use "
-            "maskft.fuse_loss(model)"
+            f"this batch has {'num_items_in_batch' if weights is None else 'label_weights'}, which "
+            "a model that is not fused ignores: use maskft.fuse_loss(model)"
         )
-    if (items := inputs.get("num_items_in_batch")) is not None:
+    if items is not None:
         return items.sum()
     labels = inputs.get("shift_labels")
     if labels is None:

@@ -156,6 +156,18 @@ def test_weights_without_labels_are_refused():
         model(**batch, label_weights=weights)
 
 
+def test_check_compares_a_weighted_batch_as_stock_sees_it():
+    """Stock models ignore weights, and most of them the number of items."""
+    model = still(tiny_model(*MODELS["bert"]))
+    model.train()
+    model.bert.embeddings.eval()
+    batch, weights = weighted_batch(model)
+    batch |= {"label_weights": weights, "num_items_in_batch": torch.tensor([30, 40])}
+    assert fuse_loss(model, check=batch) is model
+    assert model.training
+    assert not model.bert.embeddings.training
+
+
 def test_stock_models_ignore_weights():
     """Why docs/loss.md warns of it; when this fails, Transformers has a use for the key."""
     model = unfuse_loss(fuse_loss(tiny_model("masked", "bert")))

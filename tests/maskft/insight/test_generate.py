@@ -174,6 +174,40 @@ def test_mode_and_weights_stay_as_they_were(model, tokenizer):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_modules_in_another_mode_than_the_model_stay_in_it(model, tokenizer):
+    model.train()
+    model.bert.embeddings.eval()
+    generate(model, tokenizer, PROMPTS[:1])
+    assert model.training
+    assert not model.bert.embeddings.dropout.training
+
+
+def test_prompts_may_come_from_an_iterator(model, tokenizer):
+    assert (
+        generate(model, tokenizer, iter(PROMPTS)).texts == generate(model, tokenizer, PROMPTS).texts
+    )
+
+
+def test_a_temperature_near_0_is_greedy(model, tokenizer):
+    greedy = generate(model, tokenizer, PROMPTS).input_ids
+    assert generate(model, tokenizer, PROMPTS, temperature=5e-324).input_ids == greedy
+
+
+def test_special_tokens_that_the_model_does_not_have_are_no_obstacle(model, tokenizer):
+    expected = generate(model, tokenizer, PROMPTS).input_ids
+    tokenizer.add_tokens(["<speaker>"], special_tokens=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    assert generate(model, tokenizer, PROMPTS).input_ids == expected
+
+
+@pytest.mark.parametrize("bias", [1e5, -1e30, -math.inf])
+def test_logits_that_never_change_do_not_make_a_model_causal(model, tokenizer, bias):
+    expected = generate(model, tokenizer, PROMPTS).input_ids
+    with torch.no_grad():
+        model.cls.predictions.bias[tokenizer.all_special_ids] = bias
+    assert generate(model, tokenizer, PROMPTS).input_ids == expected
+
+
 def test_no_prompts_no_texts(model, tokenizer):
     made = generate(model, tokenizer, [])
     assert (made.texts, made.forward_passes, made.head_rows) == ([], 0, 0)
@@ -186,6 +220,7 @@ def test_no_prompts_no_texts(model, tokenizer):
         (ValueError, ["a"], {"length": 70}, "the text has 73 tokens, the model takes 64"),
         (TypeError, "a [MASK]", {}, "prompts must be a list of texts"),
         (TypeError, [3], {}, "prompts must be a list of texts"),
+        (TypeError, None, {}, "prompts must be a list of texts, got None"),
         (ValueError, ["[MASK]"], {"steps": 0}, "steps must be at least 1, got 0"),
         (TypeError, ["[MASK]"], {"steps": 1.5}, "steps must be an int, got float"),
         (ValueError, ["[MASK]"], {"length": -1}, "length must be at least 0, got -1"),

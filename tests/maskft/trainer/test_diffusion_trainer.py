@@ -5,7 +5,13 @@ import torch
 from torch.nn import functional as F
 from transformers import Trainer
 
-from maskft import DataCollatorForLanguageModeling, DataCollatorWithPacking, detach, fuse_loss
+from maskft import (
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPacking,
+    Plan,
+    detach,
+    fuse_loss,
+)
 from tests.support.diffusion import (
     LENGTH,
     NORMALIZE,
@@ -153,6 +159,17 @@ def test_a_model_that_ignores_weights_is_refused(made, tmp_path):
     trainer = build_trainer(build_model(tokenizer), tokenizer, rows, tmp_path, "maskable")
     with pytest.raises(ValueError, match=r"BertForMaskedLM ignores: call maskft\.fuse_loss"):
         trainer.train()
+
+
+def test_a_model_that_ignores_the_number_of_items_is_refused(made, tmp_path):
+    tokenizer, rows = made
+    trainer = build_trainer(build_model(tokenizer), tokenizer, rows, tmp_path, "maskable")
+    trainer.data_collator.strategy = lambda tokens: Plan(num_items=tokens.may_mask().sum(1))
+    trainer.data_collator.__post_init__()
+    with pytest.raises(ValueError, match="have num_items_in_batch, which BertForMaskedLM ignores"):
+        trainer.train()
+    with pytest.raises(ValueError, match="has num_items_in_batch, which a model that is not fused"):
+        trainer.evaluate()
 
 
 def test_detach_has_trainer_count_labels_again(made, tmp_path):
