@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "packing": ("collate", "strategy"),
     "fuse": ("collate.labels",),
     "trainer": ("packing", "collate", "strategy"),
+    "insight": ("annotate", "collate", "fuse", "strategy"),
+    "prompt": ("insight.logits",),
 }
 FREE = ("extras",)  # a file on no floor: optional packages
 
