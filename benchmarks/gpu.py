@@ -6,6 +6,7 @@ in turn. Results are written to DIR as they come.
 
     python -m benchmarks.gpu --plan                 # the stages and their planned minutes
     python -m benchmarks.gpu --dry-run STAGE ...    # their host code, without a GPU
+    python -m benchmarks.gpu --dry-run --compile STAGE ...  # and what compiling takes
 """
 
 import argparse
@@ -67,11 +68,13 @@ class Run(NamedTuple):
         out: the folder for results.
         commit: what to write down as the commit; None asks git.
         dry: whether there is no GPU and only the host code is tried, on small shapes.
+        compiles: whether a dry run compiles its kernels too.
     """
 
     out: Path
     commit: str | None
-    dry: bool
+    dry: bool = False
+    compiles: bool = False
 
     def results(self, name: str) -> Results:
         """The file for rows of this name."""
@@ -242,6 +245,7 @@ def run_tests(run: Run, name: str, marks: str, *names: str, watch: list[str] | N
         # the CPU half stands in for kernels, and must not get what it refuses
         command[command.index(marks)] = f"({marks}) and not unchecked"
         command = ["-m", "tests.support.pretend_gpu", *command]
+        command += ["--compile"] if run.compiles else []
         if name == "long":
             command.append("--collect-only")
     else:
@@ -256,7 +260,8 @@ def run_tests(run: Run, name: str, marks: str, *names: str, watch: list[str] | N
         try:
             code = subprocess.run(
                 [*(watch or []), sys.executable, *command], stdout=log, stderr=subprocess.STDOUT,
-                cwd=harness.ROOT, env=environment, timeout=LIMIT,
+                cwd=harness.ROOT, env=environment,
+                timeout=None if run.compiles else LIMIT,
             ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
             print(f"{name}: stopped after {LIMIT} s", file=log)
@@ -286,7 +291,7 @@ def dry_run(name: str, run: Run) -> int:
     stage = STAGES[name][0]
     if stage not in (loss, kernels):
         return stage(run)  # a process of its own pretends
-    with pretend_gpu() as found:
+    with pretend_gpu(compile_kernels=run.compiles) as found:
         code = stage(run)
     print(found.table())
     return code
@@ -298,6 +303,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for results; benchmarks/results")
     parser.add_argument("--commit", help="what to write down as the commit where git cannot tell")
     parser.add_argument("--dry-run", action="store_true", help="host code only, without a GPU")
+    parser.add_argument("--compile", action="store_true", help="with --dry-run: compile for sm_90")
     parser.add_argument("--plan", action="store_true", help="print the stages and do nothing")
     given = parser.parse_args()
     if unknown := set(given.stages) - set(STAGES):
@@ -310,7 +316,8 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as nowhere:  # what a dry run measures is nothing
         out = given.out or (Path(nowhere) if given.dry_run else RESULTS)
-        return run_stages(given.stages or list(STAGES), Run(out, given.commit, given.dry_run))
+        run = Run(out, given.commit, given.dry_run, given.compile)
+        return run_stages(given.stages or list(STAGES), run)
 
 
 def run_stages(names: list[str], run: Run) -> int:

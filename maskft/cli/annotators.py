@@ -14,8 +14,8 @@ from maskft.annotate import (
     YakeWeights,
     tfidf_weights,
 )
+from maskft.cli.formats import LONGEST_TEXT, lines
 from maskft.cli.messages import UsageError
-from maskft.cli.reading import LONGEST_TEXT, lines
 from maskft.extras import optional
 
 

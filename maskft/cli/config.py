@@ -5,6 +5,8 @@ from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from maskft.cli.diffusion import OWN as _DIFFUSION
+from maskft.cli.diffusion import DiffusionArguments
 from maskft.cli.messages import UsageError
 from maskft.collate.collator import RNGS, STRATEGIES
 from maskft.strategy import Entity, NGram, Span, Strategy
@@ -21,6 +23,7 @@ _OWN = {
     "span_words": (("span", "ngram"), "words"),
     "entity_rest": (("entity",), "rest"),
     "entity_rate": (("entity",), "rate"),
+    **{name: (("diffusion",), name) for name in _DIFFUSION},
 }
 # Where the columns of one strategy come from
 _SOURCES = {"entities": "entity", "entity_labels": "entity", "keywords": "keyword"}
@@ -42,7 +45,10 @@ class DataArguments:
 
     train_file: list[str] = field(
         default_factory=list,
-        metadata={"help": "files of text: .txt (a row a line), .jsonl or .json, .parquet"},
+        metadata={
+            "help": "files or folders of text: .txt (a row a line), .jsonl, .json, .csv, .tsv, "
+            ".parquet, .fasta, or one of them but .parquet compressed, .gz"
+        },
     )
     dataset: str | None = field(
         default=None, metadata={"help": "folder written by datasets' save_to_disk"}
@@ -58,6 +64,12 @@ class DataArguments:
     max_length: int | None = field(
         default=None,
         metadata={"help": "tokens in a row, at most; longer texts go on in rows of their own"},
+    )
+    stride: int = field(
+        default=0, metadata={"help": "tokens that such a further row repeats of the row before"}
+    )
+    num_proc: int | None = field(
+        default=None, metadata={"help": "processes that tokenize; one is usually fast enough"}
     )
     validation_fraction: float = field(
         default=0.05,
@@ -80,6 +92,8 @@ class DataArguments:
             raise UsageError("--validation-fraction and --test-fraction leave nothing to train on")
         if self.max_length is not None and self.max_length < 3:
             raise UsageError(f"--max-length must be at least 3, got {self.max_length}")
+        if self.num_proc is not None and self.num_proc < 1:
+            raise UsageError(f"--num-proc must be at least 1, got {self.num_proc}")
         if self.pair_column == self.text_column:
             raise UsageError(f"--text-column and --pair-column are both {self.text_column!r}")
 
@@ -89,7 +103,7 @@ class DataArguments:
 
 
 @dataclass
-class MaskingArguments:
+class MaskingArguments(DiffusionArguments):
     """What is masked."""
 
     strategy: str = field(default="random", metadata={"help": " or ".join(STRATEGIES)})
@@ -211,6 +225,8 @@ class MaskingArguments:
             if self.strategy not in strategies:
                 raise ValueError(_goes_with(name, " or ".join(strategies), self.strategy))
             given[name] = value
+        if self.strategy == "diffusion":
+            return self.diffusion((self.mask_replace_prob, self.random_replace_prob))
         if not given:
             return self.strategy
         words = given.get("span_words", "on")

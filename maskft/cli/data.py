@@ -15,17 +15,10 @@ import pyarrow
 from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
 
 from maskft.cli.config import MASK_ONLY_COLUMN, DataArguments
+from maskft.cli.formats import LONGEST_TEXT, one_line, refuse_column, too_long
 from maskft.cli.messages import UsageError
 from maskft.cli.models import longest_row
-from maskft.cli.reading import (
-    LONGEST_TEXT,
-    NAMES,
-    cache_errors,
-    one_line,
-    read,
-    refuse_column,
-    too_long,
-)
+from maskft.cli.reading import NAMES, cache_errors, read
 
 SPLITS = ("train", "validation", "test")
 AT_ONCE = 1 << 22  # characters that are tokenized at once, which takes some 170 bytes for each
@@ -88,6 +81,8 @@ def tokenize(
     max_length: int,
     annotator: Any = None,
     mask_only: tuple[int, ...] | None = None,
+    stride: int = 0,
+    processes: int | None = None,
 ) -> Dataset:
     """Make rows of at most ``max_length`` token ids; a longer text continues in further rows.
 
@@ -99,10 +94,12 @@ def tokenize(
         annotator: adds columns to the rows (``maskft.annotate``); None adds none.
         mask_only: adds the column "mask_only": 1 for tokens of the first text (0), the second (1)
             or both, else 0. Unlike token types, every fast tokenizer can tell. None adds none.
+        stride: the tokens that a row of a longer text repeats of the row before.
+        processes: in how many processes texts are tokenized; None means in this one.
 
     Raises:
         UsageError: an annotator or a pair, and a tokenizer that does not locate its tokens
-            in the text; a row too short for a pair.
+            in the text; a row too short for a pair; a stride that no row can keep.
     """
     paired = "pair" in texts.column_names
     if (annotator is not None or paired) and not tokenizer.is_fast:
@@ -112,6 +109,8 @@ def tokenize(
         )
     if paired and max_length < tokenizer.num_special_tokens_to_add(pair=True) + 2:
         raise UsageError(f"--max-length {max_length} leaves no room for a pair of texts")
+    if stride:
+        _check_stride(stride, max_length, tokenizer, paired)
 
     def rows(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
         made: dict[str, list[Any]] = {}
@@ -127,6 +126,7 @@ def tokenize(
             pairs,
             truncation=not paired,
             max_length=max_length,
+            stride=stride,
             return_overflowing_tokens=tokenizer.is_fast and not paired,
             return_offsets_mapping=annotator is not None,
             verbose=False,  # it would warn of pairs that are cut below
@@ -149,7 +149,19 @@ def tokenize(
         }
 
     with cache_errors():
-        return texts.map(rows, batched=True, remove_columns=texts.column_names)
+        return texts.map(rows, batched=True, remove_columns=texts.column_names, num_proc=processes)
+
+
+def _check_stride(stride: int, max_length: int, tokenizer: Any, paired: bool) -> None:
+    if paired or not tokenizer.is_fast:
+        why = "pairs of texts" if paired else f"{type(tokenizer).__name__}, which is not fast"
+        raise UsageError(f"--stride {stride} is not for {why}")
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    if not 0 < stride < room:
+        raise UsageError(
+            f"--stride must be in [0, {room}), what a row of {max_length} tokens holds of a text; "
+            f"got {stride}"
+        )
 
 
 def _parts(batch: dict[str, list[str]]) -> Iterator[dict[str, list[str]]]:
@@ -208,6 +220,8 @@ def _from_folder(args: DataArguments) -> dict[str, Dataset]:
 def _texts_only(split: Dataset, name: str, args: DataArguments) -> Dataset:
     """Keep the rows that have text in each column of text, under the names "text" and "pair"."""
     columns = args.columns()
+    if any("." in column and column not in split.column_names for column in columns):
+        split = split.flatten()  # members of structs become columns "a.b"
     for column in columns:
         refuse_column(name, column, split.features.arrow_schema)
     split = split.select_columns(columns)

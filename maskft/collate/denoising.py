@@ -12,7 +12,9 @@ from transformers.data.data_collator import DataCollatorMixin
 from maskft.collate.columns import by_column, check_examples, empty_batch, missing_column
 from maskft.collate.denoising_ids import SENTINEL, sentence_ends, sentinels
 from maskft.collate.labels import IGNORE_INDEX
+from maskft.collate.options import check_column, check_framework
 from maskft.collate.randomness import SampleDraws
+from maskft.strategy.schedule import check_count
 from maskkernels import (
     CorruptedRows,
     Denoiser,
@@ -24,6 +26,7 @@ from maskkernels import (
     pad_rows,
 )
 from maskkernels.batch import flatten_rows, table_columns
+from maskkernels.tokens.checks import check_number
 
 RNGS = ("stream", "sample")
 
@@ -47,8 +50,10 @@ class _Denoising(SampleDraws, DataCollatorMixin):
                 "the tokenizer has no padding token: add one with tokenizer.add_special_tokens("
                 "{'pad_token': '<pad>'}) and model.resize_token_embeddings(len(tokenizer))"
             )
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"max_length must be positive, got {self.max_length}")
+        if self.max_length is not None:
+            self.max_length = check_count("max_length", self.max_length, 1)
+        check_framework(self.return_tensors)
+        check_column("sample_id_column", self.sample_id_column)
         self.generator = None
         self._begin_draws()
 
@@ -57,7 +62,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
 
     def torch_call(self, examples: Any) -> dict[str, Tensor]:
         columns = self._columns(examples)
-        ids, bounds = flatten_rows(columns["input_ids"])
+        ids, bounds = flatten_rows(columns["input_ids"], name="input_ids")
         self._check_lengths(bounds)
         real = columns.get("attention_mask")
         if real is not None:
@@ -226,12 +231,15 @@ class DataCollatorForTextInfilling(_Denoising):
             )
         if self.permute_sentences and self.sentence_end_ids is None:
             self.sentence_end_ids = sentence_ends(self.tokenizer)
+        check_number("mask_ratio", self.mask_ratio)
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be in (0, 1), got {self.mask_ratio}")
         self._infilling = TextInfilling(
             self.tokenizer.mask_token_id,
             self.mask_ratio,
             self.mean_span_length,
             self.permute_sentences,
-            self.sentence_end_ids or (),
+            () if self.sentence_end_ids is None else self.sentence_end_ids,
             _edges(self.tokenizer),
         )
 
@@ -248,7 +256,7 @@ def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 def _flags(rows: Any, bounds: Tensor) -> Tensor | None:
     """Return an attention mask end to end; None if it keeps every token."""
-    flags, own = flatten_rows(rows)
+    flags, own = flatten_rows(rows, name="attention_mask", often_constant=True)
     if not torch.equal(own, bounds):
         lengths = zip(bounds.diff().tolist(), own.diff().tolist(), strict=False)
         for i, (ids, entries) in enumerate(lengths):

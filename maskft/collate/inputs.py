@@ -19,7 +19,7 @@ from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.collate.columns import MaskingColumns, UnmaskedBatch, by_column, check_examples
 from maskft.collate.inner import alignment, bounds_of, ids_of, not_aligned, real_of, rows_of
 from maskft.collate.padding import Padding
-from maskft.strategy import Strategy
+from maskft.strategy import Diffusion, Strategy
 from maskft.strategy.by_row import ByRow
 
 RNGS = ("stream", "sample")
@@ -116,6 +116,11 @@ class MaskInputs:
             schedule=self.schedule,
             sample_id_column=self.sample_id_column,
         )
+        if isinstance(self._masks._strategy, Diffusion):
+            raise ValueError(
+                "strategy='diffusion' weighs the labels of a masked language model, and MaskInputs "
+                "makes no labels: rate='uniform' gives each row a rate of its own"
+            )
         self._reads: MaskingColumns = self._masks._reads()
         if uniform or self.share < 1.0:
             self._masks._strategy = ByRow(self._masks._strategy, uniform, float(self.share))
@@ -175,7 +180,8 @@ class MaskInputs:
         """Mask a batch from ``prepare``, on any device, and return it."""
         if self._masked:
             self._masks._seed_generator()
-            unmasked.batch["input_ids"], _ = self._masks._mask(unmasked)
+            ids_alone = replace(unmasked, batch={"input_ids": unmasked.batch["input_ids"]})
+            unmasked.batch["input_ids"], _ = self._masks._mask(ids_alone)
         return unmasked.batch
 
     def _take_apart(self, examples: list[Any]) -> tuple[dict[str, Any], list[Any]]:

@@ -136,7 +136,7 @@ def check_collator(collator: Any) -> None:
     if not isinstance(collator, DataCollatorForLanguageModeling):
         raise TypeError(
             "masking on the device needs a maskft.DataCollatorForLanguageModeling or "
-            f"maskft.MaskInputs, got {type(collator).__name__}"
+            f"maskft.MaskInputs as its collator, got {type(collator).__name__}"
         )
     if collator.rng == "hf" or not collator.mlm:
         option = "rng='hf'" if collator.rng == "hf" else "mlm=False"

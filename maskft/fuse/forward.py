@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted
+from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted, weights_among
 from maskft.fuse.head import Head, decoder_inputs, hooked, router_losses
 from maskft.fuse.later import LaterLogits, Replay
 from maskft.fuse.replaced import (
@@ -135,6 +135,7 @@ class FusedForward:
         num_items = kwargs.pop("num_items_in_batch", None)
         positions = kwargs.pop("label_positions", None)
         wanted = kwargs.pop("return_logits", None)
+        weights = weights_among(kwargs)
         labels = kwargs.get("labels")
         if labels is None:
             return self._unlabelled(kwargs)
@@ -151,9 +152,10 @@ class FusedForward:
         call = LabelledCall(
             targets, num_items, labels, kwargs.get("shift_labels"), evaluation=evaluation
         )
+        shift = self.head.shift and kwargs.get("shift_labels") is None
+        call.weigh(weights, shift)
         logits = self._logits(wanted, evaluation)
         if logits != "now":
-            shift = self.head.shift and kwargs.get("shift_labels") is None
             call.choose(positions, shift, self.options.capacity)
             decoder = self.decoder
             call.in_decoder = (
@@ -245,7 +247,7 @@ class FusedForward:
             self._bias(decoder),
             softcap=head.softcap,
             logit_scale=head.scale,
-            num_items=call.num_items,
+            **call.of_loss(labels, hidden.device),
             **self.options.of_loss(),
         ).loss
         call.stand_in = call.settle(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
@@ -282,9 +284,8 @@ class FusedForward:
                     f"labels {tuple(labels.shape)}"
                 )
             logits = logits.reshape(*labels.shape, logits.shape[-1])
-            loss = masked_cross_entropy(
-                logits, labels.to(logits.device), num_items=call.num_items, **self.options.of_loss()
-            ).loss
+            options = call.of_loss(labels, logits.device) | self.options.of_loss()
+            loss = masked_cross_entropy(logits, labels.to(logits.device), **options).loss
             call.loss = call.settle(loss)
             return call.loss
         if call.stand_in is None:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskft.strategy.plan import Plan, Tokens
-from maskft.strategy.strategies import Strategy
+from maskft.strategy.plan import Plan, Strategy, Tokens
 from maskkernels import random_words, threshold
 from maskkernels.rng.streams import ROW, TIME
 
@@ -35,6 +34,10 @@ class ByRow(Strategy):
     def replacement(self) -> str:  # type: ignore[override]
         return self.inner.replacement
 
+    @property
+    def shares(self) -> tuple[float, float] | None:  # type: ignore[override]
+        return self.inner.shares
+
     def plan(self, tokens: Tokens) -> Plan:
         plan = self.inner.plan(tokens)
         own = plan.rates if plan.unit_rates is None else plan.unit_rates
@@ -51,8 +54,8 @@ class ByRow(Strategy):
         if plan.unit_rates is not None:
             return Plan(plan.units, unit_rates=torch.where(masked[:, None], plan.unit_rates, 0.0))
         if plan.rates is not None:
-            return Plan(plan.units, torch.where(_spread(masked, tokens), plan.rates, 0.0))
-        return Plan(plan.units, _spread(torch.where(masked, rates, 0.0), tokens))
+            return Plan(plan.units, torch.where(tokens.of_rows(masked), plan.rates, 0.0))
+        return Plan(plan.units, tokens.of_rows(torch.where(masked, rates, 0.0)))
 
     def _words(self, tokens: Tokens, stream: int) -> Tensor:
         """Return word 0 of ``stream`` of each row, int64 [B]."""
@@ -60,11 +63,3 @@ class ByRow(Strategy):
         return random_words(
             ids, torch.zeros_like(ids), seed=tokens.seed, epoch=tokens.epoch, stream=stream
         )
-
-
-def _spread(by_row: Tensor, tokens: Tokens) -> Tensor:
-    """Give each token the value of its row."""
-    ids, bounds = tokens.input_ids, tokens.cu_seqlens
-    if bounds is None:
-        return by_row[:, None].expand(ids.shape)
-    return by_row.repeat_interleave(bounds.diff(), output_size=ids.numel())

@@ -96,6 +96,36 @@ def test_a_long_text_goes_on_in_rows_of_its_own(tokenizer):
     assert set(rows.column_names) == {"input_ids", "token_type_ids", "attention_mask"}
 
 
+def test_a_stride_repeats_the_end_of_the_row_before(tokenizer):
+    text = " ".join(["mask"] * 50)
+    rows = tokenize(Dataset.from_dict({"text": [text, "a mask"]}), tokenizer, 12, stride=4)
+    inside = [[t for t in ids if t not in (2, 3)] for ids in rows["input_ids"]]
+    ordinary = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert inside[0] == ordinary[:10]
+    assert inside[1] == ordinary[6:16]
+    assert inside[-2] == ordinary[6 * (len(inside) - 2) :]
+    assert inside[-1] == tokenizer("a mask", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("stride", [-1, 10, 12, 10**30])
+def test_a_stride_that_no_row_can_keep_is_refused(tokenizer, stride):
+    with pytest.raises(UsageError, match=rf"--stride must be in \[0, 10\).*got {stride}"):
+        tokenize(Dataset.from_dict({"text": ["a mask"]}), tokenizer, 12, stride=stride)
+
+
+def test_a_stride_is_not_for_pairs(tokenizer):
+    with pytest.raises(UsageError, match="--stride 4 is not for pairs of texts"):
+        tokenize(Dataset.from_dict({"text": ["a"], "pair": ["b"]}), tokenizer, 12, stride=4)
+
+
+def test_processes_that_tokenize_do_not_change_the_rows(tokenizer):
+    texts = Dataset.from_dict({"text": TEXTS})
+    assert (
+        tokenize(texts, tokenizer, 12, processes=2).to_list()
+        == tokenize(texts, tokenizer, 12).to_list()
+    )
+
+
 @pytest.mark.parametrize("pair", [False, True])
 def test_few_characters_are_tokenized_at_once(tokenizer, monkeypatch, pair):
     """A thousand texts of 20 kB would take 3.4 GB; the rows are the same."""
@@ -271,7 +301,7 @@ def _takes(model, length):
         ("a.txt", b"\n  \n", "the file is empty"),
         ("a.txt", b"good\nbad \xff here", r"line 2 is not UTF-8 \(byte 5 of the line is 0xff\)"),
         ("a.txt", b"a\0b", "line 1 has a NUL byte"),
-        ("a.csv", b"text\nx", "expected a file that ends in .txt"),
+        ("a.docx", b"text\nx", "expected a file that ends in .txt"),
         ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2 is not JSON"),
         (
             "a.jsonl",
@@ -469,10 +499,9 @@ def test_a_file_is_read_once_until_it_changes(write, monkeypatch):
     path = write("a.txt", "one")
     assert split_of_one(path) == {"text": ["one"]}
     with monkeypatch.context() as patch:
-        patch.setattr("maskft.cli.reading._READERS", {})
-        with pytest.raises(KeyError):
+        patch.setattr("maskft.cli.reading.reader_of", lambda path: {}.__getitem__)
+        with pytest.raises(TypeError):
             split_of_one(write("b.txt", "never read"))
-        patch.setattr("maskft.cli.reading._READERS", {"text": lambda path, columns: iter(())})
         assert split_of_one(path) == {"text": ["one"]}
     write("a.txt", "two")
     assert split_of_one(path) == {"text": ["two"]}

@@ -6,7 +6,7 @@ import pytest
 
 from maskft.cli import UsageError, main
 from maskft.cli.config import MaskingArguments
-from maskft.cli.reading import LONGEST_TEXT
+from maskft.cli.formats import LONGEST_TEXT
 from tests.support.small import CORPUS
 
 

@@ -106,6 +106,30 @@ def test_a_trainer_compiles_once(tmp_path, tokenizer, rows, tiny_bert, packing):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.parametrize("packing", [False, 64])
+def test_masked_diffusion_compiles_once(tmp_path, tokenizer, rows, tiny_bert, packing):
+    """Whatever share of a batch its rows' times mask."""
+    rows = [{"input_ids": r["input_ids"], "attention_mask": r["attention_mask"]} for r in rows]
+    collator = DataCollatorForLanguageModeling(
+        tokenizer, strategy="diffusion", rng="sample", seed=1, pad_to_multiple_of=64,
+        label_positions=64,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=fuse_loss(tiny_bert),
+        args=TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, report_to="none",
+            gradient_accumulation_steps=2, dataloader_drop_last=True, num_train_epochs=2,
+            torch_compile=True, torch_compile_backend="aot_eager", use_cpu=True,
+            save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=rows,
+        data_collator=collator,
+    )  # fmt: skip
+    attach(trainer, packing=packing).train()
+    assert trainer.state.global_step >= 4
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_labels_left_out_are_a_nan_in_compiled_code(name):
     model = fuse_loss(tiny_model({"bert": "masked", "llama": "causal"}[name], name))
