@@ -6,6 +6,7 @@ from benchmarks import (
     bench_annotate,
     bench_collate,
     bench_denoise,
+    bench_inputs,
     bench_loader,
     bench_loss,
     bench_mask,
@@ -17,6 +18,7 @@ from benchmarks import (
 BENCHMARKS = {
     "mask": bench_mask.main,
     "collate": bench_collate.main,
+    "inputs": bench_inputs.main,
     "denoise": bench_denoise.main,
     "loader": bench_loader.main,
     "loss": bench_loss.main,

@@ -57,7 +57,7 @@ def bounds_of(batch: Mapping[str, Any]) -> Tensor | None:
     return functional.pad(functional.pad(begins, (1, 0)), (0, 1), value=ids.shape[1])
 
 
-def real_of(batch: Mapping[str, Any], rows: list[Any] | None, tokenizer: Any) -> Tensor | None:
+def real_of(batch: Mapping[str, Any], examples: list[Any], tokenizer: Any) -> Tensor | None:
     """Return which tokens are real, [B, T]; None: all of them.
 
     Raises:
@@ -66,6 +66,7 @@ def real_of(batch: Mapping[str, Any], rows: list[Any] | None, tokenizer: Any) ->
     ids, given = batch["input_ids"], batch.get("attention_mask")
     if given is not None:
         return real_tokens(given, ids)
+    rows = rows_of(examples)
     if rows is not None:
         return alignment(ids, rows, tokenizer.padding_side, ["the real tokens"])[1]
     pad = tokenizer.pad_token_id

@@ -163,17 +163,16 @@ class MaskInputs:
         unmasked = UnmaskedBatch(batch, batch.pop("special_tokens_mask", None))
         if not self._masked:
             return unmasked
-        rows = rows_of(rest)
         unmasked.cu_seqlens = bounds_of(batch)
         if unmasked.cu_seqlens is None:
-            unmasked.attention_mask = real_of(batch, rows, self.tokenizer)
+            unmasked.attention_mask = real_of(batch, rest, self.tokenizer)
         else:
             unmasked.count = int(unmasked.cu_seqlens[-1])
             if unmasked.special_tokens_mask is not None:
                 unmasked.special_tokens_mask = unmasked.special_tokens_mask[0, : unmasked.count]
         unmasked.sample_ids = self._sample_ids(taken, unmasked, len(ids))
         if self.mask_only is not None or taken.keys() - {self.sample_id_column}:
-            self._add_columns(unmasked, taken, rows)
+            self._add_columns(unmasked, taken, rows_of(rest))
         return unmasked
 
     def mask(self, unmasked: UnmaskedBatch) -> Any:

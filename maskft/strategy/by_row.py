@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskft.strategy.plan import Plan, Strategy, Tokens
 from maskkernels import random_words, threshold
-from maskkernels.rng.streams import ROW, TIME
+from maskkernels.rng import ROW, TIME
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class ByRow(Strategy):
             rates = (self._words(tokens, TIME).double() + 0.5) / 2**32
         else:
             rates = torch.full_like(tokens.sample_ids(), tokens.rate, dtype=torch.float64)
-        masked = self._words(tokens, ROW) < threshold(self.share)
+        masked = torch.ones_like(rates, dtype=torch.bool)
+        if self.share < 1.0:
+            masked = self._words(tokens, ROW) < threshold(self.share)
         if plan.unit_rates is not None:
             return Plan(plan.units, unit_rates=torch.where(masked[:, None], plan.unit_rates, 0.0))
         if plan.rates is not None:

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "trainer": ("packing", "collate", "strategy"),
     "insight": ("annotate", "collate", "fuse", "strategy"),
     "prompt": ("insight.logits",),
+    "tasks": ("prompt", "insight.logits"),
 }
 FREE = ("extras",)  # a file on no floor: optional packages
 
