@@ -21,7 +21,10 @@ if TYPE_CHECKING:  # the names of _HOMES, for tools that read code
     from maskft.collate.unmasked import UnmaskedCollator as UnmaskedCollator
     from maskft.collate.unmasked import mask_batch as mask_batch
     from maskft.fuse import fuse_loss as fuse_loss
+    from maskft.fuse import make_bidirectional as make_bidirectional
+    from maskft.fuse import make_causal as make_causal
     from maskft.fuse import unfuse_loss as unfuse_loss
+    from maskft.insight.generate import generate as generate
     from maskft.packing.collator import DataCollatorWithPacking as DataCollatorWithPacking
     from maskft.packing.sampler import PackedBatchSampler as PackedBatchSampler
     from maskft.strategy import Plan as Plan
@@ -47,6 +50,9 @@ _HOMES = {
     "attach": "maskft.trainer.attach",
     "detach": "maskft.trainer.attach",
     "fuse_loss": "maskft.fuse",
+    "generate": "maskft.insight.generate",
+    "make_bidirectional": "maskft.fuse",
+    "make_causal": "maskft.fuse",
     "mask_batch": "maskft.collate.unmasked",
     "unfuse_loss": "maskft.fuse",
 }

@@ -29,6 +29,7 @@ B, T, V, H = 2, 16000, 97, 8  # long rows: much happens between a look at one an
 N = B * T
 HUGE = (N, V, 1 << 20, 1 << 40, (1 << 63) - 1, -1, -(1 << 31), -(1 << 63))
 FLOATS = (float("nan"), float("inf"), -float("inf"), -1.0, 10.0, 1e30)
+HANG = 1800  # seconds; a value that changes may also make a loop endless
 _PAGE, _NO_ACCESS = mmap.PAGESIZE, 0
 _empty = np.empty
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -228,7 +229,9 @@ def main() -> int:
             command = [sys.executable, "-m", "tests.races", *sys.argv[1:]]
             return subprocess.run(command, env=environment).returncode
     faulthandler.enable()
+    faulthandler.dump_traceback_later(HANG, exit=True)
     run(options.calls, options.seed)
+    faulthandler.cancel_dump_traceback_later()
     return 0
 
 

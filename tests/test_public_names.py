@@ -23,6 +23,9 @@ MASKFT = [
     "attach",
     "detach",
     "fuse_loss",
+    "generate",
+    "make_bidirectional",
+    "make_causal",
     "mask_batch",
     "unfuse_loss",
 ]

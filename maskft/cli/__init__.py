@@ -1,8 +1,9 @@
-"""Run the ``maskft`` command: train, preview, predict, doctor.
+"""Run the ``maskft`` command: train, preview, predict, generate, doctor.
 
     maskft train --model bert-base-uncased --train-file notes.txt --output-dir notes-bert
     maskft preview --model bert-base-uncased --train-file notes.txt --strategy whole_word
     maskft predict --model notes-bert "The cat sat on the [MASK]."
+    maskft generate --model notes-bert --length 8 "The cat"
     maskft doctor bert-base-uncased
 
 A user's mistake ends in one sentence on standard error and exit status 2, an interrupted training
@@ -30,6 +31,11 @@ COMMANDS = {
         "print rows as the model would see them, with the realised rates",
     ),
     "predict": ("maskft.cli.predict", (), "the most probable tokens for each mask in a text"),
+    "generate": (
+        "maskft.cli.generate",
+        (),
+        "fill in the masks of a text step by step, and say what it cost",
+    ),
     "doctor": (
         "maskft.cli.doctor",
         (),

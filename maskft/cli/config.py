@@ -14,6 +14,7 @@ from maskft.strategy.schedule import parse_schedule
 
 MASK_ONLY_COLUMN = "mask_only"  # not 0 where a token may be masked
 WORDS = ("vocabulary", "jieba")
+REPLACEMENT_IDS = ("all", "ordinary")
 _KINDS: dict[str, type[Strategy]] = {"ngram": NGram, "span": Span, "entity": Entity}
 # Options of some strategies: the option, the strategies, what it gives them
 _OWN = {
@@ -131,6 +132,13 @@ class MaskingArguments(DiffusionArguments):
     random_replace_prob: float = field(
         default=0.1, metadata={"help": "share of those that become a random token"}
     )
+    replacement_ids: str = field(
+        default="all",
+        metadata={
+            "help": "random tokens are drawn from: all of the vocabulary, special tokens too, or "
+            "ordinary, without them"
+        },
+    )
     entities: str | None = field(
         default=None,
         metadata={
@@ -200,6 +208,10 @@ class MaskingArguments(DiffusionArguments):
         """
         from maskft.collate.collator import DataCollatorForLanguageModeling
 
+        if self.replacement_ids not in REPLACEMENT_IDS:
+            raise UsageError(
+                f"--replacement-ids must be one of {REPLACEMENT_IDS}, got {self.replacement_ids!r}"
+            )
         try:
             return DataCollatorForLanguageModeling(
                 tokenizer,
@@ -209,11 +221,12 @@ class MaskingArguments(DiffusionArguments):
                 seed=seed,
                 rng=self.rng,
                 strategy=self._chosen(),
+                replacement_ids=None if self.replacement_ids == "all" else self.replacement_ids,
                 selection=self.selection,
                 mask_only=None if self.mask_only is None else MASK_ONLY_COLUMN,
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from None
 
     def _chosen(self) -> str | Strategy:

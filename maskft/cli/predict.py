@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from maskft.cli.messages import UsageError, shown
-from maskft.cli.models import load, longest_row
+from maskft.cli.models import load
+from maskft.insight.windows import longest_row
 
 LONGEST_LINE = 1 << 20  # characters: more than any model takes
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--top-k must be at least 1, got {args.top_k}")
     model, tokenizer = load(args.model, args.trust_remote_code)
     for text in args.texts:
-        for line in _stdin_lines() if text == "-" else [text]:
+        for line in stdin_lines() if text == "-" else [text]:
             if not line:
                 continue
             found = fill(model, tokenizer, line, args.top_k)
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _stdin_lines() -> Iterator[str]:
+def stdin_lines() -> Iterator[str]:
     """Yield the lines of standard input, stripped."""
     try:
         while line := sys.stdin.readline(LONGEST_LINE + 1):

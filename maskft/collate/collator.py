@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskft.collate.columns import MaskingColumns, UnmaskedBatch, highest_id
 from maskft.collate.labels import label_places, labels_of_next_tokens, weighing_columns
-from maskft.collate.options import SHARES, check_options, replacements
+from maskft.collate.options import check_options, noting_shares, replacements
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
 from maskft.strategy import (
@@ -119,11 +119,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         self.whole_word_mask = self.whole_word_mask or (
             whole_word and (self.rng == "hf" or not self.mlm)
         )
-        try:
+        with noting_shares(self):
             super().__post_init__()
-        except ValueError as error:  # Transformers' message, which leaves the values out
-            given = ", ".join(f"{name}={getattr(self, name)!r}" for name in SHARES)
-            raise ValueError(f"{error} Got {given}.") from None
         self.whole_word_mask = whole_word
         self._begin_draws()
         self._progress = Progress()
@@ -321,8 +318,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             draws["sample_ids"] = hash_rows(
                 ids, cu_seqlens=unmasked.cu_seqlens, attention_mask=unmasked.attention_mask
             )
-        rate, offsets = self._rate(), unmasked.offset_mapping
-        plan = Plan()
+        rate, offsets, plan = self._rate(), unmasked.offset_mapping, Plan()
         if type(self._strategy) is not Random:  # which plans nothing
             tokens = Tokens(
                 ids,
@@ -347,8 +343,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             **draws,
             **limits,
         )
-        weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels)
-        unmasked.batch.update(unmasked.weighing(weighing))
+        if plan.label_weights is not None or plan.num_items is not None:
+            weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels)
+            unmasked.batch.update(unmasked.weighing(weighing))
         return masked.input_ids, masked.labels
 
     def _reads(self) -> MaskingColumns:

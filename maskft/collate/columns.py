@@ -39,7 +39,8 @@ class UnmaskedBatch:
             above is flat [N] then.
         count: of a packed batch, N.
         highest_id: the highest id, for a batch that is masked on a GPU, where looking for it would
-            wait. None: no id that the tokenizer does not know.
+            wait; int64 [B], the same for each row, in a batch on its way through a loader that
+            cuts and joins batches. None: no id that the tokenizer does not know.
     """
 
     batch: Any
@@ -52,7 +53,7 @@ class UnmaskedBatch:
     sample_ids: Tensor | None = None
     cu_seqlens: Tensor | None = None
     count: int | None = None
-    highest_id: int | None = None
+    highest_id: Any = None
 
     @property
     def is_numpy(self) -> bool:

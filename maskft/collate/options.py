@@ -1,17 +1,30 @@
 """Which options of the collator go together."""
 
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
 from maskft.strategy import Diffusion, Random, Strategy, WholeWord
-from maskkernels.tokens.checks import check_flag, check_number
+from maskkernels.tokens import check_flag, check_number
 
 SHARES = ("mlm_probability", "mask_replace_prob", "random_replace_prob")
 FRAMEWORKS = ("pt", "np")
 _STOCK_SHARES = (0.8, 0.1)  # what Transformers' collator replaces by, if nothing is said
+
+
+@contextmanager
+def noting_shares(collator: Any) -> Iterator[None]:
+    """Note the shares on an error of Transformers, whose messages leave values out."""
+    try:
+        yield
+    except ValueError as error:
+        if sys.version_info >= (3, 11):
+            error.add_note(", ".join(f"{name}={getattr(collator, name)!r}" for name in SHARES))
+        raise
 
 
 def check_column(name: str, value: Any) -> None:

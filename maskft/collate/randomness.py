@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from torch.utils.data import get_worker_info
 
 from maskft.collate.notices import Notices
-from maskkernels.tokens.checks import as_int
+from maskkernels.tokens import as_int
 
 EVALUATION_EPOCH = (1 << 24) - 1  # the last epoch of the contract: no training run reaches it
 _WORKERS = 1024  # of a DataLoader, whose streams are counted one by one

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maskft.strategy.plan import Plan, Strategy, Tokens
 from maskkernels import random_words
-from maskkernels.rng.streams import TIME
+from maskkernels.rng import TIME
 
 WEIGHTS = ("1/p", "none")
 NORMALIZE = ("maskable", "batch", "sequence")

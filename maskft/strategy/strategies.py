@@ -14,7 +14,7 @@ from maskft.strategy.columns import ENTITY_COLUMN, WEIGHT_COLUMN
 from maskft.strategy.diffusion import Diffusion
 from maskft.strategy.plan import Plan, Strategy, Tokens
 from maskkernels import geometric_lengths, rates_from_weights, span_units
-from maskkernels.tokens.checks import check_number
+from maskkernels.tokens import check_number
 from maskkernels.units import LONGEST
 
 

@@ -241,6 +241,8 @@ def _rates_of_units(unit_rates: Tensor, units: Tensor | None, cu_seqlens: Tensor
     """Return the rate of each token's unit, shaped like ``units``; 0 for a token without a unit."""
     if units is None:  # _check_units has refused this; the type checker cannot know
         raise ValueError("unit_rates goes with units")
+    if not unit_rates.shape[0]:  # bounds that are wrong: the kernel says so
+        return torch.zeros_like(units, dtype=unit_rates.dtype)
     inside = (units >= 0) & (units < unit_rates.shape[1])
     column = torch.where(inside, units, 0).long()
     if cu_seqlens is None:

@@ -216,7 +216,8 @@ def _checked_lengths(lengths: Any) -> tuple[float, ...]:
         lengths = lengths.tolist()
     lengths = sequence_of("lengths", lengths, "numbers")
     for n, share in enumerate(lengths):
-        check_number(f"lengths[{n}]", share)
+        if type(share) is not float:
+            check_number(f"lengths[{n}]", share)
     return lengths
 
 

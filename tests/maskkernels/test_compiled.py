@@ -137,3 +137,21 @@ def test_kernels_keep_no_bounds_that_another_thread_could_change():
         kept = row_bounds(IDS, bounds)
         bounds.fill_(1 << 30)
         assert kept.tolist() == [0, 7, N]
+
+
+def test_rates_of_units_without_rows_are_an_error_that_names_the_bounds():
+    units, none = torch.full_like(IDS, -1), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"cu_seqlens must rise from 0 to \d+"):
+        compiled(
+            lambda bounds: (
+                mask_tokens(
+                    IDS,
+                    POLICIES[0],
+                    seed=1,
+                    units=units,
+                    unit_rates=torch.ones(0, 3),
+                    cu_seqlens=bounds,
+                ).labels
+            ),
+            none,
+        )
