@@ -21,9 +21,14 @@ MASKFT = [
     "Tokens",
     "UnmaskedCollator",
     "attach",
+    "compare_models",
     "detach",
+    "explain",
     "fuse_loss",
     "mask_batch",
+    "score",
+    "score_pairs",
+    "score_variants",
     "unfuse_loss",
 ]
 MASKKERNELS = [

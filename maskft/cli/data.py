@@ -17,8 +17,8 @@ from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
 from maskft.cli.config import MASK_ONLY_COLUMN, DataArguments
 from maskft.cli.formats import LONGEST_TEXT, one_line, refuse_column, too_long
 from maskft.cli.messages import UsageError
-from maskft.cli.models import longest_row
 from maskft.cli.reading import NAMES, cache_errors, read
+from maskft.insight.windows import longest_row
 
 SPLITS = ("train", "validation", "test")
 AT_ONCE = 1 << 22  # characters that are tokenized at once, which takes some 170 bytes for each

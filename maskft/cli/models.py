@@ -78,27 +78,6 @@ def outline(name: str, trust_remote_code: bool, weights: bool) -> Any:
         return auto.from_config(config, trust_remote_code=trust_remote_code)
 
 
-def longest_row(tokenizer: Any, model: Any) -> int:
-    """Return how many tokens of a row the tokenizer and the model take.
-
-    RoBERTa's family numbers positions from ``padding_idx + 1``, so that many of its
-    ``max_position_embeddings`` are never used.
-
-    Args:
-        model: None: the tokenizer alone decides.
-    """
-    limits = [int(tokenizer.model_max_length)]
-    if model is not None:
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if isinstance(positions, int) and positions > 0:
-            limits.append(positions)
-        for module in model.modules():
-            table: Any = getattr(module, "position_embeddings", None)
-            if (padding := getattr(table, "padding_idx", None)) is not None:
-                limits.append(table.weight.shape[0] - padding - 1)
-    return min(limits)
-
-
 def _with_weights(auto: Any, name: str, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
     """Load (model, what was missing); refuse weights that are not of the configuration's shapes."""
     with _loading("model", name):

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from maskft.cli.messages import UsageError, shown
-from maskft.cli.models import load, longest_row
+from maskft.cli.models import load
+from maskft.insight.windows import longest_row
 
 LONGEST_LINE = 1 << 20  # characters: more than any model takes
 

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "packing": ("collate", "strategy"),
     "fuse": ("collate.labels",),
     "trainer": ("packing", "collate", "strategy"),
+    "insight": ("annotate", "collate", "fuse", "strategy"),
 }
 FREE = ("extras",)  # a file on no floor: optional packages
 

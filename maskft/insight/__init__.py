@@ -1,0 +1,1 @@
+"""Show what a masked model knows and what it relies on: score, compare, explain."""
