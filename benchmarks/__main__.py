@@ -21,6 +21,7 @@ BENCHMARKS = {
     "denoise": bench_denoise.main,
     "loader": bench_loader.main,
     "loss": bench_loss.main,
+    "weighted": bench_loss.weighted,
     "step": bench_step.main,
     "pack": bench_pack.main,
     "strategies": bench_strategies.main,

@@ -16,12 +16,19 @@ from maskkernels.loss import _numba_rows
 Calls = dict[str, Callable[[], Any]]
 SHARE = 0.15  # of rows that are labelled
 HEADS = {"bert_small": (4096, 384, 30522), "modernbert": (4096, 768, 50368)}  # N, H, V
+# N, H, V and the share that is labelled; as many rows of the last two as fit with full logits
+WEIGHTED = {
+    "weighted_30k": (4096, 384, 30522, 0.15),
+    "weighted_126k": (256, 1024, 126_464, 0.5),
+    "weighted_152k": (256, 1024, 151_936, 0.5),
+}
+UNWEIGHTED = "linear_cross_entropy, without weights"
 
 
-def labels_of(rows: int, vocab_size: int) -> Tensor:
+def labels_of(rows: int, vocab_size: int, share: float = SHARE) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, vocab_size, (rows,), generator=generator)
-    labels[torch.rand(rows, generator=generator) >= SHARE] = -100
+    labels[torch.rand(rows, generator=generator) >= share] = -100
     return labels
 
 
@@ -35,7 +42,7 @@ def kernel() -> Calls:
 
     def plain(source: np.ndarray, out: np.ndarray) -> float:
         nothing = np.empty(0, np.float32)
-        job = _numba_rows.Rows(
+        job = _numba_rows.Chunk(
             source, out, np.arange(rows), labels.numpy(), np.full(rows, 1 / rows), nothing, nothing
         )
         law = _numba_rows.Law(
@@ -124,6 +131,50 @@ def modernbert() -> Calls:
     return head(*HEADS["modernbert"])
 
 
+def weighted_head(rows: int, width: int, vocab_size: int, share: float) -> Calls:
+    """A step of the head with a weight for each token: loss, gradients of hidden states, weight."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, width, generator=generator)
+    weight = torch.randn(vocab_size, width, generator=generator) * 0.05
+    labels, scales = labels_of(rows, vocab_size, share), 1 / torch.rand(rows, generator=generator)
+    total = scales[labels != -100].sum()
+
+    def step(loss: Callable[..., Tensor]) -> list[Tensor]:
+        leaves = [t.detach().requires_grad_() for t in (hidden, weight)]
+        found = loss(*leaves)
+        found.backward()
+        return [found.detach(), *(leaf.grad for leaf in leaves)]
+
+    def by_row(h: Tensor, w: Tensor) -> Tensor:
+        rows = linear_cross_entropy(h, w, labels, reduction="none").loss
+        return (rows * scales).sum() / total
+
+    def full(h: Tensor, w: Tensor) -> Tensor:
+        rows = F.cross_entropy(F.linear(h, w), labels, reduction="none")
+        return (rows * scales).sum() / total
+
+    return {
+        "linear_cross_entropy, token_weights": lambda: step(
+            lambda h, w: linear_cross_entropy(h, w, labels, token_weights=scales).loss
+        ),
+        UNWEIGHTED: lambda: step(lambda h, w: linear_cross_entropy(h, w, labels).loss),
+        'linear_cross_entropy, reduction="none" times weights': lambda: step(by_row),
+        "F.linear + F.cross_entropy times weights": lambda: step(full),
+    }
+
+
+def weighted_30k() -> Calls:
+    return weighted_head(*WEIGHTED["weighted_30k"])
+
+
+def weighted_126k() -> Calls:
+    return weighted_head(*WEIGHTED["weighted_126k"])
+
+
+def weighted_152k() -> Calls:
+    return weighted_head(*WEIGHTED["weighted_152k"])
+
+
 def large_vocabulary() -> Calls:
     """256 to 1024 labelled rows of 128 numbers, 256,000 classes; and the products alone."""
     width, vocab_size = 128, 256_000
@@ -148,7 +199,7 @@ def large_vocabulary() -> Calls:
 
 def check(calls: Calls) -> None:
     """Every contender gives the same loss and gradients, or nothing is timed."""
-    results = {name: call() for name, call in calls.items()}
+    results = {name: call() for name, call in calls.items() if name != UNWEIGHTED}
     name, *others = results
     for other in others:
         for a, b in zip(results[name], results[other], strict=True):
@@ -157,26 +208,35 @@ def check(calls: Calls) -> None:
                 raise RuntimeError(f"{name} and {other} differ by {difference:.3g}: not timed")
 
 
-def main(names: tuple[str, ...] = ("kernel", "given_logits", *HEADS, "large_vocabulary")) -> None:
+def weighted() -> None:
+    """Time the weighted losses, and the memory that a step adds."""
+    main(tuple(WEIGHTED), "loss_weighted_cpu")
+
+
+def main(
+    names: tuple[str, ...] = ("kernel", "given_logits", *HEADS, "large_vocabulary"),
+    to: str = "loss_cpu",
+) -> None:
     """Time all of it, and the memory that a step adds."""
     torch.set_num_threads(1)
     rows = []
     for name in names:
         calls = globals()[name]()
-        if name in ("given_logits", *HEADS):
+        if name in ("given_logits", *HEADS, *WEIGHTED):
             check(calls)
         elif name == "kernel":
             losses = [calls["torch, preallocated"](), calls["loss kernel, out of place"]()]
             if abs(losses[0] - losses[1]) > 1e-5 * losses[0]:
                 raise RuntimeError(f"the kernel's loss is not torch's: {losses}")
-        timed = compare(calls, repeats={"kernel": 20, "given_logits": 5}.get(name, 3))
+        repeats = {"kernel": 20, "given_logits": 5, **dict.fromkeys(WEIGHTED, 5)}.get(name, 3)
+        timed = compare(calls, repeats=repeats)
         first = next(iter(timed))
         for what, ms in timed.items():
             row = {"case": name, "what": what, **ms, "times_ours": ms["p50"] / timed[first]["p50"]}
-            if name in ("given_logits", *HEADS):
+            if name in ("given_logits", *HEADS, *WEIGHTED):
                 row["added_MiB"] = peak_mib("benchmarks.bench_loss", name, what)
             rows.append(row)
-    write("loss_cpu", rows)
+    write(to, rows)
 
 
 if __name__ == "__main__":

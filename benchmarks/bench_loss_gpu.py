@@ -32,9 +32,12 @@ SHAPES = {
     "ModernBERT": Shape(16384, 768, 50368, 0.15),
     "256k vocabulary": Shape(16384, 768, 256_000, 0.15),
     "Llama, half ignored": Shape(16384, 4096, 128_256, 0.5),
+    "126k, half labelled": Shape(8192, 1024, 126_464, 0.5),
+    "152k, half labelled": Shape(8192, 1024, 151_936, 0.5),
 }
 LOGITS = ("flat", "peaked")  # nothing learnt; the label's logit 12 above the others' mean
 BOUND = 0.03  # relative norm of an error beyond which a contender is not timed
+WEIGHTED = "weighted"  # contenders with a weight for each token
 FILTERED = "filtered"  # contenders that drop small gradients on purpose: only reported
 TORCH = "gather + F.linear + F.cross_entropy"
 PRODUCTS = "three products of the labelled rows"
@@ -53,6 +56,7 @@ class Head(NamedTuple):
     labels: Tensor  # int64 [N]
     positions: Tensor  # int64 [R], known to whoever masked
     chosen: Tensor  # int64 [R], the labels at positions
+    scales: Tensor  # float32 [R], a weight for each of them; 1 on average
 
 
 def head(shape: Shape, logits: str, device: str, dtype: torch.dtype) -> Head:
@@ -66,23 +70,27 @@ def head(shape: Shape, logits: str, device: str, dtype: torch.dtype) -> Head:
         hidden += 12 * own / own.square().sum(1, keepdim=True)
     labels[torch.rand(shape.rows, generator=generator) >= shape.share] = -100
     positions = (labels != -100).nonzero().squeeze(1)
+    scales = 1 / torch.rand(positions.numel(), generator=generator).clamp(min=1e-3)
     return Head(
         hidden.to(device, dtype), weight.to(device, dtype), labels.to(device),
-        positions.to(device), labels[positions].to(device),
+        positions.to(device), labels[positions].to(device), (scales / scales.mean()).to(device),
     )  # fmt: skip
 
 
-def exact(given: Head, rows: int = 1024) -> list[Tensor]:
+def exact(given: Head, weighted: bool = False, rows: int = 1024) -> list[Tensor]:
     """[loss, gradients of hidden states and weight] in float64, some rows at a time."""
     n, weight = given.chosen.numel(), given.weight.double()
+    scales = given.scales.double() if weighted else weight.new_ones(n)
+    scales = scales / scales.sum()
     loss, d_weight = weight.new_zeros(()), torch.zeros_like(weight)
     d_hidden = torch.zeros_like(given.hidden, dtype=torch.float64)
-    for at, y in zip(given.positions.split(rows), given.chosen.split(rows), strict=True):
+    parts = (given.positions, given.chosen, scales[:, None])
+    for at, y, s in zip(*(part.split(rows) for part in parts), strict=True):
         x = given.hidden[at].double()
         log_p = (x @ weight.t()).log_softmax(1)
-        loss -= log_p.gather(1, y[:, None]).sum() / n
-        g = log_p.exp_().div_(n)
-        g.scatter_add_(1, y[:, None], torch.full_like(g[:, :1], -1 / n))
+        loss -= (log_p.gather(1, y[:, None]) * s).sum()
+        g = log_p.exp_().mul_(s)
+        g.scatter_add_(1, y[:, None], -s)
         d_hidden[at] = g @ weight
         d_weight += g.t() @ x
     return [loss, d_hidden, d_weight]
@@ -99,7 +107,7 @@ def errors(found: list[Tensor], wanted: list[Tensor]) -> dict[str, float]:
 
 def contenders(given: Head) -> dict[str, Callable[[], Any]]:
     """Steps of the head (loss, gradients of hidden states and weight), and the products alone."""
-    hidden, weight, labels, positions, chosen = given
+    hidden, weight, labels, positions, chosen, scales = given
     rows, vocab_size = positions.numel(), weight.shape[0]
     padded = hidden.new_empty(rows, -(-vocab_size // 64) * 64)
 
@@ -119,8 +127,17 @@ def contenders(given: Head) -> dict[str, Callable[[], Any]]:
     def ours(h: Tensor, w: Tensor) -> Tensor:
         return linear_cross_entropy(h, w, chosen, positions=positions).loss
 
+    def by_token(h: Tensor, w: Tensor) -> Tensor:
+        return linear_cross_entropy(h, w, chosen, positions=positions, token_weights=scales).loss
+
+    def by_row(h: Tensor, w: Tensor) -> Tensor:
+        loss = linear_cross_entropy(h, w, chosen, positions=positions, reduction="none").loss
+        return (loss * scales).sum() / scales.sum()
+
     calls: dict[str, Callable[[], Any]] = {
         "linear_cross_entropy": step(ours),
+        f"linear_cross_entropy, {WEIGHTED}": step(by_token),
+        f'linear_cross_entropy, reduction="none", {WEIGHTED}': step(by_row),
         TORCH: step(lambda h, w: F.cross_entropy(F.linear(h[positions], w).float(), chosen)),
         "F.linear + F.cross_entropy": step(
             lambda h, w: F.cross_entropy(F.linear(h, w).float(), labels)
@@ -193,9 +210,13 @@ def measure(
     """Rows for one shape, checked first."""
     on_gpu = device == "cuda"
     given = head(shape, logits, device, dtype)
-    calls, wanted = contenders(given), exact(given)
-    facts = {what: first_call(what, call, wanted, on_gpu) for what, call in calls.items()}
-    del wanted
+    calls, facts = contenders(given), {}
+    for weighted in (False, True):
+        wanted = exact(given, weighted)
+        for what, call in calls.items():
+            if (WEIGHTED in what) == weighted:
+                facts[what] = first_call(what, call, wanted, on_gpu)
+        del wanted
     calls = {what: call for what, call in calls.items() if facts[what] is not None}
     ways = {"launched": calls}
     if on_gpu:

@@ -9,11 +9,12 @@ import torch
 from benchmarks.bench_collate import check, examples, token_rows, tokenizer
 from benchmarks.harness import compare, write
 from maskft import DataCollatorForLanguageModeling
-from maskft.strategy import STRATEGIES, Span, Strategy
+from maskft.strategy import STRATEGIES, Diffusion, Span, Strategy
 
 CONTENDERS: dict[str, str | Strategy] = {
     **{name: name for name in STRATEGIES},
     "span of tokens": Span(words=False),
+    "diffusion": Diffusion(times=(0.05, 0.25)),  # 15% of the tokens, as the others
 }
 
 

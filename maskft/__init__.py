@@ -70,6 +70,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'maskft' has no attribute {name!r}")
-    from maskkernels.runtime.fork import import_guarded
+    from maskkernels.runtime import import_guarded
 
     return getattr(import_guarded(_HOMES[name]), name)

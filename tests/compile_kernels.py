@@ -62,8 +62,8 @@ OVERRIDES = {
     },
     "_scale": {"factors": "fp32"},
     "_select": {
-        "class_weights": "fp32", "items": "fp32", "at": "i64", "out": "i64", "count": "i64",
-        "numbers": "fp32",
+        "class_weights": "fp32", "token_weights": "fp32", "items": "fp32", "at": "i64",
+        "out": "i64", "scales": "fp32", "count": "i64", "numbers": "fp32",
     },
     "_gather": {"at": "i64"},
 }  # fmt: skip

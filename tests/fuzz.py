@@ -309,6 +309,8 @@ def loss(draw: Draw) -> Case:
         options["positions"] = draw.strange(torch.tensor(at, dtype=torch.int64))
     if draw.rarely(0.2):
         options["class_weights"] = draw.floats((classes,))
+    if draw.rarely(0.3):
+        options["token_weights"] = draw.floats(shape, 0.0, 2.0)
     if options["reduction"] == "mean" and draw.rarely(0.3):
         options["num_items"] = draw.option(3, 0 if draw.wild else 1, torch.tensor(4), 2.5)
     if draw.rarely(0.5):

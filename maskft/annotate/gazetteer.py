@@ -74,11 +74,14 @@ class Gazetteer:
             raise TypeError(
                 f"{argument} must be a list of {argument}, got the string {texts[:30]!r}"
             )
-        texts = list(texts)
-        for text in texts:
+        try:
+            listed = list(texts)
+        except TypeError:
+            raise TypeError(f"{argument} must be a list of strings, got {texts!r}") from None
+        for text in listed:
             if not isinstance(text, str):
-                raise TypeError(f"{argument} must be strings, got {type(text).__name__}")
-        return sorted({self._plain(unicodedata.normalize("NFC", text)) for text in texts} - {""})
+                raise TypeError(f"{argument} must be strings, got {text!r}")
+        return sorted({self._plain(unicodedata.normalize("NFC", text)) for text in listed} - {""})
 
     def _plain(self, text: str) -> str:
         """Normalise spaces, and case where it is ignored."""

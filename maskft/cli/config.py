@@ -5,6 +5,8 @@ from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from maskft.cli.diffusion import OWN as _DIFFUSION
+from maskft.cli.diffusion import DiffusionArguments
 from maskft.cli.messages import UsageError
 from maskft.collate.collator import RNGS, STRATEGIES
 from maskft.strategy import Entity, NGram, Span, Strategy
@@ -12,6 +14,7 @@ from maskft.strategy.schedule import parse_schedule
 
 MASK_ONLY_COLUMN = "mask_only"  # not 0 where a token may be masked
 WORDS = ("vocabulary", "jieba")
+REPLACEMENT_IDS = ("all", "ordinary")
 _KINDS: dict[str, type[Strategy]] = {"ngram": NGram, "span": Span, "entity": Entity}
 # Options of some strategies: the option, the strategies, what it gives them
 _OWN = {
@@ -21,6 +24,7 @@ _OWN = {
     "span_words": (("span", "ngram"), "words"),
     "entity_rest": (("entity",), "rest"),
     "entity_rate": (("entity",), "rate"),
+    **{name: (("diffusion",), name) for name in _DIFFUSION},
 }
 # Where the columns of one strategy come from
 _SOURCES = {"entities": "entity", "entity_labels": "entity", "keywords": "keyword"}
@@ -100,7 +104,7 @@ class DataArguments:
 
 
 @dataclass
-class MaskingArguments:
+class MaskingArguments(DiffusionArguments):
     """What is masked."""
 
     strategy: str = field(default="random", metadata={"help": " or ".join(STRATEGIES)})
@@ -127,6 +131,13 @@ class MaskingArguments:
     )
     random_replace_prob: float = field(
         default=0.1, metadata={"help": "share of those that become a random token"}
+    )
+    replacement_ids: str = field(
+        default="all",
+        metadata={
+            "help": "random tokens are drawn from: all of the vocabulary, special tokens too, or "
+            "ordinary, without them"
+        },
     )
     entities: str | None = field(
         default=None,
@@ -197,6 +208,10 @@ class MaskingArguments:
         """
         from maskft.collate.collator import DataCollatorForLanguageModeling
 
+        if self.replacement_ids not in REPLACEMENT_IDS:
+            raise UsageError(
+                f"--replacement-ids must be one of {REPLACEMENT_IDS}, got {self.replacement_ids!r}"
+            )
         try:
             return DataCollatorForLanguageModeling(
                 tokenizer,
@@ -206,11 +221,12 @@ class MaskingArguments:
                 seed=seed,
                 rng=self.rng,
                 strategy=self._chosen(),
+                replacement_ids=None if self.replacement_ids == "all" else self.replacement_ids,
                 selection=self.selection,
                 mask_only=None if self.mask_only is None else MASK_ONLY_COLUMN,
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from None
 
     def _chosen(self) -> str | Strategy:
@@ -222,6 +238,8 @@ class MaskingArguments:
             if self.strategy not in strategies:
                 raise ValueError(_goes_with(name, " or ".join(strategies), self.strategy))
             given[name] = value
+        if self.strategy == "diffusion":
+            return self.diffusion((self.mask_replace_prob, self.random_replace_prob))
         if not given:
             return self.strategy
         words = given.get("span_words", "on")

@@ -1,15 +1,19 @@
 """Score a model on fixed masks, from the logits of the predicted tokens only."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.insight.logits import predicted_logits
+from maskkernels import IGNORE_INDEX
+
+_NOT_INPUTS = ("labels", "label_weights", "num_items_in_batch")
 
 
 @torch.no_grad()
@@ -29,29 +33,84 @@ def masked_scores(
         accuracy: share of them whose most probable token is right. tokens: how many there are.
         All NaN with 0 tokens.
     """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))  # little padding
-    loader = DataLoader(
-        Rows(rows, order), batch_size=batch_size, collate_fn=collator.for_evaluation()
-    )
-    device, was_training = next(model.parameters()).device, model.training
     loss, correct, count = 0.0, 0, 0
-    model.eval()
-    for batch in loader:
-        labels = batch.pop("labels").to(device)
-        predicted = labels != -100
-        inputs = {k: v.to(device) for k, v in batch.items()}
-        logits, labels = predicted_logits(model, inputs, predicted), labels[predicted]
+    for logits, labels, _ in _predictions(model, rows, collator.for_evaluation(), batch_size):
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(-1) == labels).sum())
         count += labels.numel()
-    model.train(was_training)
     mean = loss / count if count else math.nan
     return {
         "loss": mean,
-        "perplexity": math.exp(mean) if mean < 700 else math.inf if count else math.nan,
+        "perplexity": _exp(mean),
         "accuracy": correct / count if count else math.nan,
         "tokens": count,
     }
+
+
+@torch.no_grad()
+def bound_scores(
+    model: Any,
+    rows: Any,
+    collator: DataCollatorForLanguageModeling,
+    batch_size: int = 16,
+    passes: int = 4,
+) -> dict[str, float]:
+    """Bound the negative log-likelihood of rows under a masked diffusion model.
+
+    The mean over passes of (sum of the labels' cross-entropies, each divided by its row's rate p) /
+    (tokens that may be masked). In pass k each row's time is uniform in (k / passes,
+    (k + 1) / passes], drawn for (seed, row) alone, so the result does not depend on the batches but
+    for rounding, and two evaluations give the same bits.
+
+    Args:
+        model, rows, batch_size: as for ``masked_scores``.
+        collator: one with strategy "diffusion"; its ``for_evaluation`` copies are used.
+        passes: how often the model goes over the rows.
+
+    Returns:
+        bound: nats a token. perplexity_bound: its exponential. accuracy: share of the predicted
+        tokens whose most probable token is right, over all passes. tokens: how many may be masked.
+        predicted: how many were, over all passes. passes. NaN with 0 tokens.
+    """
+    total, correct, predicted, tokens = 0.0, 0, 0, 0
+    for number in range(passes):
+        fixed = collator.for_evaluation(number, passes)
+        for logits, labels, batch in _predictions(model, rows, fixed, batch_size):
+            weights = batch["label_weights"][batch["label_weights"] != 0].to(logits.device)
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            total += float((losses.double() * weights).sum())
+            correct += int((logits.argmax(-1) == labels).sum())
+            predicted += labels.numel()
+            tokens += int(batch["num_items_in_batch"].sum())
+    bound = total / tokens if tokens else math.nan
+    return {
+        "bound": bound,
+        "perplexity_bound": _exp(bound),
+        "accuracy": correct / predicted if predicted else math.nan,
+        "tokens": tokens // passes,
+        "predicted": predicted,
+        "passes": passes,
+    }
+
+
+def _predictions(
+    model: Any, rows: Any, fixed: DataCollatorForLanguageModeling, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    """Yield (logits [R, V], labels [R], the collator's batch) of the rows, in evaluation mode."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))  # little padding
+    loader = DataLoader(Rows(rows, order), batch_size=batch_size, collate_fn=fixed)
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    for batch in loader:
+        labels = batch["labels"].to(device)
+        predicted = labels != IGNORE_INDEX
+        inputs = {k: v.to(device) for k, v in batch.items() if k not in _NOT_INPUTS}
+        yield predicted_logits(model, inputs, predicted), labels[predicted], batch
+    model.train(was_training)
+
+
+def _exp(mean: float) -> float:
+    return math.nan if math.isnan(mean) else math.exp(mean) if mean < 700 else math.inf
 
 
 class Rows(torch.utils.data.Dataset):

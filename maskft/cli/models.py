@@ -24,7 +24,9 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     if tokenizer.mask_token_id is None:
         raise UsageError(
             f"the tokenizer of {name} has no mask token, so nothing can be masked; "
-            "choose a masked language model (BERT, RoBERTa, ModernBERT, ESM...)"
+            "choose a masked language model (BERT, RoBERTa, ModernBERT, ESM...), or add one with "
+            "tokenizer.add_special_tokens({'mask_token': '[MASK]'}), and its row in the model with "
+            "model.resize_token_embeddings(len(tokenizer)), and save both"
         )
     return tokenizer
 

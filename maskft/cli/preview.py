@@ -1,7 +1,7 @@
 """``maskft preview``: print rows as the model would see them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.text import Text
+from torch import Tensor
 
 from maskft.cli.config import (
     MASK_ONLY_COLUMN,
@@ -20,8 +21,9 @@ from maskft.cli.config import (
 from maskft.cli.data import load_texts, row_length, tokenize
 from maskft.cli.messages import UsageError, shown
 from maskft.cli.models import load_tokenizer, outline
-from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
+from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN, Diffusion, Tokens
 from maskft.strategy.word_marks import WordMarks
+from maskkernels import IGNORE_INDEX
 
 STYLES = {"masked": "bold white on blue", "replaced": "bold white on red", "kept": "black on green"}
 _OPEN, _CLOSE = "⟦", "⟧"  # no vocabulary has them
@@ -56,6 +58,18 @@ class Piece:
     word: int = -1
 
 
+@dataclass(frozen=True)
+class ShownDiffusion(Diffusion):
+    """Keep the times that the rows of a batch had, to print them."""
+
+    seen: list[float] = field(default_factory=list, init=False, compare=False)
+
+    def time(self, tokens: Tokens) -> Tensor:
+        t = super().time(tokens)
+        self.seen[:] = t.tolist()
+        return t
+
+
 def pieces(
     tokenizer: Any, seen: list[int], labels: list[int], row: dict[str, Any], rest: bool = True
 ) -> list[Piece]:
@@ -70,7 +84,7 @@ def pieces(
     may = row.get(MASK_ONLY_COLUMN, [1] * len(seen))
     for new, old, entity, word, allowed in zip(seen, labels, entities, words, may, strict=True):
         token = tokenizer.convert_ids_to_tokens(new)
-        if old == -100:
+        if old == IGNORE_INDEX:
             eligible = bool(allowed) and new not in special and (rest or entity >= 0)
             made.append(Piece("", token, "", eligible, entity, word))
             continue
@@ -134,6 +148,18 @@ def heaviest(tokenizer: Any, row: dict[str, Any], count: int = 6) -> Text:
     return Text(f"weights: {', '.join(named[:count])}{last}")  # not markup
 
 
+def row_times(rows: list[list[Piece]], strategy: ShownDiffusion, i: int) -> tuple[Text, float]:
+    """Say at what time row ``i`` was masked; return also the expected rate of all rows' tokens."""
+    eligible = torch.tensor([sum(piece.eligible for piece in row) for row in rows]).double()
+    rates = strategy.rate(torch.tensor(strategy.seen, dtype=torch.float64))
+    mean = float((rates * eligible).sum() / eligible.sum().clamp(min=1))
+    selected = sum(piece.kind != "" for piece in rows[i])
+    return Text(
+        f"t {strategy.seen[i]:.3f}: {selected} of {int(eligible[i])} maskable tokens selected, "
+        f"asked {rates[i]:.1%}"
+    ), mean
+
+
 def summary(rows: list[list[Piece]], rate: float) -> str:
     """Count what was selected of what could be, and what became of it."""
     every = [piece for row in rows for piece in row]
@@ -165,6 +191,10 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--rows must be at least 1, got {options.rows}")
     tokenizer = load_tokenizer(model.model, model.trust_remote_code)
     collator = masking.collator(tokenizer, options.seed)
+    shown_times = None
+    if isinstance(collator.strategy, Diffusion):
+        shown_times = ShownDiffusion(**vars(collator.strategy))
+        collator = replace(collator, strategy=shown_times)
     data.validation_fraction = data.test_fraction = 0.0  # the first rows, whatever their split
     texts = load_texts(data)["train"]
     tokenized = first_rows(
@@ -198,12 +228,16 @@ def main(argv: list[str]) -> int:
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     colour = console.is_terminal
     console.print(*legend(masking.strategy, colour), end="\n\n", sep="")
-    for row, example in zip(rows, examples, strict=True):
+    rate = masking.mlm_probability
+    for i, (row, example) in enumerate(zip(rows, examples, strict=True)):
         console.print(render(row, colour))
+        if shown_times is not None:
+            line, rate = row_times(rows, shown_times, i)
+            console.print(line, style="dim" if colour else None)
         if masking.strategy == "keyword":
             console.print(heaviest(tokenizer, example), style="dim" if colour else None)
         console.print()
-    console.print(summary(rows, masking.mlm_probability))
+    console.print(summary(rows, rate))
     return 0
 
 

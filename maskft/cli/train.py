@@ -25,7 +25,7 @@ from maskft.cli.config import (
     parse,
 )
 from maskft.cli.data import load_texts, row_length, tokenize
-from maskft.cli.evaluate import masked_scores
+from maskft.cli.evaluate import bound_scores, masked_scores
 from maskft.cli.interrupt import Interrupted, StopOnInterrupt
 from maskft.cli.messages import UsageError, say, shown
 from maskft.cli.models import load
@@ -56,6 +56,9 @@ def train(
     """
     data_args.check()
     masking_args.sides(data_args)
+    masking_args.passes()
+    if masking_args.strategy == "diffusion" and args.fused_loss != "on":
+        raise UsageError("--strategy diffusion weights the loss, which needs --fused-loss on")
     args.block()
     output = _writable(args.output_dir)  # after what can be refused without it
     with ExitStack() as stack:
@@ -87,6 +90,7 @@ def _train(
             raise UsageError(f"{error}; --fused-loss off trains it as it is") from None
         args.label_smoothing_factor = 0.0  # not Trainer's any more
     collator = masking_args.collator(tokenizer, args.seed)
+    diffusion = masking_args.strategy == "diffusion"
     texts = load_texts(data_args)
     length = row_length(tokenizer, model, data_args.max_length)
     annotator = masking_args.annotator(texts["train"])
@@ -126,12 +130,18 @@ def _train(
     held_out = [name for name in HELD_OUT if name in rows]
 
     def scores() -> dict[str, dict[str, float]]:
-        size = args.per_device_eval_batch_size
+        size, passes = args.per_device_eval_batch_size, masking_args.passes()
+        if diffusion:
+            return {
+                name: bound_scores(trainer.model, rows[name], collator, size, passes)
+                for name in held_out
+            }
         return {name: masked_scores(trainer.model, rows[name], collator, size) for name in held_out}
 
     before = scores()
     for name, score in before.items():
-        say(f"before training: {name} loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}")
+        kind = "bound" if diffusion else "loss"
+        say(f"before training: {name} {kind} {score[kind]:.4f}, accuracy {score['accuracy']:.2%}")
     with disk_errors(output):
         with stop.listening():
             result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
@@ -171,8 +181,12 @@ def _train(
 
 def score_table(metrics: dict[str, Any]) -> Table:
     """Lay out the held-out scores before and after training."""
-    table = Table(title="masked tokens of held-out text")
-    for heading in ("split", "", "cross-entropy", "perplexity", "accuracy", "tokens"):
+    bound = metrics["masking"]["strategy"] == "diffusion"
+    names = ("bound", "perplexity_bound") if bound else ("loss", "perplexity")
+    what = "bound on the negative log-likelihood" if bound else "masked tokens"
+    table = Table(title=f"{what} of held-out text")
+    both = ("bound", "perplexity bound") if bound else ("cross-entropy", "perplexity")
+    for heading in ("split", "", *both, "accuracy", "tokens"):
         table.add_column(heading, justify="left" if heading in ("split", "") else "right")
     for name in metrics["before"]:
         for when in ("before", "after"):
@@ -180,8 +194,8 @@ def score_table(metrics: dict[str, Any]) -> Table:
             table.add_row(
                 name if when == "before" else "",
                 when,
-                f"{score['loss']:.4f}",
-                f"{score['perplexity']:,.1f}",
+                f"{score[names[0]]:.4f}",
+                f"{score[names[1]]:,.1f}",
                 f"{score['accuracy']:.2%}",
                 f"{score['tokens']:,}",
             )

@@ -11,15 +11,23 @@ import transformers
 from torch import Tensor
 
 from maskft.collate.columns import MaskingColumns, UnmaskedBatch, highest_id
-from maskft.collate.labels import label_places, labels_of_next_tokens
-from maskft.collate.options import check_options, replacements
+from maskft.collate.labels import label_places, labels_of_next_tokens, weighing_columns
+from maskft.collate.options import check_options, noting_shares, replacements
 from maskft.collate.padding import Padding, pad_columns, pad_sequences
 from maskft.collate.randomness import SampleDraws
-from maskft.strategy import STRATEGIES, Strategy, Tokens, WholeWord, find_strategy
+from maskft.strategy import (
+    STRATEGIES,
+    Plan,
+    Random,
+    Strategy,
+    Tokens,
+    WholeWord,
+    find_strategy,
+)
 from maskft.strategy.schedule import Progress
 from maskft.strategy.vocabulary import Vocabulary
 from maskkernels import MaskingPolicy, hash_rows, mask_tokens
-from maskkernels.mask.policy import SELECTIONS
+from maskkernels.mask import SELECTIONS
 
 __all__ = ["RNGS", "STRATEGIES", "DataCollatorForLanguageModeling"]
 
@@ -46,10 +54,10 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             ``set_epoch`` at every epoch (``maskft.attach`` does it for a Trainer).
             "hf": bit for bit the masks that Transformers' own collator draws with this seed.
         strategy: what is masked together, and how often: "random" (single tokens), "whole_word",
-            "span", "ngram", "entity", "keyword"; a strategy from ``maskft.strategy`` with its own
-            options; or your own function (see there). Words are found from a ``word_ids`` column
-            where the examples have one, else from the tokenizer's vocabulary; from
-            ``offset_mapping`` only where the vocabulary has no word marks.
+            "span", "ngram", "entity", "keyword", "diffusion" (docs/diffusion.md); a strategy from
+            ``maskft.strategy`` with its own options; or your own function (see there). Words are
+            found from a ``word_ids`` column where the examples have one, else from the tokenizer's
+            vocabulary; from ``offset_mapping`` only where the vocabulary has no word marks.
             Unlike the parent's ``whole_word_mask=True``, which turns ``mask_replace_prob`` into 1
             with a warning, "whole_word" keeps the shares it is given.
         selection: "bernoulli" masks each token (or unit) on its own, "budget" exactly
@@ -111,12 +119,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         self.whole_word_mask = self.whole_word_mask or (
             whole_word and (self.rng == "hf" or not self.mlm)
         )
-        super().__post_init__()
+        with noting_shares(self):
+            super().__post_init__()
         self.whole_word_mask = whole_word
-        for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
-            value = getattr(self, name)
-            if value is not None and value != value:
-                raise ValueError(f"{name} should be between 0 and 1, got NaN.")
         self._begin_draws()
         self._progress = Progress()
         self._vocabulary: Vocabulary | None = None
@@ -150,9 +155,14 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
         if isinstance(other, DataCollatorForLanguageModeling):
             self._progress = other._progress
 
-    def for_evaluation(self) -> "DataCollatorForLanguageModeling":
-        """Return a copy with fixed masks: rng="sample" at an epoch that training never reaches."""
-        fixed = super().for_evaluation()
+    def for_evaluation(self, number: int = 0, passes: int = 1) -> "DataCollatorForLanguageModeling":
+        """Return a copy with fixed masks: rng="sample" at an epoch that training never reaches.
+
+        Args:
+            number, passes: the pass over the rows, of how many; each has other masks.
+        """
+        fixed = super().for_evaluation(number)
+        fixed._strategy = self._strategy.for_evaluation(number, passes)
         fixed.schedule = None
         fixed.label_positions = bool(self.label_positions)  # its batches may be larger
         return fixed
@@ -213,8 +223,8 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             unmasked: what ``prepare`` made, on any device; its ``batch`` becomes the result.
 
         Returns:
-            the model's batch: masked input_ids, labels of the same dtype, and ``label_positions``
-            if the option is set.
+            the model's batch: masked input_ids, labels of the same dtype, ``label_positions`` if
+            the option is set, ``label_weights`` and ``num_items_in_batch`` if the plan has them.
         """
         batch = unmasked.batch
         if not self.mlm:
@@ -308,20 +318,21 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             draws["sample_ids"] = hash_rows(
                 ids, cu_seqlens=unmasked.cu_seqlens, attention_mask=unmasked.attention_mask
             )
-        rate, offsets = self._rate(), unmasked.offset_mapping
-        tokens = Tokens(
-            ids,
-            rate,
-            draws["seed"],
-            draws["epoch"],
-            unmasked.columns or {},
-            offset_mapping=None if offsets is None else torch.as_tensor(offsets),
-            word_ids=unmasked.word_ids,
-            word_table=lambda: vocabulary.words,
-            given_sample_ids=draws["sample_ids"],
-            **limits,
-        )
-        plan = self._strategy.plan(tokens)
+        rate, offsets, plan = self._rate(), unmasked.offset_mapping, Plan()
+        if type(self._strategy) is not Random:  # which plans nothing
+            tokens = Tokens(
+                ids,
+                rate,
+                draws["seed"],
+                draws["epoch"],
+                unmasked.columns or {},
+                offset_mapping=None if offsets is None else torch.as_tensor(offsets),
+                word_ids=unmasked.word_ids,
+                word_table=lambda: vocabulary.words,
+                given_sample_ids=draws["sample_ids"],
+                **limits,
+            )
+            plan = self._strategy.plan(tokens)
         masked = mask_tokens(
             ids,
             self._masking_policy(rate),
@@ -332,6 +343,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             **draws,
             **limits,
         )
+        if plan.label_weights is not None or plan.num_items is not None:
+            weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels)
+            unmasked.batch.update(unmasked.weighing(weighing))
         return masked.input_ids, masked.labels
 
     def _reads(self) -> MaskingColumns:
@@ -353,12 +367,14 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
 
     def _masking_policy(self, rate: float) -> MaskingPolicy:
         mask_token_id = self.tokenizer.mask_token_id
+        own = (self.mask_replace_prob, self.random_replace_prob)
+        mask_share, random_share = self._strategy.shares or own
         return _policy(
             mask_token_id=mask_token_id,
             vocab_size=max(len(self.tokenizer), mask_token_id + 1),
             rate=rate,
-            mask_share=self.mask_replace_prob,
-            random_share=self.random_replace_prob,
+            mask_share=mask_share,
+            random_share=random_share,
             selection=self.selection,
             at_least_one=self.at_least_one,
             replacement=self.replacement or self._strategy.replacement,

@@ -39,7 +39,8 @@ class UnmaskedBatch:
             above is flat [N] then.
         count: of a packed batch, N.
         highest_id: the highest id, for a batch that is masked on a GPU, where looking for it would
-            wait. None: no id that the tokenizer does not know.
+            wait; int64 [B], the same for each row, in a batch on its way through a loader that
+            cuts and joins batches. None: no id that the tokenizer does not know.
     """
 
     batch: Any
@@ -52,11 +53,11 @@ class UnmaskedBatch:
     sample_ids: Tensor | None = None
     cu_seqlens: Tensor | None = None
     count: int | None = None
-    highest_id: int | None = None
+    highest_id: Any = None
 
     @property
     def is_numpy(self) -> bool:
-        return isinstance(self.batch["input_ids"], np.ndarray)
+        return isinstance(self.batch.get("input_ids"), np.ndarray)
 
     @property
     def tokens(self) -> Any:
@@ -78,6 +79,18 @@ class UnmaskedBatch:
             whole[0, : self.count], ignored[0, : self.count] = input_ids, labels
             return whole, ignored
         return input_ids[None], labels[None]
+
+    def weighing(self, columns: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return ``weighing_columns`` of the rows' tokens as columns of the batch."""
+        made = dict(columns)
+        if self.cu_seqlens is not None:  # the rows of a packed batch are one row of the model's
+            if "num_items_in_batch" in made:
+                made["num_items_in_batch"] = made["num_items_in_batch"].sum()[None]
+            if "label_weights" in made:
+                weights = made["label_weights"]
+                padding = self.batch["input_ids"].shape[1] - weights.numel()
+                made["label_weights"] = torch.nn.functional.pad(weights, (0, padding))[None]
+        return {name: each.numpy() for name, each in made.items()} if self.is_numpy else made
 
     def to(self, device: torch.device | str) -> "UnmaskedBatch":
         """Return the same with every tensor on ``device``."""
@@ -208,9 +221,11 @@ def highest_id(ids: Tensor, attention_mask: Tensor | None) -> int:
     """Return the highest id; -1 without tokens. Absurd ones in the padding do not count."""
     if not ids.numel():
         return -1
-    if attention_mask is not None and int(ids.max()) >= LARGEST:  # whatever is in the padding
-        ids = torch.where(attention_mask.reshape(ids.shape) != 0, ids, -1)
-    return int(ids.max())
+    highest = int(ids.numpy().max()) if ids.is_cpu else int(ids.max())  # NumPy's takes half as long
+    if attention_mask is None or highest < LARGEST:
+        return highest
+    real = attention_mask.reshape(ids.shape) != 0  # whatever is in the padding
+    return int(torch.where(real, ids, -1).max())
 
 
 def _check_lengths(name: str, entries: list[int], lengths: list[int]) -> None:

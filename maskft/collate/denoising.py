@@ -11,8 +11,11 @@ from transformers.data.data_collator import DataCollatorMixin
 
 from maskft.collate.columns import by_column, check_examples, empty_batch, missing_column
 from maskft.collate.denoising_ids import SENTINEL, sentence_ends, sentinels
+from maskft.collate.denoising_kept import corrupt_around, kept_inside
 from maskft.collate.labels import IGNORE_INDEX
+from maskft.collate.options import check_column, check_framework
 from maskft.collate.randomness import SampleDraws
+from maskft.strategy.schedule import check_count
 from maskkernels import (
     CorruptedRows,
     Denoiser,
@@ -24,8 +27,10 @@ from maskkernels import (
     pad_rows,
 )
 from maskkernels.batch import flatten_rows, table_columns
+from maskkernels.tokens import check_number
 
 RNGS = ("stream", "sample")
+_OPTIONAL = ("attention_mask", "special_tokens_mask")  # columns that are read if they are there
 
 
 @dataclass(kw_only=True)
@@ -38,6 +43,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
     seed: int | None = None
     rng: str = "stream"
     sample_id_column: str | None = None
+    _options: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.rng not in RNGS:
@@ -47,9 +53,14 @@ class _Denoising(SampleDraws, DataCollatorMixin):
                 "the tokenizer has no padding token: add one with tokenizer.add_special_tokens("
                 "{'pad_token': '<pad>'}) and model.resize_token_embeddings(len(tokenizer))"
             )
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"max_length must be positive, got {self.max_length}")
+        if self.max_length is not None:
+            self.max_length = check_count("max_length", self.max_length, 1)
+        check_framework(self.return_tensors)
+        check_column("sample_id_column", self.sample_id_column)
         self.generator = None
+        edges = _edges(self.tokenizer)
+        self._edges = torch.zeros(max(edges, default=0) + 1, dtype=torch.bool)
+        self._edges[list(edges)] = True
         self._begin_draws()
 
     def _corrupt(self, ids: Tensor, **where: Any) -> CorruptedRows:
@@ -57,14 +68,21 @@ class _Denoising(SampleDraws, DataCollatorMixin):
 
     def torch_call(self, examples: Any) -> dict[str, Tensor]:
         columns = self._columns(examples)
-        ids, bounds = flatten_rows(columns["input_ids"])
+        ids, bounds = flatten_rows(columns["input_ids"], name="input_ids")
         self._check_lengths(bounds)
-        real = columns.get("attention_mask")
-        if real is not None:
-            real = _flags(real, bounds)
+        real, special = (
+            None if name not in columns else _flags(columns[name], bounds, name)
+            for name in _OPTIONAL
+        )
+        real = None if real is None or real.all() else real
         self._seed_generator()
         draws = self._draws(bounds.numel() - 1, self._sample_ids(columns))
-        corrupted = self._corrupt(ids, cu_seqlens=bounds, attention_mask=real, **draws)
+        kept = kept_inside(ids, bounds, self._edges, special)
+        where = {"cu_seqlens": bounds, "attention_mask": real, **draws}
+        if kept is None:
+            corrupted = self._corrupt(ids, **where)
+        else:
+            corrupted = corrupt_around(kept, ids, corruption=self._options, **where)
         batch = pad_batch(
             {"input_ids": corrupted.inputs},
             padding_values={"input_ids": self.tokenizer.pad_token_id},
@@ -91,8 +109,7 @@ class _Denoising(SampleDraws, DataCollatorMixin):
             check_examples(examples)
             if not isinstance(examples[0], Mapping):
                 examples = [{"input_ids": row} for row in examples]
-            if "attention_mask" in examples[0]:
-                names.append("attention_mask")
+            names += [name for name in _OPTIONAL if name in examples[0]]
             return by_column(examples, names)
         for name in names:
             if name not in columns:
@@ -121,7 +138,7 @@ class DataCollatorForSpanCorruption(_Denoising):
 
     Args:
         tokenizer: gives the ids of padding, of the end of a sequence, of the sentinels, and of the
-            special tokens, which at either end of a row stay what and where they are.
+            special tokens, which stay what they are, at the ends of a row and inside it.
         noise_density: share of the tokens that become noise, in (0, 1).
         mean_span_length: mean length of a span, at least 1.
         denoisers: a mixture in place of the two numbers above, of which each row gets one;
@@ -138,7 +155,8 @@ class DataCollatorForSpanCorruption(_Denoising):
     Returns:
         from a call: input_ids and attention_mask [B, T], labels [B, L], -100 after the
         targets. A Transformers model shifts the labels to its decoder's inputs by itself. Of the
-        examples' columns, ``input_ids`` is read, and ``attention_mask``, whose zeros are left out.
+        examples' columns, ``input_ids`` is read, ``attention_mask``, whose zeros are left out, and
+        ``special_tokens_mask``, which marks tokens that stay, in addition to the special ones.
 
     Raises:
         ValueError, TypeError: an argument, a tokenizer without sentinels or padding, an example
@@ -167,7 +185,7 @@ class DataCollatorForSpanCorruption(_Denoising):
         denoisers = self.denoisers
         if denoisers is None:
             denoisers = (Denoiser(self.noise_density, self.mean_span_length),)
-        self._corruption = SpanCorruption(
+        self._options = SpanCorruption(
             self.sentinel_ids,
             denoisers,
             eos_token_id=self.tokenizer.eos_token_id,
@@ -176,7 +194,7 @@ class DataCollatorForSpanCorruption(_Denoising):
         )
 
     def _corrupt(self, ids: Tensor, **where: Any) -> CorruptedRows:
-        return corrupt_spans(ids, self._corruption, **where)
+        return corrupt_spans(ids, self._options, **where)
 
 
 @dataclass
@@ -184,8 +202,9 @@ class DataCollatorForTextInfilling(_Denoising):
     """Make batches for BART: spans masked, sentences shuffled, labels the whole text.
 
     Args:
-        tokenizer: gives the ids of padding, of the mask, and of the special tokens, which at either
-            end of a row stay what and where they are. They are looked up when the collator is made.
+        tokenizer: gives the ids of padding, of the mask, and of the special tokens, which stay what
+            they are, at the ends of a row and inside it. They are looked up when the collator is
+            made.
         mask_ratio: share of the tokens that are masked, in (0, 1).
         mean_span_length: mean of the Poisson distribution of span lengths, in (0, 256].
         permute_sentences: shuffle the sentences of each row.
@@ -226,17 +245,20 @@ class DataCollatorForTextInfilling(_Denoising):
             )
         if self.permute_sentences and self.sentence_end_ids is None:
             self.sentence_end_ids = sentence_ends(self.tokenizer)
-        self._infilling = TextInfilling(
+        check_number("mask_ratio", self.mask_ratio)
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be in (0, 1), got {self.mask_ratio}")
+        self._options = TextInfilling(
             self.tokenizer.mask_token_id,
             self.mask_ratio,
             self.mean_span_length,
             self.permute_sentences,
-            self.sentence_end_ids or (),
+            () if self.sentence_end_ids is None else self.sentence_end_ids,
             _edges(self.tokenizer),
         )
 
     def _corrupt(self, ids: Tensor, **where: Any) -> CorruptedRows:
-        return infill_text(ids, self._infilling, **where)
+        return infill_text(ids, self._options, **where)
 
 
 def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -246,18 +268,17 @@ def _edges(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return tuple(sorted(set(tokenizer.all_special_ids) - inside))
 
 
-def _flags(rows: Any, bounds: Tensor) -> Tensor | None:
-    """Return an attention mask end to end; None if it keeps every token."""
-    flags, own = flatten_rows(rows)
+def _flags(rows: Any, bounds: Tensor, name: str) -> Tensor:
+    """Return a column with a number for each token, end to end."""
+    flags, own = flatten_rows(rows, name=name, often_constant=True)
     if not torch.equal(own, bounds):
         lengths = zip(bounds.diff().tolist(), own.diff().tolist(), strict=False)
         for i, (ids, entries) in enumerate(lengths):
             if ids != entries:
                 raise ValueError(
-                    f"example {i} has {ids} input_ids but {entries} entries in 'attention_mask'"
+                    f"example {i} has {ids} input_ids but {entries} entries in {name!r}"
                 )
         raise ValueError(
-            f"there are {bounds.numel() - 1} rows of input_ids but {own.numel() - 1} of "
-            "attention_mask"
+            f"there are {bounds.numel() - 1} rows of input_ids but {own.numel() - 1} of {name}"
         )
-    return None if flags.all() else flags
+    return flags

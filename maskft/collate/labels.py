@@ -1,4 +1,4 @@
-"""The labels of a batch: the value that is ignored, and the places of the others."""
+"""The labels of a batch: the value that is ignored, the places of the others, and their weights."""
 
 from typing import Any
 
@@ -51,6 +51,31 @@ def label_places(labels: Tensor, capacity: bool | int) -> Tensor:
     places = torch.where(labelled, places, length).sort(1).values[:, :capacity]
     places = torch.where(places < length, places, -1)
     return F.pad(places, (0, capacity - places.shape[1]), value=-1)
+
+
+def weighing_columns(
+    label_weights: Tensor | None, num_items: Tensor | None, labels: Tensor
+) -> dict[str, Tensor]:
+    """Return what a plan adds to a batch: ``label_weights`` and ``num_items_in_batch``, if given.
+
+    Args:
+        label_weights: floats, shaped like ``labels``; those of tokens without a label become 0.
+        num_items: int64 [B], how much each row counts in the number that the loss is divided by.
+
+    Raises:
+        ValueError: weights of another shape.
+    """
+    columns = {}
+    if label_weights is not None:
+        if label_weights.shape != labels.shape:
+            raise ValueError(
+                f"a plan's label_weights must be like input_ids, {tuple(labels.shape)}, got "
+                f"{tuple(label_weights.shape)}"
+            )
+        columns["label_weights"] = torch.where(labels != IGNORE_INDEX, label_weights, 0.0).float()
+    if num_items is not None:
+        columns["num_items_in_batch"] = num_items
+    return columns
 
 
 def labels_of_next_tokens(input_ids: Any, pad_token_id: int | None, bounds: Tensor | None) -> Any:

@@ -139,6 +139,8 @@ def _no_integers(attention_mask: Any) -> bool:
     if attention_mask is None or hasattr(attention_mask, "to_pylist"):
         return False
     row: Any = next((row for row in attention_mask if hasattr(row, "__len__") and len(row)), ())
+    if isinstance(row, np.ndarray):
+        return row.ndim > 1 or row.dtype.kind not in "iu"
     if hasattr(row, "dtype"):
         return row.ndim > 1 or not str(row.dtype).startswith(
             ("int", "uint", "torch.int", "torch.u")

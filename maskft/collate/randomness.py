@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 from torch.utils.data import get_worker_info
 
 from maskft.collate.notices import Notices
+from maskkernels.tokens import as_int
 
 EVALUATION_EPOCH = (1 << 24) - 1  # the last epoch of the contract: no training run reaches it
 _WORKERS = 1024  # of a DataLoader, whose streams are counted one by one
@@ -46,7 +47,7 @@ class SampleDraws:
 
     def _begin_draws(self) -> None:
         if self.seed is not None:
-            self.seed = operator.index(self.seed)
+            self.seed = as_int("seed", self.seed)
             low = 0 if self.rng == "sample" else -(1 << 63)
             if not low <= self.seed < 1 << 64:
                 raise ValueError(f"seed must be in [{low}, 2**64), got {self.seed}")
@@ -69,7 +70,7 @@ class SampleDraws:
 
         Call it before iterating over the DataLoader, as for DistributedSampler.
         """
-        epoch = operator.index(epoch)
+        epoch = as_int("epoch", epoch)
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")
         self._epoch.fill_(epoch % (1 << 24))
@@ -78,12 +79,16 @@ class SampleDraws:
         """Share the epoch of another collator: ``set_epoch`` of one sets both."""
         self._epoch = other._epoch
 
-    def for_evaluation(self: Collator) -> Collator:
-        """Return a copy with fixed batches: rng="sample" at an epoch training never reaches."""
+    def for_evaluation(self: Collator, number: int = 0) -> Collator:
+        """Return a copy with fixed batches: rng="sample" at an epoch training never reaches.
+
+        Args:
+            number: of the pass over the rows, each of which has an epoch of its own.
+        """
         fixed = copy.copy(self)
         fixed.rng, fixed.generator = "sample", None
         fixed.seed = (self.seed or 0) % (1 << 64)
-        fixed._epoch = torch.tensor(EVALUATION_EPOCH)
+        fixed._epoch = torch.tensor(EVALUATION_EPOCH - number)
         return fixed
 
     def required_columns(self) -> list[str]:

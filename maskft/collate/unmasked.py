@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.collate.columns import UnmaskedBatch, highest_id
+from maskkernels.tokens import check_flag
 
 LATER = "masking"  # the entry of a plain batch that holds what masking needs in addition
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
@@ -31,6 +32,9 @@ class UnmaskedCollator:
         collator: a maskft collator (padding or packing); shared, so that ``set_epoch`` reaches
             ``mask_batch``. rng="hf" draws its masks on the CPU alone.
         dtype: torch.int32 (half of what has to be copied) or torch.int64.
+        dispatched: the loader cuts and joins batches, as accelerate does with
+            ``dispatch_batches``: everything in a batch then has an entry for each row, the highest
+            id too, which ``mask_batch`` waits for on a GPU. ``attach`` knows it of a Trainer.
 
     Raises:
         TypeError, ValueError: a collator or dtype that does not fit.
@@ -43,17 +47,30 @@ class UnmaskedCollator:
     """
 
     def __init__(
-        self, collator: DataCollatorForLanguageModeling, dtype: torch.dtype = torch.int32
+        self,
+        collator: DataCollatorForLanguageModeling,
+        dtype: torch.dtype = torch.int32,
+        *,
+        dispatched: bool = False,
     ) -> None:
         check_collator(collator)
+        check_flag("dispatched", dispatched)
         if dtype not in (torch.int32, torch.int64):
             raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
-        self.collator, self.dtype = collator, dtype
+        self.collator, self.dtype, self.dispatched = collator, dtype, dispatched
 
     def __call__(self, examples: Any) -> dict[str, Any]:
         unmasked = self.collator.prepare(examples)
-        highest = highest_id(torch.as_tensor(unmasked.tokens), unmasked.attention_mask)
-        if highest >= len(self.collator.tokenizer):
+        if self.dispatched and unmasked.cu_seqlens is not None:
+            raise ValueError(
+                "a packed batch cannot be cut and joined by rows: load it without accelerate's "
+                "dispatch_batches"
+            )
+        ids = torch.as_tensor(unmasked.tokens)
+        highest = highest_id(ids, unmasked.attention_mask)
+        if self.dispatched:
+            unmasked.highest_id = torch.full((ids.shape[0],), highest)
+        elif highest >= len(self.collator.tokenizer):
             unmasked.highest_id = highest
         batch = {
             name: value.to(self.dtype)
@@ -116,6 +133,8 @@ def mask_batch(
         given["special_tokens_mask"] = plain.pop("special_tokens_mask")
     if collator.sample_id_column in plain:
         given["sample_ids"] = plain.pop(collator.sample_id_column)
+    if isinstance(given.get("highest_id"), Tensor):  # of a dispatched batch
+        given["highest_id"] = int(given["highest_id"].max()) if plain["input_ids"].numel() else None
     if not given.keys() & {"attention_mask", "cu_seqlens"}:
         given["attention_mask"] = _real(plain.get("attention_mask"), plain["input_ids"])
     return collator.mask(UnmaskedBatch(plain, **given))
@@ -153,8 +172,8 @@ def _real(attention_mask: Any, input_ids: Any) -> Tensor | None:
 def check_collator(collator: Any) -> None:
     if not isinstance(collator, DataCollatorForLanguageModeling):
         raise TypeError(
-            "masking on the device needs a maskft.DataCollatorForLanguageModeling, got "
-            f"{type(collator).__name__}"
+            "masking on the device needs a maskft.DataCollatorForLanguageModeling as its collator, "
+            f"got {type(collator).__name__}"
         )
     if collator.rng == "hf" or not collator.mlm:
         option = "rng='hf'" if collator.rng == "hf" else "mlm=False"

@@ -41,16 +41,19 @@ def fuse_loss(
     decoder that is not a plain nn.Linear (LoRA, quantised...) is called on those rows instead, and
     ``masked_cross_entropy`` follows.
 
-    ``num_items_in_batch`` is what the sum of the losses is divided by, for every model, so losses
-    and gradients do not depend on gradient accumulation or the number of ranks. A call without any
-    label has loss 0 and zero gradients in training, and loss NaN, as stock, in an evaluation call:
-    evaluation mode with gradients off. Trainer leaves NaN out of ``eval_loss``.
+    ``num_items_in_batch``, a number or a tensor that is summed, is what the sum of the losses is
+    divided by, for every model, so losses and gradients do not depend on gradient accumulation or
+    the number of ranks. A call without any label has loss 0 and zero gradients in training, and
+    loss NaN, as stock, in an evaluation call: evaluation mode with gradients off. Trainer leaves
+    NaN out of ``eval_loss``.
 
-    Forward takes two keywords more: ``label_positions``, int64 [B, k], places of the labelled
+    Forward takes three keywords more: ``label_positions``, int64 [B, k], places of the labelled
     tokens in each row, -1 for none, as the collators make them, or [R], places in the flattened
     labels, as ``mask_tokens(..., capacity=R)`` returns them (so that nothing is searched for on a
-    GPU, and with k or R fixed all shapes are); and ``return_logits``, which overrides ``logits``
-    for a call.
+    GPU, and with k or R fixed all shapes are); ``label_weights``, float [B, T] as ``labels``, the
+    ``token_weights`` of ``masked_cross_entropy`` (for causal models shifted along with the labels;
+    given with ``shift_labels``, they are those of these); and ``return_logits``, which overrides
+    ``logits`` for a call. A model that is not fused ignores ``label_weights``.
 
     Args:
         model: a masked, causal or sequence-to-sequence language model, BertForPreTraining,
@@ -60,7 +63,8 @@ def fuse_loss(
             when something first reads them (so that Trainer's compute_metrics and predict find
             them, and an evaluation without them costs nothing) and, once read, at once until the
             model trains again; None in calls with gradients or in training mode. "eval": in
-            evaluation mode, at once. True, False: always, never.
+            evaluation mode, at once. True: always. False: never, and reading those of an
+            evaluation call is a ValueError.
         capacity: at most so many labels per call. On a GPU and in compiled code this many rows are
             then gathered, whatever the labels: shapes stay the same and the host never waits to
             count them (without it, and without ``label_positions``, a GPU waits once per call;
@@ -76,8 +80,9 @@ def fuse_loss(
         TypeError: a model that is not covered, by its class.
         ValueError: an argument that does not fit; a model that is fused already; a check that
             found another loss or other gradients than stock. In a call: ``label_positions`` that
-            are not those of the labels. A GPU and compiled code, where looking would wait, give a
-            NaN loss and NaN gradients.
+            are not those of the labels; ``label_weights`` of another shape or device, without
+            labels, with a gradient, or not finite at a label. A GPU and compiled code, where
+            looking would wait, give a NaN loss and NaN gradients.
 
     Example:
         >>> from maskft import DataCollatorForLanguageModeling, fuse_loss

@@ -15,6 +15,36 @@ def shifted(labels: Tensor) -> Tensor:
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
 
 
+def weights_among(kwargs: dict[str, Any]) -> Tensor | None:
+    """Take ``label_weights`` out of the arguments of a call, checked against its labels.
+
+    Raises:
+        TypeError, ValueError: weights that do not fit.
+    """
+    weights = kwargs.pop("label_weights", None)
+    if weights is None:
+        return None
+    labels = kwargs.get("labels")
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            "label_weights go with labels, and this call has none (Trainer's "
+            "label_smoothing_factor takes them away: use fuse_loss(model, label_smoothing=...))"
+        )
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"label_weights must be a tensor of floats, got {got}")
+    if weights.shape != labels.shape:
+        raise ValueError(
+            f"label_weights must have the shape of labels, {tuple(labels.shape)}, "
+            f"got {tuple(weights.shape)}"
+        )
+    if weights.device != labels.device:
+        raise ValueError(f"label_weights are on {weights.device}, labels on {labels.device}")
+    if weights.requires_grad and torch.is_grad_enabled():
+        raise ValueError("label_weights get no gradient: pass label_weights.detach()")
+    return weights.detach()
+
+
 def decoded_dtype(hidden: Tensor) -> torch.dtype:
     """Return the dtype of F.linear's result for ``hidden``."""
     kind = hidden.device.type
@@ -78,9 +108,10 @@ class LabelledCall:
 
     Attributes:
         targets: what each row of the batch predicts, [B, T].
-        num_items: what the sum of losses is divided by; None: the labels of this call.
+        num_items: what the sum of losses is divided by, in all; None: the labels of this call.
         evaluation: whether the model is in evaluation mode and gradients are off.
         labels_given, shift_labels_given: what the call brought along.
+        weights: of the targets, [B, T]; None: all 1.
         rows: int64 [R], which of the flattened rows are computed, -1 for none; None: all.
         in_decoder: whether the decoder computes the loss.
         gathered: whether the base model's hook has gathered the rows.
@@ -98,11 +129,14 @@ class LabelledCall:
         *,
         evaluation: bool,
     ) -> None:
+        if isinstance(num_items, Tensor) and num_items.dim():
+            num_items = num_items.sum()  # of each row
         self.targets = targets
         self.num_items = num_items
         self.evaluation = evaluation
         self.labels_given = labels
         self.shift_labels_given = shift_labels
+        self.weights: Tensor | None = None
         self.rows: Tensor | None = None
         self.in_decoder = False
         self.gathered = False
@@ -165,6 +199,37 @@ class LabelledCall:
         rows = self.rows.to(self.targets.device)
         labels = self.targets.reshape(-1).index_select(0, rows.clamp(min=0))
         return torch.where(rows >= 0, labels, IGNORE_INDEX).unsqueeze(0)
+
+    def weigh(self, weights: Tensor | None, shift: bool) -> None:
+        """Keep the weights of the call's labels, which move with them if they ``shift``.
+
+        Raises:
+            ValueError: the weight of what a row predicts is not finite; found where looking waits
+                for nothing.
+        """
+        if weights is None:
+            return
+        self.weights = F.pad(weights[..., 1:], (0, 1)) if shift else weights
+        if weights.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        bad = (self.targets != IGNORE_INDEX) & ~self.weights.float().isfinite()
+        if bad.any():
+            *row, column = bad.nonzero()[0].tolist()
+            place = (*row, column + shift)
+            raise ValueError(
+                f"label_weights[{', '.join(map(str, place))}] is {weights[place].item()}: the "
+                "weights of labelled tokens must be finite in float32"
+            )
+
+    def of_loss(self, labels: Tensor, device: torch.device) -> dict[str, Any]:
+        """Return what the loss of ``labels``, the targets or those of the chosen rows, is told."""
+        weights = self.weights
+        if weights is not None and self.rows is not None and labels is not self.targets:
+            rows = self.rows.to(weights.device).clamp(min=0)
+            weights = weights.reshape(-1).index_select(0, rows).unsqueeze(0)
+        if weights is not None:
+            weights = weights.to(device)
+        return {"num_items": self.num_items, "token_weights": weights}
 
     def with_sentences(self, loss: Tensor, logits: Tensor, labels: Tensor | None) -> Tensor:
         """Add the loss of the rows' sentences: cross-entropy of ``logits`` [B, 2].

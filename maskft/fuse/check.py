@@ -50,13 +50,14 @@ def compare(
     Args:
         model: a fused model.
         batch: what it is called with, labels included. None: 2 rows of 16 random tokens, a third
-            of them labelled.
+            of them labelled. Its ``label_weights`` are left out: stock ignores them.
         training: whether in training mode, where dropout must be 0 for a fair comparison.
     """
     forward = fused(model)
     if forward is None:
         raise ValueError(f"this {type(model).__name__} is not fused")
     batch = random_batch(model) if batch is None else batch
+    batch = {name: value for name, value in batch.items() if name != "label_weights"}
     before = model.training
     model.train(training)
     try:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted
+from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted, weights_among
 from maskft.fuse.head import Head, decoder_inputs, hooked, router_losses
-from maskft.fuse.later import LaterLogits, Replay
+from maskft.fuse.later import LaterLogits, Replay, refuse_logits
 from maskft.fuse.replaced import (
     DecoderForward,
     FusedLossFunction,
@@ -135,6 +135,7 @@ class FusedForward:
         num_items = kwargs.pop("num_items_in_batch", None)
         positions = kwargs.pop("label_positions", None)
         wanted = kwargs.pop("return_logits", None)
+        weights = weights_among(kwargs)
         labels = kwargs.get("labels")
         if labels is None:
             return self._unlabelled(kwargs)
@@ -151,9 +152,10 @@ class FusedForward:
         call = LabelledCall(
             targets, num_items, labels, kwargs.get("shift_labels"), evaluation=evaluation
         )
+        shift = self.head.shift and kwargs.get("shift_labels") is None
+        call.weigh(weights, shift)
         logits = self._logits(wanted, evaluation)
         if logits != "now":
-            shift = self.head.shift and kwargs.get("shift_labels") is None
             call.choose(positions, shift, self.options.capacity)
             decoder = self.decoder
             call.in_decoder = (
@@ -173,7 +175,7 @@ class FusedForward:
             self.now.inside = inside
 
     def _logits(self, wanted: bool | None, evaluation: bool) -> str:
-        """Decide when a call computes the logits that it returns: "now", "later" or "never"."""
+        """Decide when a call makes its logits: "now", "later", "never", "refused" to readers."""
         option = self.options.logits
         if wanted is None:
             wanted = self.now.logits
@@ -186,6 +188,8 @@ class FusedForward:
                 self.now.read = False
                 return "never"
             return "now" if self.now.read else "later"
+        if option is False and evaluation and not torch.compiler.is_compiling():
+            return "refused"
         return "now" if option is True or (option and not self.model.training) else "never"
 
     def _later(self, call: LabelledCall, kwargs: dict[str, Any], made: Tensor) -> LaterLogits:
@@ -198,7 +202,8 @@ class FusedForward:
             return logits
 
         shape, dtype = (*call.targets.shape, made.shape[-1]), call.dtype or made.dtype
-        return LaterLogits(shape, dtype, made.device, compute)
+        refused = self.options.logits is False
+        return LaterLogits(shape, dtype, made.device, refuse_logits if refused else compute)
 
     def gather(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Hook of the base model: keep the hidden states of the predicted rows only."""
@@ -245,7 +250,7 @@ class FusedForward:
             self._bias(decoder),
             softcap=head.softcap,
             logit_scale=head.scale,
-            num_items=call.num_items,
+            **call.of_loss(labels, hidden.device),
             **self.options.of_loss(),
         ).loss
         call.stand_in = call.settle(loss).expand(*[1] * (hidden.dim() - 1), decoder.out_features)
@@ -282,9 +287,8 @@ class FusedForward:
                     f"labels {tuple(labels.shape)}"
                 )
             logits = logits.reshape(*labels.shape, logits.shape[-1])
-            loss = masked_cross_entropy(
-                logits, labels.to(logits.device), num_items=call.num_items, **self.options.of_loss()
-            ).loss
+            options = call.of_loss(labels, logits.device) | self.options.of_loss()
+            loss = masked_cross_entropy(logits, labels.to(logits.device), **options).loss
             call.loss = call.settle(loss)
             return call.loss
         if call.stand_in is None:
@@ -321,14 +325,14 @@ class FusedForward:
                 loss = call.with_sentences(loss, outputs[sentence[1]], kwargs.get(sentence[0]))
         fields = {name: outputs[name] for name in outputs.keys()}  # noqa: SIM118
         fields["loss"] = loss
-        if logits == "later":
+        if logits == "later" or (logits == "refused" and not as_tuple):
             fields[name] = self._later(call, kwargs, fields[name])
         elif logits == "never" and not as_tuple:
             fields.pop(name)
         outputs = type(outputs)(**fields)
         if not as_tuple:
             return outputs
-        gone = name if logits == "never" else None
+        gone = name if logits in ("never", "refused") else None
         return tuple(None if key == gone else value for key, value in outputs.items())
 
     def _notice(self) -> None:

@@ -63,6 +63,15 @@ class Replay:
         return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
+def refuse_logits() -> Tensor:
+    """Refuse what ``fuse_loss(logits=False)`` does not make, when something reads it."""
+    raise ValueError(
+        "fuse_loss(logits=False) makes no logits, and something reads those of an evaluation call "
+        "(compute_metrics, preprocess_logits_for_metrics or predict of a Trainer): use "
+        'fuse_loss(logits="auto"), or maskft.attach(trainer)'
+    )
+
+
 class LaterLogits(Tensor):
     """A tensor of known shape and dtype whose elements ``compute()`` returns, once.
 

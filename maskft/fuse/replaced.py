@@ -54,16 +54,19 @@ def name_of(forward: Any) -> str:
 
 
 def signature_of(model: Any) -> inspect.Signature:
-    """Add ``label_positions`` to the model's signature, so that Trainer keeps that column."""
+    """Add what a fused model takes to its signature, so that Trainer keeps those columns."""
     parameters = [
         p.replace(annotation=inspect.Parameter.empty)
         for p in inspect.signature(model.forward).parameters.values()
     ]
-    added = inspect.Parameter("label_positions", inspect.Parameter.KEYWORD_ONLY, default=None)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in ("label_positions", "label_weights")
+    ]
     last = len(parameters)
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
         last -= 1
-    return inspect.Signature([*parameters[:last], added, *parameters[last:]])
+    return inspect.Signature([*parameters[:last], *added, *parameters[last:]])
 
 
 class DecoderForward:

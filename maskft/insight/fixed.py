@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.collate.labels import IGNORE_INDEX
 from maskft.insight.copies import BATCH_TOKENS
 from maskft.insight.logits import device_of, evaluating, predicted_logits
 from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN
 from maskft.strategy.word_marks import WordMarks
+from maskkernels import IGNORE_INDEX
 
+_NOT_INPUTS = ("label_positions", "label_weights", "num_items_in_batch")
 _BANDS = (100, 1000, 10_000)  # ranks of tokens by frequency
 _RANKS = ("rank 1 to 100", "rank 101 to 1,000", "rank 1,001 to 10,000", "rank above 10,000")
 _PIECES = ("whole word", "first piece", "later piece")
@@ -92,7 +93,8 @@ def predict_masked(
         for numbers in _batches([len(row["input_ids"]) for row in rows], batch_tokens):
             batch = dict(fixed([dict(rows[i]) for i in numbers]))
             labels, real = batch.pop("labels"), batch["attention_mask"].bool()
-            batch.pop("label_positions", None)
+            for name in _NOT_INPUTS:
+                batch.pop(name, None)
             predicted = labels != IGNORE_INDEX
             if not predicted.any():
                 continue

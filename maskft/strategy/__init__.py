@@ -13,7 +13,8 @@ function of a few lines:
 """
 
 from maskft.strategy.columns import ENTITY_COLUMN, WEIGHT_COLUMN, WORD_COLUMN
-from maskft.strategy.plan import Plan, Tokens
+from maskft.strategy.diffusion import Diffusion
+from maskft.strategy.plan import Plan, Strategy, Tokens
 from maskft.strategy.strategies import (
     STRATEGIES,
     Entity,
@@ -23,7 +24,6 @@ from maskft.strategy.strategies import (
     NGram,
     Random,
     Span,
-    Strategy,
     WholeWord,
     find_strategy,
 )
@@ -33,6 +33,7 @@ __all__ = [
     "STRATEGIES",
     "WEIGHT_COLUMN",
     "WORD_COLUMN",
+    "Diffusion",
     "Entity",
     "FromColumns",
     "FromFunction",

@@ -1,4 +1,4 @@
-"""What a strategy sees of a batch, ``Tokens``, and what it answers with, a ``Plan``."""
+"""What a strategy is: it sees a batch as ``Tokens`` and answers with a ``Plan``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +21,10 @@ class Plan:
         rates: float [B, T], the rate of each token or of its unit; under an exact budget that at a
             unit's first token that may be masked. None: the collator's rate.
         unit_rates: float [B, U], the rate of each unit, in place of ``rates``.
+        label_weights: float [B, T], what the loss of each token is multiplied by if it is selected.
+            The batch gets a column ``label_weights``, 0 where nothing is labelled.
+        num_items: int64 [B], how much each row counts in the number that the loss is divided by.
+            The batch gets a column ``num_items_in_batch``. None: the labelled tokens count.
 
     Example:
         >>> from maskft import DataCollatorForLanguageModeling, Plan
@@ -35,6 +39,8 @@ class Plan:
     units: Tensor | None = None
     rates: Tensor | None = None
     unit_rates: Tensor | None = None
+    label_weights: Tensor | None = None
+    num_items: Tensor | None = None
 
 
 @dataclass
@@ -110,6 +116,24 @@ class Tokens:
         table = torch.full((size,), STARTS, dtype=torch.uint8, device=self.input_ids.device)
         return word_units(self.input_ids, table, **self._limits())
 
+    def may_mask(self) -> Tensor:
+        """Return bool [B, T], which tokens may be masked."""
+        return self.singles() >= 0
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """Return [B, T], the value of each token's row, from ``values`` [B]."""
+        if self.cu_seqlens is None:
+            return values[:, None].expand(self.input_ids.shape)
+        lengths = self.cu_seqlens.diff()
+        return values.repeat_interleave(lengths, output_size=self.input_ids.numel())
+
+    def count(self, tokens: Tensor) -> Tensor:
+        """Return int64 [B], how many of each row's tokens are true in bool ``tokens`` [B, T]."""
+        if self.cu_seqlens is None:
+            return tokens.sum(1)
+        before = torch.nn.functional.pad(tokens.cumsum(0), (1, 0))
+        return before[self.cu_seqlens.long()].diff()
+
     def grouped(self, numbers: Tensor) -> Tensor:
         """Return int64 [B, T], units that begin where ``numbers`` change; -1 where negative."""
         return units_from_word_ids(self.input_ids, numbers.long(), **self._limits())
@@ -121,3 +145,41 @@ class Tokens:
             "special_tokens_mask": self.special_tokens_mask,
             "maskable": self.maskable,
         }
+
+
+class Strategy:
+    """Plan what is masked together; the base class of all strategies.
+
+    Attributes:
+        columns: the columns of one number a token that it reads, each with its value for padding:
+            an int where the column holds integers, a float where it holds floats.
+        replacement: "unit" where one action (mask, random or keep) goes for a whole unit.
+        reads_sample_ids: whether the plan itself is random and reads ``tokens.sample_ids()``. They
+            are then computed once for the plan and the masks.
+        shares: (mask, random), the shares of what replaces a selected token; None: the collator's.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> from maskft import DataCollatorForLanguageModeling, Plan, Strategy
+        >>> @dataclass(frozen=True)
+        ... class LaterWords(Strategy):
+        ...     def plan(self, tokens):
+        ...         words = tokens.words()
+        ...         return Plan(units=torch.where(words < 2, -1, words))  # never the first two
+        >>> collator = DataCollatorForLanguageModeling(tokenizer, strategy=LaterWords(), seed=1)
+        >>> sorted(collator(rows))
+        ['attention_mask', 'input_ids', 'labels', 'token_type_ids']
+    """
+
+    columns: Mapping[str, int | float] = {}
+    replacement: str = "token"
+    reads_sample_ids: bool = False
+    shares: tuple[float, float] | None = None
+
+    def plan(self, tokens: Tokens) -> Plan:
+        raise NotImplementedError
+
+    def for_evaluation(self, number: int, passes: int) -> "Strategy":
+        """Return the strategy of pass ``number`` of so many over the evaluation rows."""
+        return self

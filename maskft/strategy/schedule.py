@@ -57,13 +57,16 @@ class RateSchedule:
             steps = [
                 (_number("steps", start), _number("steps", rate)) for start, rate in self.steps
             ]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError):  # no pairs, or not of numbers
             raise TypeError(
                 f"steps must be pairs (share of training, rate), got {self.steps!r}"
             ) from None
         rates = [_number("begin", self.begin), _number("end", self.end), *(r for _, r in steps)]
         if not all(0.0 <= rate <= 1.0 for rate in rates):
-            raise ValueError(f"rates must be between 0 and 1, got {rates}")
+            raise ValueError(
+                f"rates must be between 0 and 1, got begin={self.begin!r}, end={self.end!r}, "
+                f"steps={self.steps!r}"
+            )
         if (self.kind == "steps") != bool(self.steps):
             raise ValueError('steps goes with kind="steps", and needs it')
         starts = [start for start, _ in steps]
@@ -122,12 +125,17 @@ def _number(name: str, value: Any) -> float:
     """Check that ``value`` is a number; return it."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, got {value}") from None
 
 
 def check_count(name: str, value: Any, least: int, bits: int = 63) -> int:
     """Check that ``value`` is an integer in [least, 2**bits); return it."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         value = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None

@@ -35,11 +35,15 @@ _SPACELESS = (  # with the punctuation that goes with them
     (0x20000, 0x3FFFF),  # Han
 )
 _LEADS = ((0xC0, 2, 0x1F), (0xE0, 3, 0x0F), (0xF0, 4, 0x07), (0xF8, 1, 0))  # from, bytes, payload
-LETTER, MARK = 1, 2  # kinds of a character; 0: its script has spaces
+# Kinds of a character; 0: its script has spaces. A LINK is a mark that takes the letter behind it
+# into its cluster: it makes that letter a subscript.
+LETTER, MARK, LINK = 1, 2, 3
+_LINKS = (0x1039, 0x17D2, 0x1A60, 0x1B44, 0xA9C0)  # Myanmar, Khmer, Tai Tham, Balinese, Javanese
+_MARKS = (0x0E33, 0x0EB3)  # Thai and Lao vowel signs AM, which Unicode calls letters
 
 
 def kind_of(character: str) -> int:
-    """Return LETTER (or other sign) or MARK of a spaceless script, 0 for what is of none."""
+    """Return LETTER (or other sign), MARK or LINK of a spaceless script, 0 for what is of none."""
     changes, found = _kinds()
     return found[bisect_right(changes, ord(character))]
 
@@ -61,7 +65,8 @@ def _kinds() -> tuple[list[int], list[int]]:
     for low, high in _SPACELESS:
         marks_too = high - low < 0x1000  # Han and Tangut have none
         for point in range(low, high + 1) if marks_too else (low,):
-            kind = MARK if unicodedata.category(chr(point)).startswith("M") else LETTER
+            is_mark = point in _MARKS or unicodedata.category(chr(point)).startswith("M")
+            kind = LINK if point in _LINKS else MARK if is_mark else LETTER
             if kind != found[-1]:
                 changes.append(point)
                 found.append(kind)

@@ -1,4 +1,7 @@
-"""The masking strategies: random, whole word, span, n-gram, entity, keyword, and your own."""
+"""The masking strategies: random, whole word, span, n-gram, entity, keyword, and your own.
+
+Masked diffusion has a file of its own, ``diffusion.py``.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,41 +11,11 @@ import torch
 from torch import Tensor
 
 from maskft.strategy.columns import ENTITY_COLUMN, WEIGHT_COLUMN
-from maskft.strategy.plan import Plan, Tokens
+from maskft.strategy.diffusion import Diffusion
+from maskft.strategy.plan import Plan, Strategy, Tokens
 from maskkernels import geometric_lengths, rates_from_weights, span_units
+from maskkernels.tokens import check_number
 from maskkernels.units import LONGEST
-
-
-class Strategy:
-    """Plan what is masked together; the base class of all strategies.
-
-    Attributes:
-        columns: the columns of one number a token that it reads, each with its value for padding:
-            an int where the column holds integers, a float where it holds floats.
-        replacement: "unit" where one action (mask, random or keep) goes for a whole unit.
-        reads_sample_ids: whether the plan itself is random and reads ``tokens.sample_ids()``. They
-            are then computed once for the plan and the masks.
-
-    Example:
-        >>> import torch
-        >>> from dataclasses import dataclass
-        >>> from maskft import DataCollatorForLanguageModeling, Plan, Strategy
-        >>> @dataclass(frozen=True)
-        ... class LaterWords(Strategy):
-        ...     def plan(self, tokens):
-        ...         words = tokens.words()
-        ...         return Plan(units=torch.where(words < 2, -1, words))  # never the first two
-        >>> collator = DataCollatorForLanguageModeling(tokenizer, strategy=LaterWords(), seed=1)
-        >>> sorted(collator(rows))
-        ['attention_mask', 'input_ids', 'labels', 'token_type_ids']
-    """
-
-    columns: Mapping[str, int | float] = {}
-    replacement: str = "token"
-    reads_sample_ids: bool = False
-
-    def plan(self, tokens: Tokens) -> Plan:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -139,8 +112,10 @@ class Entity(Strategy):
     def __post_init__(self) -> None:
         if self.rest not in ("words", "none"):
             raise ValueError(f'rest must be "words" or "none", got {self.rest!r}')
-        if self.rate is not None and not 0.0 <= self.rate <= 1.0:
-            raise ValueError(f"rate must be between 0 and 1, got {self.rate}")
+        if self.rate is not None:
+            check_number("rate", self.rate)
+            if not 0.0 <= self.rate <= 1.0:
+                raise ValueError(f"rate must be between 0 and 1, got {self.rate}")
 
     @property
     def columns(self) -> Mapping[str, int | float]:  # type: ignore[override]
@@ -241,6 +216,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "ngram": NGram,
     "entity": Entity,
     "keyword": Keyword,
+    "diffusion": Diffusion,
 }
 
 

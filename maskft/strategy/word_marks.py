@@ -9,8 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import get_worker_info
 
-from maskft.strategy.scripts import LETTER, MARK, kinds
-from maskft.strategy.words import CUT, DEPENDS, JOINS, REST, no_word_marks, read_vocabulary
+from maskft.strategy.scripts import LETTER, LINK, MARK, kinds
+from maskft.strategy.words import (
+    CUT,
+    DEPENDS,
+    JOINS,
+    LETTERS,
+    LINKS,
+    REST,
+    no_word_marks,
+    read_vocabulary,
+)
 from maskkernels import units_from_word_ids, word_units
 from maskkernels.units import ENDS, STARTS
 
@@ -104,6 +113,7 @@ class WordMarks:
         starts, ends = (codes & STARTS).bool(), (codes & ENDS).bool()
         joins = (codes & (JOINS << _PIECES)).bool()
         is_rest = (codes & (REST << _PIECES)).bool()
+        links = (codes & (LINKS << _PIECES)).bool()
 
         # Follow each character that a token cuts short through at most three tokens.
         cut_first = (codes & (CUT << _PIECES)).bool()
@@ -120,11 +130,13 @@ class WordMarks:
         kind = self._kind.index_select(0, place.view(-1)).view(ids.shape)
         letter, whole = kind == LETTER, done[1] | done[2] | done[3]
         starts = torch.where(whole & cut_first, letter, starts)
-        joins = joins | (whole & cut_first & (kind == MARK))
+        joins = joins | (whole & cut_first & ((kind == MARK) | (kind == LINK)))
         for step in (1, 2, 3):
             ends = ends | (_shifted(done[step] & letter, -step) & is_rest)
+            links = links | (_shifted(done[step] & (kind == LINK), -step) & is_rest)
+        lettered = torch.where(whole & cut_first, letter, (codes & (LETTERS << _PIECES)).bool())
         before = _shifted(ends, -1)
-        return starts | (before & ~joins)
+        return (starts | (before & ~joins)) & ~(_shifted(links, -1) & lettered)
 
     def watch(self, units: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         """Warn once of words so long that most rows would get no mask; returns ``units``.
@@ -138,7 +150,7 @@ class WordMarks:
         if (self._batches > _LOOKS and self._batches % _LOOKS) or (worker and worker.id):
             return units
         flat = units.reshape(-1)
-        if _longest_run(flat.numpy()) < LONG:  # nearly always, at a twentieth of the work
+        if not _any_long(flat.numpy()):  # nearly always, at a hundredth of the work
             return units
         if cu_seqlens is None:
             bounds = torch.arange(units.shape[0] + 1) * units.shape[1]
@@ -168,14 +180,15 @@ class WordMarks:
         return units
 
 
-def _longest_run(units: np.ndarray) -> int:
-    """Return how many tokens in a row have one unit, at most; over the ends of rows too."""
-    ends = np.append(np.flatnonzero(units[1:] != units[:-1]), units.size - 1)
-    lengths = np.diff(ends, prepend=-1)
-    longest = int(lengths.max(initial=0))
-    if longest < LONG:
-        return longest
-    return int(lengths[units[ends] >= 0].max(initial=0)) if units.size else 0
+def _any_long(units: np.ndarray) -> bool:
+    """Return whether ``LONG`` tokens in a row have one unit, over the ends of rows too."""
+    same = units[1:] == units[:-1]
+    length = 2  # same[i]: so many tokens from i on have one unit
+    while length < LONG:
+        step = min(length - 1, LONG - length)
+        same = same[step:] & same[:-step]
+        length += step
+    return bool((same & (units[LONG - 1 :] >= 0)).any())
 
 
 _PIECES = 2  # bits of flags in front of the pieces in a code

@@ -9,8 +9,9 @@ begins one, so punctuation is a word of its own (Google's BERT). The others: wha
 so punctuation belongs to its word (fairseq's RoBERTa). In all families, scripts written without
 spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan...) are words by character: a token
 that begins with a letter of theirs begins a word, and marks (vowel signs, tones) belong to the
-letter before them. Where a tokenizer finds the words of such a script itself (Japanese by MeCab),
-its marks decide.
+letter before them, as do subscript letters (a Khmer coeng and the letter behind it). These are the
+extended grapheme clusters of Unicode's Annex 29, with subscripts in addition. Where a tokenizer
+finds the words of such a script itself (Japanese by MeCab), its marks decide.
 """
 
 import json
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from maskft.strategy.scripts import (
     LETTER,
+    LINK,
     MARK,
     continuation,
     continuation_code,
@@ -46,6 +48,8 @@ JOINS = 1  # begins with a mark of a spaceless script
 CUT = 2  # holds the beginning of one character and nothing else
 REST = 4  # holds the rest of a character, or part of it, and nothing else
 DEPENDS = 8  # with such a token, ``flags`` alone do not tell where words begin
+LINKS = 16  # ends with a mark that takes the letter behind it along: a subscript of its cluster
+LETTERS = 32  # begins with a letter of a spaceless script
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class VocabularyMarks:
     Attributes:
         flags: uint8 [V], what ``maskkernels.word_units`` takes: STARTS where the token begins a
             word, ENDS where the one after it does.
-        pieces: uint8 [V], JOINS, CUT, REST and DEPENDS.
+        pieces: uint8 [V], JOINS, CUT, REST, DEPENDS, LINKS and LETTERS.
         tails, heads: int32 [V], the part of a character at the end and at the beginning of the
             token (``scripts.cut_code`` and ``continuation_code``).
     """
@@ -257,14 +261,16 @@ def _character(token: str) -> tuple[int, bytes]:
     """Read a token of a vocabulary of characters: CANINE's is all of Unicode, surrogates too."""
     if len(token) == 1 and not token.isascii():
         kind = kind_of(token)
-        return (STARTS | ENDS if kind == LETTER else 0), (token.encode() if kind == MARK else b"")
+        return (STARTS | ENDS if kind == LETTER else 0), (token.encode() if kind else b"")
     return _spaced(token.encode("utf-8", "surrogatepass"))
 
 
 def _pieces(text: bytes) -> tuple[int, int, int]:
     """Return (pieces, tail, head) of a token that is not ASCII: ``VocabularyMarks``."""
     cut, rest = cut_character(text), continuation(text)
-    pieces = JOINS | DEPENDS if _begins_with(text) == MARK else 0
+    begins = _begins_with(text)
+    pieces = JOINS | DEPENDS if begins in (MARK, LINK) else LETTERS if begins else 0
+    pieces |= LINKS | DEPENDS if _last_kind(text) == LINK else 0
     if cut:
         pieces |= CUT if cut == text else 0
         pieces |= DEPENDS if share_of_letters(cut) else 0
@@ -285,5 +291,9 @@ def _begins_with(text: bytes) -> int:
 
 def _ends_with_letter(text: bytes) -> bool:
     """Return whether the last character is complete and a letter of a spaceless script."""
-    last = text[-4:].decode("utf-8", "surrogateescape")[-1]
-    return kind_of(last) == LETTER
+    return _last_kind(text) == LETTER
+
+
+def _last_kind(text: bytes) -> int:
+    """Return the kind of the last character, 0 if it is cut short."""
+    return kind_of(text[-4:].decode("utf-8", "surrogateescape")[-1])

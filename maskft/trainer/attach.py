@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from maskft.collate.randomness import SampleDraws
+from maskft.trainer.counting import COUNTED, count_in_trainer
 from maskft.trainer.evaluation import EVALUATED, evaluate_in_trainer
 from maskft.trainer.on_device import REPLACED, mask_in_trainer
 from maskft.trainer.packing import PACKED, pack_in_trainer
@@ -101,6 +102,10 @@ def attach(
     must give the same rows in the same order again (that of its ``set_epoch``, if it has one), and
     the rows before the place are read again. rng="stream" draws new masks.
 
+    With weighted labels, as those of strategy="diffusion", the loss of an update is divided by the
+    sum of ``num_items_in_batch`` over its batches and ranks, and the model must be one of
+    ``fuse_loss``: others ignore the weights, which is an error when training begins.
+
     Args:
         trainer: one whose data_collator is maskft's.
         mask_on_device: the loader only pads, to int32, and training batches are masked on the
@@ -144,6 +149,7 @@ def attach(
     trainer.get_batch_samples = _from_their_places(trainer.get_batch_samples, callback.passes)
     for name in _LOADERS:
         setattr(trainer, name, _with_fixed_masks(trainer, getattr(trainer, name)))
+    count_in_trainer(trainer)
     evaluate_in_trainer(trainer)
     names = collator.required_columns()
     names += [name for name in collator.optional_columns() if name not in names]
@@ -163,7 +169,7 @@ def detach(trainer: Trainer) -> Trainer:
     """
     _check_trainer("detach", trainer)
     trainer.remove_callback(MaskingCallback)
-    for name in (*_LOADERS, *EVALUATED, *REPLACED, *PACKED):
+    for name in (*_LOADERS, *COUNTED, *EVALUATED, *REPLACED, *PACKED):
         vars(trainer).pop(name, None)
     trainer._signature_columns = None  # Trainer finds them again
     return trainer

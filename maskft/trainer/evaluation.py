@@ -21,9 +21,10 @@ EVALUATED = ("prediction_step", "evaluation_loop")  # of a trainer
 def evaluate_in_trainer(trainer: Trainer) -> None:
     """Have a Trainer's evaluation loss be the mean over labelled tokens, and spare it logits.
 
-    Trainer's own is the mean of the batches' means, so that it depends on the batch size, and a
-    token counts the more the fewer labels its batch has. Batches without labels count for nothing.
-    Ranks add up; rows that accelerate repeats to fill the last batch count again.
+    By their ``label_weights``, where a fused model gets some. Trainer's own is the mean of the
+    batches' means, so that it depends on the batch size, and a token counts the more the fewer
+    labels its batch has. Batches without labels count for nothing. Ranks add up; rows that
+    accelerate repeats to fill the last batch count again.
 
     A fused model returns logits where Trainer hands predictions on (``compute_metrics``,
     ``predict``), whatever its ``logits`` option, and computes none where it does not.
@@ -73,7 +74,7 @@ def _mean(trainer: Trainer, seen: list[tuple[Tensor, Tensor]]) -> float:
     if seen:
         losses = torch.stack([loss.float() for loss, _ in seen]).double().cpu()
         counts = torch.stack([count.to(seen[0][0].device) for _, count in seen]).cpu()
-        total = float(torch.where(counts > 0, losses * counts, 0.0).sum())
+        total = float(torch.where(counts != 0, losses * counts, 0.0).sum())
         tokens = float(counts.sum())
     if trainer.args.world_size > 1:
         sums = torch.tensor([total, tokens], device=trainer.accelerator.device)
@@ -82,7 +83,18 @@ def _mean(trainer: Trainer, seen: list[tuple[Tensor, Tensor]]) -> float:
 
 
 def _predicted(trainer: Trainer, forward: Any, inputs: Mapping[str, Any]) -> Tensor | None:
-    """Count the tokens of a batch that the model predicts; None without labels."""
+    """Count the tokens of a batch that the model predicts, by weight; None without labels.
+
+    A batch that says what its loss is divided by counts for that.
+    """
+    weights = inputs.get("label_weights")
+    if weights is not None and forward is None:
+        raise ValueError(
+            "this batch has label_weights, which a model that is not fused ignores: use "
+            "maskft.fuse_loss(model)"
+        )
+    if (items := inputs.get("num_items_in_batch")) is not None:
+        return items.sum()
     labels = inputs.get("shift_labels")
     if labels is None:
         labels = inputs.get("labels")
@@ -91,7 +103,10 @@ def _predicted(trainer: Trainer, forward: Any, inputs: Mapping[str, Any]) -> Ten
         shifts = getattr(trainer, "_loss_shifts_labels", False)
         if shifts if forward is None else forward.head.shift:
             labels = labels[..., 1:]
-    return (labels != IGNORE_INDEX).sum()
+    labelled = labels != IGNORE_INDEX
+    if weights is None:
+        return labelled.sum()
+    return torch.where(labelled, weights[..., -labels.shape[-1] :].float(), 0.0).sum()
 
 
 @contextmanager

@@ -18,16 +18,20 @@ def mask_in_trainer(trainer: Trainer) -> None:
     undoes it.
     """
     collator = trainer.data_collator
+    from accelerate.data_loader import DataLoaderDispatcher  # whoever has a Trainer has it
+
     check_collator(collator)
     build, fetch = trainer.get_train_dataloader, trainer.get_batch_samples
 
     @wraps(build)
     def get_train_dataloader(*args: Any, **kwargs: Any) -> Any:
-        trainer.data_collator = UnmaskedCollator(collator)
+        trainer.data_collator = unmasked = UnmaskedCollator(collator)
         try:
-            return build(*args, **kwargs)
+            loader = build(*args, **kwargs)
         finally:
             trainer.data_collator = collator
+        unmasked.dispatched = isinstance(loader, DataLoaderDispatcher)
+        return loader
 
     @wraps(fetch)
     def get_batch_samples(epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:

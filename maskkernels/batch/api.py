@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import Op, resolve
-from maskkernels.batch.rows import Rows, to_rows
-from maskkernels.tokens.checks import INTEGERS, as_int
+from maskkernels.batch.rows import FlatRows, to_rows
+from maskkernels.tokens.checks import INTEGERS, as_int, check_flag, sequence_of
 
 _CPU = torch.device("cpu")
 _pad, _real = Op("batch", "pad"), Op("batch", "real")  # on arrays: never part of a graph
@@ -49,8 +49,8 @@ def pad_rows(
         [[7, 8], [9, 0]]
     """
     found = to_rows(rows, "rows")
-    room = _Room(padding_side, pad_to_multiple_of, dtype, pin_memory, backend)
-    return room.pad("rows", found, padding_value, room.length(found))
+    padding = _Padding(padding_side, pad_to_multiple_of, dtype, pin_memory, backend)
+    return padding.pad("rows", found, padding_value, padding.length(found))
 
 
 def pad_batch(
@@ -100,9 +100,9 @@ def pad_batch(
     leader = next(iter(padding_values))
     if leader not in columns:
         raise ValueError(f"the examples have no column {leader!r}; they have {sorted(columns)}")
-    room = _Room(padding_side, pad_to_multiple_of, dtype, pin_memory, backend)
+    padding = _Padding(padding_side, pad_to_multiple_of, dtype, pin_memory, backend)
     lead = to_rows(columns[leader], leader)
-    length = room.length(lead)
+    length = padding.length(lead)
     batch = {}
     for name, values in columns.items():
         if name not in padding_values:
@@ -111,16 +111,16 @@ def pad_batch(
                 raise _unlike(name, len(batch[name]), leader, lead)
             continue
         rows = lead if name == leader else to_rows(values, name, often_constant=True)
-        if rows is not lead and not np.array_equal(rows.bounds, lead.bounds):
+        if rows is not lead and rows.bounds.tobytes() != lead.bounds.tobytes():
             raise _uneven(name, rows, leader, lead)
-        batch[name] = room.pad(name, rows, padding_values[name], length)
+        batch[name] = padding.pad(name, rows, padding_values[name], length)
     if attention_mask and "attention_mask" not in batch:
-        batch["attention_mask"] = room.real(lead, length)
+        batch["attention_mask"] = padding.real(lead, length)
     return batch
 
 
-class _Room:
-    """The arguments shared by all columns of a batch."""
+class _Padding:
+    """How every column of a batch is padded."""
 
     def __init__(
         self,
@@ -139,6 +139,7 @@ class _Room:
                 raise ValueError(f"pad_to_multiple_of must be {what}, got {pad_to_multiple_of}")
         if dtype not in INTEGERS:
             raise TypeError(f"dtype must be torch.int32 or torch.int64, got {dtype}")
+        check_flag("pin_memory", pin_memory)
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory=True needs a GPU that torch can use; there is none")
         self.left = padding_side == "left"
@@ -146,11 +147,11 @@ class _Room:
         self.dtype, self.pin_memory = dtype, pin_memory
         self.backend = resolve(backend, _CPU)
 
-    def length(self, rows: Rows) -> int:
+    def length(self, rows: FlatRows) -> int:
         """Return T: the longest row, rounded up."""
         return -(-rows.longest // self.multiple) * self.multiple
 
-    def pad(self, name: str, rows: Rows, padding_value: int, length: int) -> Tensor:
+    def pad(self, name: str, rows: FlatRows, padding_value: int, length: int) -> Tensor:
         count, values = rows.bounds.size - 1, rows.values
         padding_value = as_int(f"the padding value of {name}", padding_value)
         if not -(1 << 63) <= padding_value < 1 << 63:
@@ -166,7 +167,7 @@ class _Room:
         _pad.run(self.backend, _CPU, values, rows.bounds, self.left, padding_value, out.numpy())
         return out
 
-    def real(self, rows: Rows, length: int) -> Tensor:
+    def real(self, rows: FlatRows, length: int) -> Tensor:
         out = self.empty(rows.bounds.size - 1, length)
         _real.run(self.backend, _CPU, rows.bounds, self.left, out.numpy())
         return out
@@ -216,9 +217,9 @@ def _columns(examples: Any) -> Mapping[str, Any]:
     columns = table_columns(examples)
     if columns is not None:
         return columns
-    if isinstance(examples, (str, bytes)) or not hasattr(examples, "__len__"):
+    if not hasattr(examples, "__len__"):
         raise TypeError(f"examples must be a list of mappings, got {type(examples).__name__}")
-    examples = list(examples)
+    examples = list(sequence_of("examples", examples, "mappings"))
     if not examples:
         raise ValueError("the batch is empty: it needs at least one example")
     for b, example in enumerate(examples):
@@ -271,7 +272,7 @@ def _even_rows(name: str, values: list[Any]) -> Tensor | None:
     return torch.from_numpy(rows.values).view(len(values), rows.longest)
 
 
-def _uneven(name: str, rows: Rows, leader: str, lead: Rows) -> ValueError:
+def _uneven(name: str, rows: FlatRows, leader: str, lead: FlatRows) -> ValueError:
     if rows.bounds.size != lead.bounds.size:
         return _unlike(name, rows.bounds.size - 1, leader, lead)
     ours, theirs = np.diff(rows.bounds), np.diff(lead.bounds)
@@ -279,7 +280,7 @@ def _uneven(name: str, rows: Rows, leader: str, lead: Rows) -> ValueError:
     return ValueError(f"row {b} has {theirs[b]} values in {leader!r} but {ours[b]} in {name!r}")
 
 
-def _unlike(name: str, count: int, leader: str, lead: Rows) -> ValueError:
+def _unlike(name: str, count: int, leader: str, lead: FlatRows) -> ValueError:
     return ValueError(f"column {name!r} has {count} rows, {leader!r} has {lead.bounds.size - 1}")
 
 

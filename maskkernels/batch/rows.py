@@ -26,7 +26,7 @@ _INTEGER_TENSORS = (
 )  # fmt: skip
 
 
-class Rows(NamedTuple):
+class FlatRows(NamedTuple):
     """Rows of integers, concatenated.
 
     Attributes:
@@ -87,7 +87,7 @@ def flatten_rows(rows: Any, *, name: str = "rows", often_constant: bool = False)
     return PackedRows(torch.from_numpy(values), torch.from_numpy(found.bounds))
 
 
-def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
+def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> FlatRows:
     """Flatten rows as ``flatten_rows`` does, for a column called ``name`` in errors.
 
     ``often_constant`` says that lists of one repeated number are likely, as in attention masks.
@@ -99,7 +99,7 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
             raise TypeError(f"the cu_seqlens of {name} must be a torch.Tensor, got NoneType")
         check_ids(rows.values, rows.cu_seqlens, None)
         values = _as_array(rows.values, name)
-        return Rows(values, checked_bounds(rows.cu_seqlens.cpu(), values.size), False)
+        return FlatRows(values, checked_bounds(rows.cu_seqlens.cpu(), values.size), False)
     if isinstance(rows, (Tensor, np.ndarray)):
         rows = _as_array(rows, name)
     if isinstance(rows, np.ndarray) and rows.ndim == 0:
@@ -108,7 +108,7 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
         count, length = rows.shape
         bounds = np.arange(count + 1, dtype=np.int64) * length
         values = _as_integers(rows.reshape(-1), name)
-        return Rows(values, bounds, not np.may_share_memory(values, rows))
+        return FlatRows(values, bounds, not np.may_share_memory(values, rows))
     if isinstance(rows, _NO_ROWS) or not hasattr(rows, "__len__"):
         raise TypeError(f"{name} must be rows of integers, got {type(rows).__name__}")
     rows = list(rows)
@@ -119,13 +119,15 @@ def to_rows(rows: Any, name: str, *, often_constant: bool = False) -> Rows:
         alike = {(row.dim(), row.is_cpu, row.dtype) for row in rows}
         if len(alike) == 1 and next(iter(alike))[:2] == (1, True):
             bounds = _bounds([row.numel() for row in rows])
-            return Rows(_as_integers(_tensor_as_array(torch.cat(rows), name), name), bounds, True)
+            return FlatRows(
+                _as_integers(_tensor_as_array(torch.cat(rows), name), name), bounds, True
+            )
     if kinds != {np.ndarray}:
         rows = [_as_array(row, f"row {b} of {name}") for b, row in enumerate(rows)]
     return _from_arrays(rows, name)
 
 
-def _from_lists(rows: list[Sequence[int]], name: str, often_constant: bool) -> Rows:
+def _from_lists(rows: list[Sequence[int]], name: str, often_constant: bool) -> FlatRows:
     lengths = list(map(len, rows))
     bounds = _bounds(lengths)
     values = np.empty(int(bounds[-1]), np.int64)
@@ -138,9 +140,9 @@ def _from_lists(rows: list[Sequence[int]], name: str, often_constant: bool) -> R
             else:
                 _packer(n).pack_into(buffer, 8 * begin, *row)
             done += 1
-    except (struct.error, TypeError, OverflowError):
+    except (struct.error, TypeError, OverflowError, IndexError):
         raise _not_integers(rows[done], f"row {done} of {name}") from None
-    return Rows(values, bounds, True)
+    return FlatRows(values, bounds, True)
 
 
 @lru_cache(maxsize=4096)
@@ -191,7 +193,7 @@ def _tensor_as_array(row: Tensor, where: str) -> np.ndarray:
     return row.numpy() if row.is_cpu else row.cpu().numpy()
 
 
-def _from_arrays(rows: list[np.ndarray], name: str) -> Rows:
+def _from_arrays(rows: list[np.ndarray], name: str) -> FlatRows:
     kinds = {(row.ndim, row.dtype) for row in rows}
     if any(ndim != 1 for ndim, _ in kinds):
         b, row = next((b, row) for b, row in enumerate(rows) if row.ndim != 1)
@@ -203,7 +205,7 @@ def _from_arrays(rows: list[np.ndarray], name: str) -> Rows:
             for b, row in enumerate(rows)
         ]
     values = np.concatenate(rows) if rows else np.empty(0, np.int64)
-    return Rows(_as_integers(values, name), bounds, True)
+    return FlatRows(_as_integers(values, name), bounds, True)
 
 
 def _as_integers(row: np.ndarray, where: str) -> np.ndarray:
@@ -231,7 +233,7 @@ def _bounds(lengths: list[int]) -> np.ndarray:
     return np.array([0, *itertools.accumulate(lengths)], np.int64)
 
 
-def _from_arrow(column: Any, name: str) -> Rows:
+def _from_arrow(column: Any, name: str) -> FlatRows:
     """Read an Arrow list column, without a copy unless it has several chunks."""
     import pyarrow as pa
 
@@ -253,8 +255,10 @@ def _from_arrow(column: Any, name: str) -> Rows:
         bounds, flat = _bounds(column.sizes.to_pylist()), column.flatten()
     else:
         offsets = column.offsets.to_numpy()
-        flat = column.values.slice(offsets[0], offsets[-1] - offsets[0])
-        bounds = (offsets - offsets[0]).astype(np.int64, copy=False)
+        bounds = offsets - np.int64(offsets[0])
+        if (bounds[1:] < bounds[:-1]).any() or offsets[0] < 0 or offsets[-1] > len(column.values):
+            raise ValueError(f"{name} is broken: its offsets fall or reach past its values")
+        flat = column.values.slice(offsets[0], bounds[-1])
     if flat.null_count:
         raise ValueError(f"{name} holds {flat.null_count} nulls inside rows")
     if isinstance(flat, pa.DictionaryArray):
@@ -263,4 +267,4 @@ def _from_arrow(column: Any, name: str) -> Rows:
         flat = flat.cast(pa.int64())
     if not pa.types.is_integer(flat.type):
         raise TypeError(f"{name} must hold integers, got {flat.type}")
-    return Rows(_as_integers(flat.to_numpy(), name), bounds, False)
+    return FlatRows(_as_integers(flat.to_numpy(), name), bounds, False)

@@ -14,7 +14,7 @@ from maskkernels.denoise._numba_rows import (
     PLAN,
     Infill,
     Marks,
-    Rows,
+    RowArrays,
     choose,
     copy_gap,
     copy_span,
@@ -274,8 +274,8 @@ def _table(ids: tuple[int, ...]) -> np.ndarray:
     return table
 
 
-def _rows(batch: Batch, edges: Any) -> Rows:
-    return Rows(
+def _rows(batch: Batch, edges: Any) -> RowArrays:
+    return RowArrays(
         batch.ids.numpy(),
         batch.bounds.numpy(),
         _HASHES

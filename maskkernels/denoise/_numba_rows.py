@@ -14,8 +14,8 @@ _NO_MASK = np.empty(0, np.bool_)
 copy_span, copy_gap = copier(8), copier(32)
 
 
-class Rows(NamedTuple):
-    """The rows of a batch and where their words come from."""
+class RowArrays(NamedTuple):
+    """The rows of a batch as arrays, and where their words come from."""
 
     ids: Any  # int32 or int64 [N]
     bounds: Any  # int64 [B + 1]

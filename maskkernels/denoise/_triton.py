@@ -30,7 +30,8 @@ from maskkernels.denoise._triton_spans import plan_spans, write_spans
 from maskkernels.denoise.job import DenoiseJob, check_longest, spans_capacity
 from maskkernels.denoise.policy import SpanCorruption, TextInfilling, denoiser_table, poisson_table
 from maskkernels.rng import threshold
-from maskkernels.rng._triton import hash_samples, layout_of
+from maskkernels.rng._triton import hash_samples
+from maskkernels.tokens._triton import layout_of
 from maskkernels.tokens.layout import safe_bounds
 
 BLOCK = 512  # tokens or places of a row looked at together

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from maskkernels.rng import threshold
-from maskkernels.tokens.checks import check_flag, check_int, check_number
+from maskkernels.tokens.checks import check_flag, check_int, check_number, sequence_of
 
 LONGEST_MEAN = 1 << 15  # tokens; keeps the integer arithmetic of span counts inside 64 bits
 LONGEST_POISSON = 256  # tokens; e^-mean is far from underflow
@@ -17,9 +17,7 @@ WORDS = 1 << 32
 
 
 def _ids(name: str, ids: Any) -> tuple[int, ...]:
-    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
-        raise TypeError(f"{name} must be a sequence of ids, got {type(ids).__name__}")
-    ids = tuple(ids)
+    ids = sequence_of(name, ids, "ids")
     for value in ids:
         _check_id(name, value)
     if len(set(ids)) < len(ids):
@@ -119,15 +117,12 @@ class SpanCorruption:
             object.__setattr__(self, name, _ids(name, getattr(self, name)))
         if not self.sentinel_ids:
             raise ValueError("sentinel_ids must hold at least one id, got none")
-        if not hasattr(self.denoisers, "__iter__"):
-            got = type(self.denoisers).__name__
-            raise TypeError(f"denoisers must be a sequence of Denoisers, got {got}")
-        object.__setattr__(self, "denoisers", tuple(self.denoisers))
+        object.__setattr__(self, "denoisers", sequence_of("denoisers", self.denoisers, "Denoisers"))
         if not self.denoisers:
             raise ValueError("denoisers must hold at least one Denoiser, got none")
         for denoiser in self.denoisers:
             if not isinstance(denoiser, Denoiser):
-                raise TypeError(f"denoisers must hold Denoisers, got {type(denoiser).__name__}")
+                raise TypeError(f"denoisers must hold Denoisers, got {denoiser!r}")
         if not math.isfinite(sum(float(denoiser.share) for denoiser in self.denoisers)):
             raise ValueError("the shares of denoisers must have a finite sum")
         check_flag("final_sentinel", self.final_sentinel)
@@ -185,7 +180,9 @@ class TextInfilling:
             object.__setattr__(self, name, _ids(name, getattr(self, name)))
         check_flag("permute_sentences", self.permute_sentences)
         if self.permute_sentences and not self.sentence_end_ids:
-            raise ValueError("permute_sentences=True needs sentence_end_ids (a full stop...)")
+            raise ValueError(
+                "permute_sentences=True needs sentence_end_ids (a full stop...), got none"
+            )
 
 
 def ul2_denoisers(
@@ -196,6 +193,9 @@ def ul2_denoisers(
     Args:
         r_token_id, s_token_id, x_token_id: mode tokens in front of the inputs of each kind.
 
+    Raises:
+        TypeError, ValueError: a mode token that is no id.
+
     Source: Tay et al., "UL2: Unifying Language Learning Paradigms" (2022), table 1.
 
     Example:
@@ -203,6 +203,10 @@ def ul2_denoisers(
         >>> [denoiser.noise_density for denoiser in ul2_denoisers()]
         [0.15, 0.15, 0.25, 0.5, 0.5, 0.15, 0.5]
     """
+    modes = {"r_token_id": r_token_id, "s_token_id": s_token_id, "x_token_id": x_token_id}
+    for name, value in modes.items():
+        if value is not None:
+            _check_id(name, value)
     regular = [(0.15, 3.0), (0.15, 8.0)]
     extreme = [(0.5, 3.0), (0.5, 8.0), (0.15, 64.0), (0.5, 64.0)]
     return (

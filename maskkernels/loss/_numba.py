@@ -11,9 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskkernels.loss._numba_rows import Found, Law, Rows, add_rows
+from maskkernels.loss._numba_rows import Chunk, Found, Law, add_rows
 from maskkernels.loss._numba_rows import cross_entropy as cross_entropy_rows
-from maskkernels.loss.job import LossJob, check_capacity, check_positions, outside_classes
+from maskkernels.loss.job import (
+    LossJob,
+    check_capacity,
+    check_positions,
+    not_finite,
+    outside_classes,
+)
 from maskkernels.runtime.threads import over_rows
 
 _BLOCK = 1 << 22  # bytes of a 16-bit matrix, as float32, that are converted at a time
@@ -29,6 +35,7 @@ class Selected(NamedTuple):
     slots: np.ndarray  # int64 [R]: which rows of the result they are
     rows: np.ndarray  # int64 [R]: which rows of the input
     labels: np.ndarray  # int64 [R]
+    weights: np.ndarray | float  # float64 [R], of tokens; 1.0 where none are given
 
 
 def _select(job: LossJob) -> Selected:
@@ -49,8 +56,15 @@ def _select(job: LossJob) -> Selected:
     if outside.any():
         place = int(outside.argmax())
         raise outside_classes(job, int(slots[place]), int(labels[place]))
+    weights: np.ndarray | float = 1.0
+    if job.token_weights is not None:
+        weights = job.token_weights.numpy()[slots if job.weights_aligned else rows].astype(float)
+        finite = np.isfinite(weights)
+        if not finite.all():
+            place = int(finite.argmin())
+            raise not_finite(job, int(slots[place]), float(weights[place]))
     check_capacity(job, slots.size)
-    return Selected(slots, rows, labels)
+    return Selected(slots, rows, labels, weights)
 
 
 # Dividing by 0 gives infinity or NaN in torch, and no warning.
@@ -64,14 +78,14 @@ def cross_entropy(job: LossJob) -> tuple[Tensor, ...]:
     asked = Asked(job.input_grad, job.weight_grad, job.bias_grad, job.stored_dtype)
     if job.reduction == "none":
         asked = Asked(False, False, False, job.stored_dtype)
-    factors = np.full(count if any(asked[:3]) else 0, 1.0 / divisor)
+    factors = np.full(count, selected.weights / divisor) if any(asked[:3]) else np.empty(0)
     with torch.autocast("cpu", enabled=False):
         found, gradients = _over_chunks(job, selected, factors, asked)
     if job.reduction == "none":
         loss = torch.zeros(job.rows)
-        loss.numpy()[selected.slots] = found.loss
+        loss.numpy()[selected.slots] = found.loss * selected.weights
     else:
-        loss = _scalar(found.loss.sum() / divisor)
+        loss = _scalar((found.loss * selected.weights).sum() / divisor)
     several = max(count, 1)
     statistics = (
         _scalar((found.rank < 1).sum() / several) if job.accuracy else torch.empty(0),
@@ -90,7 +104,7 @@ def cross_entropy_backward(grad: Tensor, job: LossJob) -> tuple[Tensor, Tensor, 
     selected = _select(job)
     grads = grad.detach().double().numpy()
     factors = grads[selected.slots] if job.reduction == "none" else grads / _divisor(job, selected)
-    factors = np.ascontiguousarray(np.broadcast_to(factors, selected.slots.shape))
+    factors = np.full(selected.slots.size, factors * selected.weights)
     asked = Asked(job.input_grad, job.weight_grad, job.bias_grad, job.input.dtype)
     job = job._replace(accuracy=False, entropy=False, top_k=0)
     with torch.autocast("cpu", enabled=False):
@@ -117,13 +131,14 @@ def _scalar(value: Any) -> Tensor:
 
 def _divisor(job: LossJob, selected: Selected) -> float:
     """What the sum of the rows is divided by; as the reference's."""
-    if job.reduction != "mean" or not selected.slots.size:
+    weights = np.broadcast_to(selected.weights, selected.slots.shape)
+    if job.reduction != "mean" or not weights.any():
         return 1.0
     if job.num_items is not None:
         return np.float64(job.num_items.item())
-    if job.class_weights is None:
-        return float(selected.slots.size)
-    return job.class_weights.numpy()[selected.labels].sum(dtype=np.float64)
+    if job.class_weights is not None:
+        weights = weights * job.class_weights.numpy()[selected.labels]
+    return weights.sum(dtype=np.float64)
 
 
 class Asked(NamedTuple):
@@ -165,7 +180,7 @@ def _over_chunks(
     for begin in range(0, count, max(size, 1)):
         chunk = slice(begin, min(begin + size, count))
         logits, buffer = work.begin(chunk)
-        rows = Rows(
+        rows = Chunk(
             logits, buffer, selected.rows[chunk], selected.labels[chunk], factors[chunk], bias,
             class_weights,
         )  # fmt: skip

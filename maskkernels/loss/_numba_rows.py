@@ -203,8 +203,8 @@ def _gradients(row, top, factor, share, class_weights, softcap):
             row[v] = g * (_f32(1.0) - q * q)
 
 
-class Rows(NamedTuple):
-    """Labelled rows; ``labels`` and ``factors`` are those of the chunk that is looked at."""
+class Chunk(NamedTuple):
+    """A chunk of labelled rows, and where their logits are."""
 
     logits: Any  # float32 [N, V] to copy from, or empty: the buffer holds them
     buffer: Any  # float32 [n, V], or [N, V] where there is something to copy
@@ -237,23 +237,23 @@ class Found(NamedTuple):
 
 
 @kernel
-def cross_entropy(rows, law, found, first, last):
+def cross_entropy(chunk, law, found, first, last):
     """Loss and statistics of rows first..last, and their gradients in place of the logits."""
-    bias, class_weights, softcap = rows.bias, rows.class_weights, law.softcap
-    vocab_size = rows.buffer.shape[1]
+    bias, class_weights, softcap = chunk.bias, chunk.class_weights, law.softcap
+    vocab_size = chunk.buffer.shape[1]
     eps, scale = law.label_smoothing, np.float64(law.logit_scale)
-    copied = rows.logits.size > 0
+    copied = chunk.logits.size > 0
     scratch = np.empty(vocab_size if copied and not law.gradient else 0, np.float32)
     for i in range(first, last):
         row = scratch
         if not copied:
-            row = rows.buffer[i]
+            row = chunk.buffer[i]
         elif law.gradient:
-            row = rows.buffer[rows.places[i]]
+            row = chunk.buffer[chunk.places[i]]
         if copied:
-            row[:] = rows.logits[rows.places[i]]
+            row[:] = chunk.logits[chunk.places[i]]
         _adjust(row, bias, law.logit_scale, softcap)
-        y = rows.labels[i]
+        y = chunk.labels[i]
         top, at_label = _largest(row), row[y]
         if law.rank:
             found.rank[i] = _greater(row, at_label) if at_label < top else 0
@@ -286,7 +286,7 @@ def cross_entropy(rows, law, found, first, last):
         hit = weight * (1.0 - eps)
         rest = eps / vocab_size * law.sum_of_weights + 2.0 * law.z_loss * lse
         share = eps / vocab_size
-        outer = rows.factors[i] * scale
+        outer = chunk.factors[i] * scale
         factor = _f32(outer * (hit + rest) / total)
         label = outer * ((rest * own - hit * others) / total - share * weight)
         if eps > 0.0 or softcap != _f32(0.0):

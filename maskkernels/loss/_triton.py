@@ -46,18 +46,19 @@ class _Found(NamedTuple):
     rank: Tensor  # int32 [R]: how many logits are greater than the label's
 
 
-class _Rows(NamedTuple):
+class _Selected(NamedTuple):
     """The rows to compute: all of them, or those that positions or the capacity name."""
 
     at: Tensor  # int64 [R], rows of the input, -1 for padding; ascending
     labels: Tensor  # int64 [R], IGNORED or NO_CLASS where there is no class
+    weights: Tensor | None  # float32 [R], of tokens: 0 where ignored, NaN where not finite
     count: Tensor  # type: ignore[assignment]  # int64 0-d, labelled rows; in place of tuple.count
     divisor: Tensor  # float32 0-d
     factor: Tensor  # float32 [1], 1 / divisor
     compact: bool  # whether ``at`` is not simply every row
 
 
-def _rows_of(job: LossJob) -> _Rows:
+def _rows_of(job: LossJob) -> _Selected:
     """Select rows by one kernel of one program; nothing is read on the host."""
     n, positions = job.input.shape[0], job.positions
     compact = positions is None and job.capacity >= 0
@@ -66,18 +67,22 @@ def _rows_of(job: LossJob) -> _Rows:
     new = job.labels.new_empty
     at, labels = new(capacity if compact else read), new(capacity if compact else read)
     count, numbers = new(()), new(2, dtype=torch.float32)
-    class_weights, items = job.class_weights, job.num_items
+    class_weights, items, weights = job.class_weights, job.num_items, job.token_weights
+    scales = None if weights is None else torch.empty_like(at, dtype=torch.float32)
     _select[(1,)](
         job.labels.contiguous(), job.labels if positions is None else positions.contiguous(),
         numbers if class_weights is None else class_weights.contiguous(),
-        numbers if items is None else items, at, labels, count, numbers,
+        numbers if weights is None else weights.contiguous(),
+        numbers if items is None else items, at, labels, numbers if scales is None else scales,
+        count, numbers,
         n, read, capacity, job.vocab_size, job.ignore_index,
         HAS_POSITIONS=positions is not None, ALIGNED=job.aligned or positions is None,
-        COMPACT=compact, HAS_WEIGHTS=class_weights is not None, HAS_ITEMS=items is not None,
+        COMPACT=compact, HAS_WEIGHTS=class_weights is not None, HAS_SCALES=weights is not None,
+        SCALES_ALIGNED=job.weights_aligned or positions is None, HAS_ITEMS=items is not None,
         MEAN=job.reduction == "mean", BLOCK=min(BLOCK, 1024), num_warps=8,
     )  # fmt: skip
     is_some = compact or positions is not None
-    return _Rows(at, labels, count, numbers[0], numbers[1:], is_some)
+    return _Selected(at, labels, scales, count, numbers[0], numbers[1:], is_some)
 
 
 def cross_entropy(job: LossJob) -> tuple[Tensor, ...]:
@@ -88,7 +93,7 @@ def cross_entropy(job: LossJob) -> tuple[Tensor, ...]:
         found, gradients = _compute(
             job, rows, rows.factor, job.reduction != "none", job.stored_dtype
         )
-    loss = found.loss
+    loss = found.loss if rows.weights is None else found.loss * rows.weights
     if job.reduction != "none":
         loss = loss.sum() / rows.divisor
     elif job.capacity >= 0:
@@ -133,9 +138,12 @@ def _scatter(values: Tensor, slots: Tensor, size: int) -> Tensor:
 
 
 def _compute(
-    job: LossJob, rows: _Rows, factors: Tensor, gradient: bool, dtype: torch.dtype
+    job: LossJob, rows: _Selected, factors: Tensor, gradient: bool, dtype: torch.dtype
 ) -> tuple[_Found, list[Tensor]]:
-    """What is found in each row, and gradients of ``dtype``, empty where not requested."""
+    """What is found in each row, and gradients of ``dtype``, empty where not requested.
+
+    ``factors`` are what a row's gradient is multiplied with besides its token weight.
+    """
     n = rows.at.numel()
     new = factors.new_empty
     found = _Found(new(n), new(n if job.entropy else 0), new(n, dtype=torch.int32))
@@ -152,14 +160,15 @@ def _compute(
     if gradient:
         make = logits.new_zeros if rows.compact else logits.new_empty
         gradients[0] = out = make(logits.shape, dtype=dtype)
-    _launch(job, logits, out, rows.at, rows.labels, factors, found, gradient)
+    scales = factors if rows.weights is None else factors * rows.weights
+    _launch(job, logits, out, rows.at, rows.labels, scales, found, gradient)
     return found, gradients
 
 
 def _linear(
     job: LossJob,
     weight: Tensor,
-    rows: _Rows,
+    rows: _Selected,
     factors: Tensor,
     found: _Found,
     gradient: bool,
@@ -169,6 +178,12 @@ def _linear(
     # a loss scale lifts float16 out of its smallest numbers only if they are not divided first
     late = dtype == torch.float32 and weight.dtype == torch.float16
     inner = torch.ones_like(factors) if late else factors
+    if rows.weights is not None:
+        if late:  # and weights are around 1
+            mean = rows.weights.abs().sum() / rows.count
+            mean = torch.where(mean > 0, mean, 1.0)
+            inner, factors = 1.0 / mean, factors * mean
+        inner = inner * rows.weights
     n, size = rows.at.numel(), _chunk_rows(job, gradient)
     x = _take(job.input, rows)
     d_x = torch.empty_like(x) if gradient and job.input_grad else x
@@ -213,7 +228,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, is_begun: bool) -> None:
         total.copy_(torch.mm(a, b))
 
 
-def _take(matrix: Tensor, rows: _Rows) -> Tensor:
+def _take(matrix: Tensor, rows: _Selected) -> Tensor:
     """[R, H], a copy of the labelled rows with zeros in place of the others."""
     n, width = rows.at.numel(), matrix.shape[1]
     out = matrix.new_empty(n, width)

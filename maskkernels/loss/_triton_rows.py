@@ -16,18 +16,20 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _select(
-    labels_ptr, positions_ptr, class_weights_ptr, items_ptr,
-    at_ptr, out_ptr, count_ptr, numbers_ptr,
+    labels_ptr, positions_ptr, class_weights_ptr, token_weights_ptr, items_ptr,
+    at_ptr, out_ptr, scales_ptr, count_ptr, numbers_ptr,
     n: tl.int64, rows: tl.int64, capacity: tl.int64, vocab_size: tl.int64, ignore_index: tl.int64,
     HAS_POSITIONS: tl.constexpr, ALIGNED: tl.constexpr, COMPACT: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr, HAS_ITEMS: tl.constexpr, MEAN: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr, HAS_SCALES: tl.constexpr, SCALES_ALIGNED: tl.constexpr,
+    HAS_ITEMS: tl.constexpr, MEAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Rows to compute, their labels, their count, the divisor and 1 / divisor.
+    """Rows to compute, their labels and token weights, their count, the divisor and 1 / divisor.
 
     One program, so that the order of every sum is fixed and slots follow from a running count.
     """
     count = tl.zeros([], tl.int64)
     weights = tl.zeros([], tl.float32)
+    some = tl.zeros([], tl.int32)  # rows with a weight that is not 0
     for begin in range(0, rows, BLOCK):
         offs = begin + tl.arange(0, BLOCK)
         ok = offs < rows
@@ -47,24 +49,34 @@ def _select(
         tl.store(at_ptr + slot, tl.where(ok, at, -1), mask=kept)
         tl.store(out_ptr + slot, label, mask=kept)
         count += tl.sum(counted.to(tl.int32), 0).to(tl.int64)
+        weight = tl.where(counted & kept, 1.0, 0.0)
+        if HAS_SCALES:
+            where = offs if SCALES_ALIGNED else at
+            weight = tl.load(token_weights_ptr + where, mask=counted & kept, other=0.0)
+            weight = tl.where((weight - weight) == 0.0, weight, float("nan"))
+            tl.store(scales_ptr + slot, weight, mask=kept)
+            some += tl.sum((weight != 0.0).to(tl.int32), 0)
         if HAS_WEIGHTS:
-            inside = inside & kept
-            weights += tl.sum(tl.load(class_weights_ptr + label, mask=inside, other=0.0), 0)
+            weight *= tl.load(class_weights_ptr + label, mask=inside & kept, other=0.0)
+        if HAS_WEIGHTS or HAS_SCALES:
+            weights += tl.sum(weight, 0)
     if COMPACT:  # padding after the last labelled row
         for begin in range(tl.minimum(count, capacity), capacity, BLOCK):
             offs = begin + tl.arange(0, BLOCK)
             empty = tl.zeros([BLOCK], tl.int64)
             tl.store(at_ptr + offs, empty - 1, mask=offs < capacity)
             tl.store(out_ptr + offs, empty + _IGNORED, mask=offs < capacity)
+            if HAS_SCALES:
+                tl.store(scales_ptr + offs, empty.to(tl.float32), mask=offs < capacity)
     tl.store(count_ptr, count)
     divisor = 1.0
     if MEAN:
         divisor = count.to(tl.float32)
         if HAS_ITEMS:
             divisor = tl.load(items_ptr)
-        elif HAS_WEIGHTS:
+        elif HAS_WEIGHTS or HAS_SCALES:
             divisor = weights
-        divisor = tl.where(count > 0, divisor, 1.0)
+        divisor = tl.where(some > 0 if HAS_SCALES else count > 0, divisor, 1.0)
     tl.store(numbers_ptr, divisor)
     tl.store(numbers_ptr + 1, 1.0 / divisor)
 

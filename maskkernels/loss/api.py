@@ -10,6 +10,7 @@ from maskkernels.loss.checks import (
     check_float,
     check_labels,
     check_numbers,
+    check_token_weights,
     check_transforms,
     check_values,
     items_tensor,
@@ -58,6 +59,7 @@ def masked_cross_entropy(
     *,
     positions: Tensor | None = None,
     class_weights: Tensor | None = None,
+    token_weights: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
@@ -73,14 +75,15 @@ def masked_cross_entropy(
     """Cross-entropy of the labelled rows of ``logits``; the others are never read.
 
     In place of ``F.cross_entropy(logits.view(-1, V), labels.view(-1))``. The plain formula, for one
-    row with logits x, label y, class weights w (all 1 without ``class_weights``):
+    row with logits x, label y, weight t of the token, class weights w (1 where not given):
     z = logit_scale * x, then z = softcap * tanh(z / softcap) if there is a softcap;
     lse = log(sum_v exp(z_v));
-    row = w_y * (1 - label_smoothing) * (lse - z_y)
-    + label_smoothing / V * sum_v w_v * (lse - z_v) + z_loss * lse^2.
+    row = t * (w_y * (1 - label_smoothing) * (lse - z_y)
+    + label_smoothing / V * sum_v w_v * (lse - z_v) + z_loss * lse^2).
     "sum" adds the labelled rows; "mean" divides that by ``num_items`` or, without it, by the sum
-    of their w_y, which is their count without class weights. Without labelled rows the loss is 0,
-    and so are the gradients. Sums are taken in float32 whatever the dtype (float64 for float64).
+    of their t * w_y, which is their count without weights. Without labelled rows, or with token
+    weights of 0 alone, the divisor is 1, so that the loss is 0 and so are the gradients. Sums are
+    taken in float32 whatever the dtype (float64 for float64).
 
     Args:
         logits: [..., V], float16, bfloat16 or float32; float64 on the reference alone.
@@ -89,6 +92,11 @@ def masked_cross_entropy(
             as ``mask_tokens(..., capacity=C)`` returns them: only these rows are looked at.
             ``labels`` may then be [C] as well, one for each position.
         class_weights: float [V]. Gets no gradient.
+        token_weights: float [...] as ``labels``, or [C] as ``positions`` where there are some (a
+            shape that is both is that of the rows): the weight of each row's loss, in float32. Any
+            finite number. Gets no gradient. Those of unlabelled rows are not looked at. A row of
+            weight 0 counts as labelled: 0 times a loss that is not finite is NaN. Accuracy,
+            entropy, top_k and count are unweighted.
         ignore_index: the label of rows that are not predicted.
         label_smoothing: in [0, 1].
         z_loss: factor of lse^2, at least 0.
@@ -105,9 +113,10 @@ def masked_cross_entropy(
         LossOutput(loss, count, accuracy, entropy, top_k).
 
     Raises:
-        TypeError, ValueError: an argument that does not fit, by name; a label outside [0, V) is
-            found on the CPU only. On a GPU, where looking would wait for the device, the loss of
-            such a row is NaN, and so are its gradients.
+        TypeError, ValueError: an argument that does not fit, by name; a label outside [0, V) and
+            the weight of a labelled token that is not finite are found on the CPU only. On a GPU,
+            where looking would wait for the device, the loss of such a row is NaN, and so are its
+            gradients.
         RuntimeError: a gradient of the gradient is requested; only the reference has one. A call
             within a transform of torch.func (grad, vmap...), where only the reference runs.
 
@@ -120,9 +129,9 @@ def masked_cross_entropy(
         (1.3863, 2)
     """
     return _cross_entropy(
-        "logits", logits, None, None, labels, positions, class_weights, ignore_index,
-        label_smoothing, z_loss, softcap, logit_scale, reduction, num_items, accuracy, entropy,
-        top_k, None, None, backend,
+        "logits", logits, None, None, labels, positions, class_weights, token_weights,
+        ignore_index, label_smoothing, z_loss, softcap, logit_scale, reduction, num_items, accuracy,
+        entropy, top_k, None, None, backend,
     )  # fmt: skip
 
 
@@ -134,6 +143,7 @@ def linear_cross_entropy(
     *,
     positions: Tensor | None = None,
     class_weights: Tensor | None = None,
+    token_weights: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
@@ -167,8 +177,8 @@ def linear_cross_entropy(
         labels: [...], as in ``masked_cross_entropy``.
         bias: [V], of the dtype of hidden, or None.
         positions: as in ``masked_cross_entropy``, rows of the flattened hidden states.
-        class_weights, ignore_index, label_smoothing, z_loss, softcap, logit_scale, reduction,
-            num_items, accuracy, entropy, top_k: as in ``masked_cross_entropy``.
+        class_weights, token_weights, ignore_index, label_smoothing, z_loss, softcap, logit_scale,
+            reduction, num_items, accuracy, entropy, top_k: as in ``masked_cross_entropy``.
         capacity: without positions, at most so many rows are labelled. A GPU then computes this
             many rows whatever the labels, without waiting to count them, and the loss and its
             gradients are NaN where there are more; the CPU counts, and raises.
@@ -216,9 +226,9 @@ def linear_cross_entropy(
         if tensor is not None and tensor.dtype != hidden.dtype:
             raise TypeError(f"{name} is {tensor.dtype}, hidden {hidden.dtype}: cast one of them")
     return _cross_entropy(
-        "hidden", hidden, weight, bias, labels, positions, class_weights, ignore_index,
-        label_smoothing, z_loss, softcap, logit_scale, reduction, num_items, accuracy, entropy,
-        top_k, capacity, chunk_bytes, backend,
+        "hidden", hidden, weight, bias, labels, positions, class_weights, token_weights,
+        ignore_index, label_smoothing, z_loss, softcap, logit_scale, reduction, num_items, accuracy,
+        entropy, top_k, capacity, chunk_bytes, backend,
     )  # fmt: skip
 
 
@@ -235,6 +245,7 @@ def _cross_entropy(
     labels: Tensor,
     positions: Tensor | None,
     class_weights: Tensor | None,
+    token_weights: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     z_loss: float,
@@ -267,6 +278,10 @@ def _cross_entropy(
                 f"class_weights must be [{vocab_size}], got {tuple(class_weights.shape)}"
             )
         class_weights = class_weights.detach().to(dtype)
+    weights_aligned = False
+    if token_weights is not None:
+        weights_aligned = check_token_weights(name, rows, positions, token_weights)
+        token_weights = token_weights.detach().reshape(-1).to(dtype)
     check_numbers(label_smoothing, z_loss, softcap, logit_scale)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r}: expected one of {REDUCTIONS}")
@@ -280,10 +295,10 @@ def _cross_entropy(
     ]
     job = LossJob(
         rows.reshape(-1, rows.shape[-1]), weight, bias, labels.reshape(-1).long(), positions,
-        class_weights, items_tensor(num_items, rows.device, dtype), aligned, int(ignore_index),
-        float(label_smoothing), float(z_loss), float(softcap or 0.0), float(logit_scale),
-        reduction, bool(accuracy), bool(entropy), int(top_k or 0),
-        -1 if capacity is None else int(capacity), int(chunk_bytes or 0), *needs,
+        class_weights, token_weights, items_tensor(num_items, rows.device, dtype), aligned,
+        weights_aligned, int(ignore_index), float(label_smoothing), float(z_loss),
+        float(softcap or 0.0), float(logit_scale), reduction, bool(accuracy), bool(entropy),
+        int(top_k or 0), -1 if capacity is None else int(capacity), int(chunk_bytes or 0), *needs,
     )  # fmt: skip
     name = _backend(backend, rows)
     is_traced = check_transforms(name) or torch.compiler.is_compiling()

@@ -6,8 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskkernels.loss.job import LossJob, check_capacity, check_positions, outside_classes
-from maskkernels.loss.reference import select
+from maskkernels.loss.job import (
+    LossJob,
+    check_capacity,
+    check_positions,
+    not_finite,
+    outside_classes,
+)
+from maskkernels.loss.reference import select, weights_of
 from maskkernels.tokens.checks import INTEGERS, check_dense, check_number
 
 
@@ -83,6 +89,22 @@ def check_labels(name: str, rows: Tensor, labels: Tensor, positions: Tensor | No
     )
 
 
+def check_token_weights(name: str, rows: Tensor, positions: Tensor | None, weights: Any) -> bool:
+    """Check the weights of rows; returns whether they belong to positions."""
+    check_float("token_weights", weights, rows)
+    if weights.requires_grad and torch.is_grad_enabled():
+        raise ValueError("token_weights get no gradient: pass token_weights.detach()")
+    if weights.shape == rows.shape[:-1]:
+        return False
+    if positions is not None and weights.shape == positions.shape:
+        return True
+    also = "" if positions is None else f" or that of positions, {tuple(positions.shape)}"
+    raise ValueError(
+        f"token_weights must have the shape of {name} without its last dimension, "
+        f"{tuple(rows.shape[:-1])}{also}; got {tuple(weights.shape)}"
+    )
+
+
 def items_tensor(
     num_items: int | float | Tensor | None, device: torch.device, dtype: torch.dtype
 ) -> Tensor | None:
@@ -115,4 +137,8 @@ def check_values(job: LossJob) -> None:
     if outside.any():
         place = int(outside.long().argmax())
         raise outside_classes(job, place, int(labels[place]))
+    weights = weights_of(job, labelled)
+    if weights is not None and not weights.isfinite().all():
+        place = int(weights.isfinite().long().argmin())
+        raise not_finite(job, place, float(weights[place]))
     check_capacity(job, int(labelled.sum()))

@@ -12,8 +12,9 @@ class LossJob(NamedTuple):
 
     ``input`` is the hidden states [N, H] where there is a ``weight``, and the logits [N, V] where
     there is none. ``labels`` belong to the rows of ``input`` or, where ``aligned``, to
-    ``positions``. Numbers that are not given: ``softcap``, ``top_k`` and ``chunk_bytes`` are 0,
-    ``capacity`` is -1. The three ``*_grad`` say which gradients the backward will ask for.
+    ``positions``; so do ``token_weights`` where ``weights_aligned``. Numbers that are not given:
+    ``softcap``, ``top_k`` and ``chunk_bytes`` are 0, ``capacity`` is -1. The three ``*_grad`` say
+    which gradients the backward will ask for.
     """
 
     input: Tensor
@@ -22,8 +23,10 @@ class LossJob(NamedTuple):
     labels: Tensor  # int64 [N], or [C] where aligned
     positions: Tensor | None  # int64 [C]
     class_weights: Tensor | None  # float32 (float64 with a float64 input) [V]
+    token_weights: Tensor | None  # like class_weights, [N], or [C] where weights_aligned
     num_items: Tensor | None  # 0-d, like class_weights
     aligned: bool
+    weights_aligned: bool
     ignore_index: int
     label_smoothing: float
     z_loss: float
@@ -101,6 +104,16 @@ def outside_classes(job: LossJob, place: int, label: int) -> ValueError:
     return ValueError(
         f"flattened labels[{place}] is {label}, outside the classes [0, {job.vocab_size}) "
         f"and not ignore_index={job.ignore_index}"
+    )
+
+
+def not_finite(job: LossJob, place: int, weight: float) -> ValueError:
+    """The error for the weight of a labelled row; ``place`` counts rows of the result."""
+    if job.positions is not None and not job.weights_aligned:
+        place = int(job.positions[place])
+    return ValueError(
+        f"flattened token_weights[{place}] is {weight} as float32: weights of labelled rows must "
+        "be finite"
     )
 
 

@@ -37,9 +37,12 @@ def cross_entropy(job: LossJob) -> Result:
     count = labelled.sum()
     if job.capacity >= 0:
         rows = rows * torch.where(labelled & (count > job.capacity), torch.nan, 1.0)
+    token_weights = weights_of(job, labelled)
+    if token_weights is not None:
+        rows = rows * torch.where(token_weights.isfinite(), token_weights, torch.nan)
     rows = torch.where(labelled, rows, 0.0)
     with torch.no_grad():
-        divisor = divisor_of(job, count, torch.where(labelled, weight, 0.0))
+        divisor = divisor_of(job, count, torch.where(labelled, weight, 0.0), token_weights)
         stats = _statistics(job, logits.detach(), lse, at_label, labelled & inside, count)
     if job.reduction != "none":
         rows = rows.sum() / divisor
@@ -71,18 +74,35 @@ def logits_of(x: Tensor, labelled: Tensor, job: LossJob) -> Tensor:
     return job.softcap * torch.tanh(x / job.softcap) if job.softcap else x
 
 
-def divisor_of(job: LossJob, count: Tensor, weights: Tensor) -> Tensor | float:
-    """What the sum of the rows is divided by; 1 where nothing is labelled.
+def weights_of(job: LossJob, labelled: Tensor) -> Tensor | None:
+    """The token weight of each row of the result, 0 where it is not ``labelled``; None: all 1."""
+    weights = job.token_weights
+    if weights is None:
+        return None
+    if job.positions is not None and not job.weights_aligned:
+        some = weights if weights.numel() else weights.new_zeros(1)
+        weights = some[job.positions.clamp(0)]
+    return torch.where(labelled, weights, 0.0)
+
+
+def divisor_of(
+    job: LossJob, count: Tensor, class_weights: Tensor, token_weights: Tensor | None
+) -> Tensor | float:
+    """What the sum of the rows is divided by; 1 where no labelled row has any weight.
 
     Args:
         job: the job.
         count: int64 0-d, the number of labelled rows.
-        weights: the class weight of each row's label, 0 where the row is ignored.
+        class_weights: the class weight of each row's label, 0 where the row is ignored.
+        token_weights: the token weight of each row, 0 where it is ignored; None: all 1.
     """
     if job.reduction != "mean":
         return 1.0
+    is_some, weights = count > 0, class_weights
+    if token_weights is not None:
+        is_some, weights = (token_weights != 0).any(), class_weights * token_weights
     divisor = weights.sum() if job.num_items is None else job.num_items
-    return torch.where(count > 0, divisor, 1.0)
+    return torch.where(is_some, divisor, 1.0)
 
 
 def _statistics(

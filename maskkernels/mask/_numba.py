@@ -19,24 +19,24 @@ from maskkernels.mask._numba_rows import (
     Tokens,
     above_rate,
     bits_up_to,
-    copy_row,
     is_maskable,
     keep_eligible,
     note_positions,
-    sample_of,
     selected_below,
+    take_row,
     threshold_of,
     write_random,
     write_selected,
 )
 from maskkernels.mask._numba_units import mask_units
 from maskkernels.mask.actions import MASK
-from maskkernels.mask.job import MaskJob, check_values
+from maskkernels.mask.job import MaskJob
 from maskkernels.mask.policy import outside_vocabulary, thresholds
 from maskkernels.rng._numba import counter_word, fill_words
 from maskkernels.runtime.jit import inlined, kernel, lowest_bit
 from maskkernels.runtime.threads import over_rows
 from maskkernels.tokens._numba import flat, flat_masks, row_bounds
+from maskkernels.tokens.checks import check_drawn_from, check_rates
 
 _thresholds = lru_cache(maxsize=64)(thresholds)
 
@@ -48,7 +48,7 @@ def _mask_block(tokens, law, output, begin, size, first, words, at, index):
     The selected tokens are the bits of a word compared 64 at a time; all but the loop over those
     bits is free of branches. ``index`` takes the positions that are to become random.
     """
-    ids, real, special, table = tokens.ids, tokens.real, tokens.special, tokens.table
+    real, special, table = tokens.real, tokens.special, tokens.table
     out, labels = output.ids, output.labels
     mask_token_id, ignore_index = output.mask_token_id, output.ignore_index
     mask_below, random_below = law.mask_below, law.random_below
@@ -62,12 +62,12 @@ def _mask_block(tokens, law, output, begin, size, first, words, at, index):
             i = group + lowest_bit(bits)
             bits &= bits - np.uint64(1)
             t = begin + i
-            token = ids[t]
+            token = out[t]
             ok = True
             if real.size:
                 ok = real[t] != 0
             if special.size:
-                ok = ok and not special[t]
+                ok = ok and special[t] == 0
             elif table.size:
                 ok = ok and is_maskable(table, token)
             r = np.int64(words[i])
@@ -90,11 +90,9 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
     action = np.empty(BLOCK, np.uint8)
     count = 0
     for b in range(first_row, last_row):
-        end = tokens.bounds[b + 1]
-        bad = copy_row(tokens, output, tokens.bounds[b], end)
+        bad, _, end, first, sample = take_row(tokens, output, b)
         if bad >= 0:
             return count, bad
-        first, sample = sample_of(tokens, b)
         for begin in range(first, end, BLOCK):
             size = min(BLOCK, end - begin)
             fill_words(words[: (size + 3) & ~3], begin - first, sample, law.c3, law.seed)
@@ -104,7 +102,7 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
                 count = note_positions(output, at, n, count)
                 continue
             above_rate(words, tokens.rates[begin : begin + size], above)
-            n = keep_eligible(tokens, at, selected_below(above, begin, size, 1, at))
+            n = keep_eligible(tokens, output, at, selected_below(above, begin, size, 1, at))
             for i in range(n):
                 r, p = np.int64(words[at[i] - begin]), tokens.rates[at[i]]
                 mask_below = threshold_of(p * law.mask_share)
@@ -117,12 +115,13 @@ def _mask_tokens(tokens, law, output, first_row, last_row):
 
 def mask_tokens(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     bounds = row_bounds(job.input_ids, job.cu_seqlens)
-    check_values(job)
     # NumPy allocates faster than torch, and large arrays in huge pages
     ids = flat(job.input_ids, job.input_ids.dtype)
     masked, labels = (np.empty(tuple(job.input_ids.shape), ids.dtype) for _ in range(2))
     positions = np.empty(max(job.capacity, 0), np.int64)
     size = job.vocab_size if job.maskable is None else job.maskable.numel()
+    check_drawn_from(job.replacement_ids, size)
+    check_rates("rates", job.rates)
     real, special = flat_masks(job.attention_mask, job.special_tokens_mask)
     tokens = Tokens(
         ids,

@@ -3,10 +3,9 @@
 import numpy as np
 
 from maskkernels.mask._numba_rows import (
-    copy_row,
     keep_eligible,
     pick_by_word,
-    sample_of,
+    take_row,
     threshold_of,
     write_selected,
 )
@@ -73,13 +72,18 @@ def _break_ties(keys, n, k, some):
 
 
 @inlined
-def _limit(keys, n, k, bins, some):
-    """One more than the k-th smallest of n keys: k of them are below it."""
-    if k == 0:
-        return np.uint64(0)
+def _count_keys(keys, n, bins):
+    """bins[b] = how many of n keys have b as their highest byte."""
     bins[:] = 0
     for i in range(n):
         bins[keys[i] >> np.uint64(56)] += 1
+
+
+@inlined
+def _limit(keys, n, k, bins, some):
+    """One more than the k-th smallest of n keys, which ``bins`` counts: k of them are below it."""
+    if k == 0:
+        return np.uint64(0)
     before, b = 0, 0
     while before + bins[b] < k:
         before += bins[b]
@@ -113,14 +117,12 @@ def mask_budget(tokens, law, output, first_row, last_row):
     action = np.empty(longest, np.uint8)
     count = 0
     for b in range(first_row, last_row):
-        row, end = tokens.bounds[b], tokens.bounds[b + 1]
-        bad = copy_row(tokens, output, row, end)
+        bad, row, end, first, sample = take_row(tokens, output, b)
         if bad >= 0:
             return count, bad
-        first, sample = sample_of(tokens, b)
         for t in range(first, end):
             at[t - first] = t
-        n = keep_eligible(tokens, at, end - first)
+        n = keep_eligible(tokens, output, at, end - first)
         entries = n  # of what the k are chosen from
         slot = slots
         if by_unit:
@@ -147,6 +149,7 @@ def mask_budget(tokens, law, output, first_row, last_row):
             k = 1
         if tokens.rates.size:
             _break_ties(keys, entries, k, some)
+        _count_keys(keys, entries, bins)
         chosen = _limit(keys, entries, k, bins, some)
         ranked = not by_unit or law.per_unit
         mask_below = random_below = np.uint64(0)

@@ -90,6 +90,16 @@ def sample_of(tokens, b):
 
 
 @inlined
+def take_row(tokens, output, b):
+    """Copy row b: (its first real id outside the vocabulary or -1, where it begins and ends, its
+    first real token, its sample id)."""
+    begin, end = tokens.bounds[b], tokens.bounds[b + 1]
+    bad = copy_row(tokens, output, begin, end)
+    first, sample = sample_of(tokens, b)
+    return bad, begin, end, first, sample
+
+
+@inlined
 def bits_up_to(words, group, size, highest):
     """Bit i: words[group + i] <= highest; for the 64 words from ``group``, none past ``size``."""
     bits = at_most(words, group, highest)
@@ -124,17 +134,15 @@ def above_rate(words, rates, above):
 
 @inlined
 def is_maskable(table, token):
-    """An id outside the table is not: padding holds any number, and another thread may write."""
-    inside = np.uint64(token) < np.uint64(table.size)  # a negative id is a huge one
-    return inside and table[np.uint64(token) if inside else np.uint64(0)]
+    """Look up an id without a branch; an id outside, which only padding has, gets any answer."""
+    return table[min(np.uint64(token), np.uint64(table.size - 1))]  # a negative id is a huge one
 
 
 @inlined
-def keep_eligible(tokens, at, n):
-    """Drop from at[:n] what may not be masked; how many are left."""
-    ids, real, special, table, units = (
-        tokens.ids, tokens.real, tokens.special, tokens.table, tokens.units,
-    )  # fmt: skip
+def keep_eligible(tokens, output, at, n):
+    """Drop from at[:n] what may not be masked; how many are left. The row has been copied."""
+    real, special, table, units = tokens.real, tokens.special, tokens.table, tokens.units
+    ids = output.ids  # of the copy, which no other thread writes to
     left = 0
     for i in range(n):
         t = at[i]
@@ -144,7 +152,7 @@ def keep_eligible(tokens, at, n):
         if units.size:
             ok = ok and units[t] >= 0
         if special.size:
-            ok = ok and not special[t]
+            ok = ok and special[t] == 0
         elif table.size:
             ok = ok and is_maskable(table, ids[t])
         at[left] = t
@@ -172,11 +180,11 @@ def pick_by_word(tokens, law, at, n, first, sample, index, words, action):
 @inlined
 def write_selected(tokens, law, output, at, action, n, first, sample, count, index, words):
     """Label the n selected tokens of a row and put in their place what ``action`` says."""
-    ids, out, labels, mask_token_id = tokens.ids, output.ids, output.labels, output.mask_token_id
+    out, labels, mask_token_id = output.ids, output.labels, output.mask_token_id
     random = 0
     for i in range(n):
         t = at[i]
-        token = ids[t]
+        token = out[t]
         labels[t] = token
         out[t] = mask_token_id if action[i] == MASK else token
         index[random] = t - first

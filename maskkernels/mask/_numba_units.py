@@ -5,11 +5,10 @@ import numpy as np
 from maskkernels.mask._numba_rows import (
     BLOCK,
     above_rate,
-    copy_row,
     keep_eligible,
     pick_by_word,
-    sample_of,
     selected_below,
+    take_row,
     write_selected,
 )
 from maskkernels.rng._numba import fill_words, gather_words
@@ -97,11 +96,9 @@ def mask_units(tokens, law, output, first_row, last_row):
     action = np.empty(BLOCK, np.uint8)
     count = 0
     for b in range(first_row, last_row):
-        row, end = tokens.bounds[b], tokens.bounds[b + 1]
-        bad = copy_row(tokens, output, row, end)
+        bad, row, end, first, sample = take_row(tokens, output, b)
         if bad >= 0:
             return count, bad
-        first, sample = sample_of(tokens, b)
         slot, _ = words_of_units(
             tokens.units[row:end], sample, law, slots, table, numbers, unit_words
         )
@@ -115,7 +112,7 @@ def mask_units(tokens, law, output, first_row, last_row):
                 n = selected_below(above, begin, size, 1, at)
             else:
                 n = selected_below(token_words, begin, size, law.select, at)
-            n = keep_eligible(tokens, at, n)
+            n = keep_eligible(tokens, output, at, n)
             pick_by_word(tokens, law, at, n, first, sample, index, words, action)
             count = write_selected(
                 tokens, law, output, at, action, n, first, sample, count, index, words

@@ -23,21 +23,15 @@ from maskkernels.mask._triton_blocks import (
     quads_of,
     rates_at,
     threshold_of,
+    tokens_at,
 )
 from maskkernels.mask._triton_budget import NO_KEY, is_within, limit_keys, rank_tokens
 from maskkernels.mask.job import MaskJob
 from maskkernels.mask.leaders import flat_leaders, leaders
 from maskkernels.mask.policy import thresholds
-from maskkernels.rng._triton import (
-    eligible_at,
-    flat_mask,
-    flat_or,
-    hash_samples,
-    layout_of,
-    word,
-    words_of_quads,
-)
+from maskkernels.rng._triton import hash_samples, word, words_of_quads
 from maskkernels.rng.streams import REPLACEMENT, UNIT
+from maskkernels.tokens._triton import flat_mask, flat_or, layout_of
 from maskkernels.tokens.eligibility import may_mask
 from maskkernels.tokens.layout import layout
 
@@ -73,12 +67,8 @@ def _mask_tokens(
         return
     lane, ok, own = lanes_of(low, high, inside, HAS_REAL, PACKED, BLOCK)
     sample = tl.load(sample_ids_ptr + b, mask=inside, other=0)
-    ids = tl.load(ids_ptr + start + lane, mask=ok, other=0).to(tl.int64)
-    unit = ids
-    if HAS_UNITS:
-        unit = tl.load(units_ptr + start + lane, mask=ok, other=-1).to(tl.int64)
-    eligible = eligible_at(
-        lane, own, ids, unit, real_ptr + start, special_ptr + start, table_ptr, size,
+    ids, unit, eligible = tokens_at(
+        start, lane, ok, own, ids_ptr, real_ptr, special_ptr, table_ptr, units_ptr, size,
         HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
     )  # fmt: skip
     unit = tl.maximum(unit, 0)

@@ -8,6 +8,8 @@ int32 from its start; only the start is an int64.
 import triton
 import triton.language as tl
 
+from maskkernels.tokens._triton import eligible_at
+
 
 @triton.jit
 def block_of(
@@ -61,6 +63,24 @@ def lanes_of(low, high, inside, HAS_REAL: tl.constexpr, PACKED: tl.constexpr, BL
     if PACKED:
         own = ok & (lane < tl.where(inside, high, 0))
     return lane, ok, own
+
+
+@triton.jit
+def tokens_at(
+    start, lane, ok, own, ids_ptr, real_ptr, special_ptr, table_ptr, units_ptr, size,
+    HAS_REAL: tl.constexpr, HAS_SPECIAL: tl.constexpr, HAS_TABLE: tl.constexpr,
+    HAS_UNITS: tl.constexpr,
+):  # fmt: skip
+    """(ids of a block's lanes, their units, which of them may be masked)."""
+    ids = tl.load(ids_ptr + start + lane, mask=ok, other=0).to(tl.int64)
+    unit = ids
+    if HAS_UNITS:
+        unit = tl.load(units_ptr + start + lane, mask=ok, other=-1).to(tl.int64)
+    eligible = eligible_at(
+        lane, own, ids, unit, real_ptr + start, special_ptr + start, table_ptr, size,
+        HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
+    )  # fmt: skip
+    return ids, unit, eligible
 
 
 @triton.jit

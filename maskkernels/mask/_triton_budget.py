@@ -6,8 +6,15 @@ Keys fill 64 bits without a sign, and are kept in int64 tensors.
 import triton
 import triton.language as tl
 
-from maskkernels.mask._triton_blocks import block_of, lanes_of, quads_of, rates_at, threshold_of
-from maskkernels.rng._triton import eligible_at, word, words_of_quads
+from maskkernels.mask._triton_blocks import (
+    block_of,
+    lanes_of,
+    quads_of,
+    rates_at,
+    threshold_of,
+    tokens_at,
+)
+from maskkernels.rng._triton import word, words_of_quads
 from maskkernels.rng.streams import UNIT
 
 _UNIT = tl.constexpr(UNIT)
@@ -43,12 +50,8 @@ def rank_tokens(
         return
     lane, ok, own = lanes_of(low, high, inside, HAS_REAL, PACKED, BLOCK)
     sample = tl.load(sample_ids_ptr + b, mask=inside, other=0)
-    ids = tl.load(ids_ptr + start + lane, mask=ok, other=0).to(tl.int64)
-    unit = ids
-    if HAS_UNITS:
-        unit = tl.load(units_ptr + start + lane, mask=ok, other=-1).to(tl.int64)
-    eligible = eligible_at(
-        lane, own, ids, unit, real_ptr + start, special_ptr + start, table_ptr, size,
+    _, unit, eligible = tokens_at(
+        start, lane, ok, own, ids_ptr, real_ptr, special_ptr, table_ptr, units_ptr, size,
         HAS_REAL, HAS_SPECIAL, HAS_TABLE, HAS_UNITS,
     )  # fmt: skip
     if HAS_UNITS:

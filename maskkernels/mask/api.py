@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from maskkernels.backend import Op
-from maskkernels.mask.job import MaskJob, check_rates, check_values
+from maskkernels.mask.job import MaskJob
 from maskkernels.mask.policy import MaskingPolicy, outside_vocabulary
 from maskkernels.tokens.checks import (
     INTEGERS,
     check_bounds,
     check_dense,
+    check_drawn_from,
     check_ids,
     check_indices,
     check_int64,
     check_like,
+    check_rates,
     check_vector,
     epoch_bits,
     seed_bits,
@@ -61,8 +63,9 @@ def _fake(job: MaskJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _check(job: MaskJob) -> None:
     """Look at the values before the reference runs on the CPU."""
     check_bounds(job.input_ids, job.cu_seqlens)
-    check_values(job)
     size = job.vocab_size if job.maskable is None else job.maskable.numel()
+    check_drawn_from(job.replacement_ids, size)
+    check_rates("rates", job.rates)
     outside = (job.input_ids < 0) | (job.input_ids >= size)
     if job.attention_mask is not None:
         outside &= job.attention_mask != 0
@@ -70,7 +73,9 @@ def _check(job: MaskJob) -> None:
         raise outside_vocabulary(job.input_ids, int(outside.reshape(-1).long().argmax()), size)
 
 
-_mask_tokens = Op("mask", "mask_tokens", fake=_fake, job=MaskJob, results=4, check=_check)
+_mask_tokens = Op(
+    "mask", "mask_tokens", fake=_fake, job=MaskJob, results=4, check=_check, direct=True
+)
 
 
 def mask_tokens(
@@ -174,7 +179,7 @@ def mask_tokens(
             f"replacement_ids must hold 1 to 2**31 - 1 ids, got {replacement_ids.numel()}"
         )
     if capacity is not None:
-        check_int64("capacity", capacity, 0)
+        check_int64("capacity", capacity, 0, 1 << 31)
     if unit_rates is not None:
         rates = _rates_of_units(unit_rates, units, cu_seqlens)
     job = MaskJob(
@@ -236,6 +241,8 @@ def _rates_of_units(unit_rates: Tensor, units: Tensor | None, cu_seqlens: Tensor
     """Return the rate of each token's unit, shaped like ``units``; 0 for a token without a unit."""
     if units is None:  # _check_units has refused this; the type checker cannot know
         raise ValueError("unit_rates goes with units")
+    if not unit_rates.shape[0]:  # bounds that are wrong: the kernel says so
+        return torch.zeros_like(units, dtype=unit_rates.dtype)
     inside = (units >= 0) & (units < unit_rates.shape[1])
     column = torch.where(inside, units, 0).long()
     if cu_seqlens is None:

@@ -4,6 +4,8 @@ Philox runs on vectors: its 32-bit words live in 64-bit lanes whose upper halves
 only in front of a multiplication, because a 32x32 -> 64 bit multiply is one instruction a lane.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -101,6 +103,7 @@ def _random_words(samples, index, seed, c3, out):
         out[i] = word(np.uint64(index[i]), c1, c2, c3, k0, k1)
 
 
+@lru_cache(maxsize=8)
 def counter_word(epoch: int) -> np.uint64:
     """Counter word c3 of the contract, for stream 0."""
     return np.uint64(epoch << 8)

@@ -58,6 +58,7 @@ _hash_rows = Op(
     fake=_fake_hash_rows,
     arguments={"input_ids": Tensor, "cu_seqlens": Tensor | None, "attention_mask": Tensor | None},
     check=lambda input_ids, cu_seqlens, _: check_bounds(input_ids, cu_seqlens),
+    direct=True,
 )
 _random_words = Op(
     "rng",
@@ -65,6 +66,7 @@ _random_words = Op(
     fake=_fake_random_words,
     arguments={"sample_ids": Tensor, "index": Tensor, "seed": int, "epoch": int, "stream": int},
     check=lambda _, index, *__: check_indices("index", index, 0),
+    direct=True,
 )
 
 

@@ -1,5 +1,7 @@
 """Tokens as flat arrays, as Numba kernels take them."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,18 +33,25 @@ def row_bounds(input_ids: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
     looks of the functions that are called, and another thread may write to ``cu_seqlens``.
     """
     if cu_seqlens is None:
-        rows, length = input_ids.shape
-        return np.arange(rows + 1, dtype=np.int64) * length
+        return _even_bounds(*input_ids.shape)
     return checked_bounds(cu_seqlens, input_ids.numel())
+
+
+@lru_cache(maxsize=8)
+def _even_bounds(rows: int, length: int) -> np.ndarray:
+    """int64 [rows + 1], shared by the calls on batches of one shape: kernels only read it."""
+    return np.arange(rows + 1, dtype=np.int64) * length
 
 
 def flat(tensor: Tensor | None, dtype: torch.dtype) -> np.ndarray:
     """``tensor`` as a flat contiguous array of ``dtype``; None becomes an empty one."""
     if tensor is None:
         return _ABSENT[dtype]
-    if tensor.dtype != dtype:
+    if tensor.dtype is not dtype:
         tensor = tensor.to(dtype)
-    return np.ascontiguousarray(tensor.detach().numpy()).reshape(-1)
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor.numpy().ravel()
 
 
 def flat_masks(*masks: Tensor | None) -> list[np.ndarray]:
@@ -50,7 +59,12 @@ def flat_masks(*masks: Tensor | None) -> list[np.ndarray]:
 
     Kernels look at few of their elements, and one dtype for all halves the kernels to compile.
     """
-    first = next((mask for mask in masks if mask is not None), None)
-    dtype = torch.int64 if first is not None and first.dtype == torch.int64 else torch.bool
-    masks = tuple(m if m is None or not m.is_floating_point() else m != 0 for m in masks)
-    return [flat(mask, dtype) for mask in masks]
+    dtype = torch.bool
+    for mask in masks:
+        if mask is not None:
+            dtype = torch.int64 if mask.dtype is torch.int64 else torch.bool
+            break
+    return [
+        flat(mask if mask is None or not mask.is_floating_point() else mask != 0, dtype)
+        for mask in masks
+    ]

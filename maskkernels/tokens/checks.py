@@ -18,18 +18,22 @@ _LARGEST = (1 << 63) - 1  # what an op takes as an int
 
 def check_int(name: str, value: Any, expected: str = "an int") -> None:
     """``value`` must be an integer and no bool; a size that a trace made symbolic is one."""
+    if type(value) is int:  # nearly always; asking an abstract class takes a microsecond
+        return
     if isinstance(value, bool) or not isinstance(value, (Integral, torch.SymInt)):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
 
 
-def check_int64(name: str, value: Any, least: int = -_LARGEST - 1) -> None:
-    """``value`` must be an integer that is at least ``least`` and fits in 64 bits."""
+def check_int64(
+    name: str, value: Any, least: int = -_LARGEST - 1, below: int = _LARGEST + 1
+) -> None:
+    """``value`` must be an integer in [least, below)."""
     check_int(name, value)
     if value < least:
         what = f"be at least {least}" if least else "not be negative"
         raise ValueError(f"{name} must {what}, got {value}")
-    if not isinstance(value, torch.SymInt) and int(value) > _LARGEST:
-        raise ValueError(f"{name} must be below 2**63, got {value}")
+    if not isinstance(value, torch.SymInt) and int(value) >= below:
+        raise ValueError(f"{name} must be below 2**{below.bit_length() - 1}, got {value}")
 
 
 def check_number(name: str, value: Any) -> None:
@@ -48,6 +52,17 @@ def check_flag(name: str, value: Any) -> None:
     """``value`` must be a bool: any other value would be taken for one in silence."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def sequence_of(name: str, values: Any, kind: str) -> tuple[Any, ...]:
+    """``values`` as a tuple, from anything that can be gone through but text."""
+    try:
+        if isinstance(values, (str, bytes)):
+            raise TypeError
+        return tuple(values)
+    except TypeError:
+        got = f"{type(values).__name__} {values!r}"[:60] if values is not None else "NoneType"
+        raise TypeError(f"{name} must be a sequence of {kind}, got {got}") from None
 
 
 def check_dense(name: str, tensor: Any) -> None:
@@ -128,6 +143,26 @@ def check_indices(name: str, index: Tensor, low: int) -> None:
     if least < low or most >= 1 << 34:
         bad = least if least < low else most
         raise ValueError(f"{name} must be in [{low}, 2**34), got {bad}")
+
+
+def check_drawn_from(replacement_ids: Tensor | None, size: int) -> None:
+    """Every id that replacements are drawn from is in [0, size). On the CPU only."""
+    if replacement_ids is None:
+        return
+    low, high = int(replacement_ids.min()), int(replacement_ids.max())
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"replacement_ids go from {low} to {high}, outside the vocabulary [0, {size})"
+        )
+
+
+def check_rates(name: str, rates: Tensor | None) -> None:
+    """Every rate is in [0, 1]. On the CPU only."""
+    if rates is None or not rates.numel():
+        return
+    values = rates.detach().double().numpy()
+    if not (values.min() >= 0 and values.max() <= 1):  # a NaN is both
+        raise ValueError(f"{name} must be between 0 and 1, NaN excluded")
 
 
 def check_like(name: str, tensor: Tensor | None, input_ids: Tensor) -> None:

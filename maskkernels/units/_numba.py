@@ -59,14 +59,19 @@ def _changed(values, befores, begin, end, changed):
 
 
 @inlined
-def _apart(begins, ends, begin, end, apart):
-    """apart[i] = 1 where token begin + i begins behind the one before it, or in front of it."""
-    apart[0] = begin == 0 or begins[begin] > ends[begin - 1] or begins[begin] < begins[begin - 1]
-    out = apart[1:]
-    here, before = begins[begin + 1 : end], begins[begin : end - 1]
-    ends_before = ends[begin : end - 1]
-    for i in range(here.size):
-        out[i] = (here[i] > ends_before[i]) | (here[i] < before[i])
+def _apart(offsets, begin, end, apart):
+    """apart[i] = 1 where token begin + i begins behind the one before it, or in front of it.
+
+    ``offsets`` holds beginnings and ends by turns.
+    """
+    t = 2 * begin
+    apart[0] = begin == 0 or offsets[t] > offsets[t - 1] or offsets[t] < offsets[t - 2]
+    pairs, out = offsets[t : 2 * end], apart[1:]
+    for i in range(end - begin - 1):
+        at = np.uint64(i) << np.uint64(1)
+        start, stop = pairs[at], pairs[at + np.uint64(1)]
+        following = pairs[at + np.uint64(2)]
+        out[i] = (following > stop) | (following < start)
 
 
 @inlined
@@ -134,7 +139,7 @@ def _number_rows(
                 for i in range(size):
                     may_here[i] &= part[i] != 0
             if offsets.size:
-                _apart(offsets[::2], offsets[1::2], begin, end, starts)
+                _apart(offsets, begin, end, starts)
             elif not word_ids.size:
                 for i in range(size):
                     starts[i] = (here[i] & STARTS) | (before[i] >> 1 & 1)
@@ -241,20 +246,22 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
     cut_length = np.empty(1, np.uint32)
     inside = np.empty((longest + 15) & ~7, np.uint8)
     edges = np.empty(longest + 1, np.int64)
-    span_of = np.empty(longest, np.int64)  # each unit's
+    span_after = np.full(longest + 1, -1, np.int64)  # that of no unit, -1, then each unit's
+    span_of = span_after[1:]
     for b in range(first_row, last_row):
         given, out = units[bounds[b] : bounds[b + 1]], spans[bounds[b] : bounds[b + 1]]
         row = copied[: given.size]
         highest = np.int64(-1)
         for t in range(row.size):
-            row[t] = given[t]
-            highest = max(highest, row[t])
+            unit = max(given[t], np.int64(-1))
+            row[t] = unit
+            highest = max(highest, unit)
         if highest >= row.size:  # before 1 is added: that may wrap
             return b, highest
         bad = np.int64(0)
-        for t in range(1, row.size):
-            step = np.uint64(row[t] - row[t - 1])  # below 0 a huge one
-            bad |= np.int64(step > np.uint64(1)) & np.int64(row[t] >= 0) & np.int64(row[t - 1] >= 0)
+        here, ago = row[1:], row[:-1]
+        for t in range(here.size):  # a step is 0 or 1, unless one of the two has no unit
+            bad |= (here[t] - ago[t]) & ~np.int64(1) & ~((here[t] | ago[t]) >> np.int64(63))
         count = highest + 1
         fill_words(words[: (count + 3) & ~3], 0, sample_ids[b], c3, seed)
         _lengths(words[:count], whole, lengths)
@@ -277,8 +284,7 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
             number += span_of[u]
             span_of[u] = number
         for t in range(row.size):
-            span = span_of[max(row[t], 0)]
-            out[t] = span if row[t] >= 0 else np.int64(-1)
+            out[t] = span_after[np.uint64(row[t] + 1)]
     return np.int64(-1), np.int64(0)
 
 
@@ -388,8 +394,12 @@ def rates_from_weights(
     for sample, weighted, maskable in over_rows(
         lambda begin, end: _share_out(*arrays, begin, end), bounds
     ):
-        if weighted < 0:
+        if sample < 0:
+            continue
+        at, least = sample, weighted
+        while at >= 0 and least >= 0:  # a weight that is none, in any row, comes first
+            at, least, _ = _share_out(*arrays, at + 1, bounds.size - 1)
+        if least < 0:
             raise not_a_weight()
-        if sample >= 0:
-            raise unreachable(sample, rate, weighted, maskable)
+        raise unreachable(sample, rate, weighted, maskable)
     return rates

@@ -13,8 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from maskkernels.backend import numbers_on
-from maskkernels.rng._triton import eligible_at, flat_mask, flat_or, row, word
+from maskkernels.rng._triton import word
 from maskkernels.rng.streams import SPAN
+from maskkernels.tokens._triton import eligible_at, flat_mask, flat_or, row
 from maskkernels.tokens.layout import safe_bounds
 from maskkernels.units.weights import FINEST
 

@@ -18,6 +18,7 @@ from maskkernels.tokens.checks import (
     check_vector,
     epoch_bits,
     seed_bits,
+    sequence_of,
 )
 from maskkernels.units import op
 from maskkernels.units.lengths import length_thresholds
@@ -211,13 +212,12 @@ def span_units(
 
 
 def _checked_lengths(lengths: Any) -> tuple[float, ...]:
-    if isinstance(lengths, (str, bytes)) or not hasattr(lengths, "__iter__"):
-        raise TypeError(f"lengths must be a sequence of numbers, got {type(lengths).__name__}")
-    if isinstance(lengths, Tensor):
+    if isinstance(lengths, Tensor) and lengths.dim():
         lengths = lengths.tolist()
-    lengths = tuple(lengths)
+    lengths = sequence_of("lengths", lengths, "numbers")
     for n, share in enumerate(lengths):
-        check_number(f"lengths[{n}]", share)
+        if type(share) is not float:
+            check_number(f"lengths[{n}]", share)
     return lengths
 
 

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from maskft import fuse_loss
+from tests.support import diffusion as diffused
 from tests.support.fused import LabelledRows, still, update
 from tests.support.small import CORPUS, build_bert, build_wordpiece
 from tests.support.tiny import tiny_model
@@ -146,14 +147,31 @@ def wrapped(folder):
 def trainer(folder):
     """One update of 8 rows by two ranks, in steps of 4, 2 and 1 rows a rank."""
     lines = []
-    for name in ("bert", "llama"):
+    for name, weighted in (("bert", False), ("llama", False), ("bert", True), ("llama", True)):
         for size, steps in ((4, 1), (2, 2), (1, 4)):
             model = fuse_loss(still(tiny_model(*MODELS[name])))
-            done, loss = update(model, folder, size, steps, ddp_backend="gloo")
+            options = {"weighted": weighted, "ddp_backend": "gloo"}
+            done, loss = update(model, folder, size, steps, **options)
             norm = float(done.state.log_history[0]["grad_norm"])
-            lines.append(f"{name}|{size}|{steps}|{loss}|{norm}")
+            lines.append(f"{name}|{weighted}|{size}|{steps}|{loss}|{norm}")
     if done.is_world_process_zero():
         (folder / "result").write_text("\n".join(lines))
+
+
+def diffusion(folder):
+    """One update of masked diffusion over 8 rows by two ranks, by divisor and rows in a step."""
+    tokenizer, rows = diffused.example_rows()
+    found = {}
+    for normalize in diffused.NORMALIZE:
+        for size, steps in ((4, 1), (2, 2), (1, 4)):
+            found[normalize, size] = diffused.update(
+                tokenizer, rows, folder, normalize, size=size, steps=steps, ddp_backend="gloo"
+            )
+        found[normalize, "dispatched"] = diffused.update(
+            tokenizer, rows, folder, normalize, size=4, dataset=ShuffledStream, ddp_backend="gloo"
+        )
+    if dist.get_rank() == 0:
+        torch.save(found, folder / "updates.pt")
 
 
 def mask(folder, run, size, resume=None):
@@ -180,4 +198,5 @@ def masks(folder):
 
 
 if __name__ == "__main__":
-    {"wrapped": wrapped, "trainer": trainer, "masks": masks}[sys.argv[1]](Path(sys.argv[2]))
+    jobs = {"wrapped": wrapped, "trainer": trainer, "masks": masks, "diffusion": diffusion}
+    jobs[sys.argv[1]](Path(sys.argv[2]))

@@ -1,9 +1,11 @@
 """Two gloo processes: DDP, FSDP2 and Trainer give what one process gives."""
 
 import pytest
+import torch
 
 from maskft import fuse_loss
 from tests.distributed.ranks import MODELS, run
+from tests.support import diffusion
 from tests.support.fused import still, update
 from tests.support.tiny import tiny_model
 
@@ -24,17 +26,31 @@ def test_ddp_and_fsdp2(tmp_path):
         assert float(gradient) < tolerance, (name, tied, kind, gradient)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", ["bert", "llama"])
-def test_trainer_with_two_ranks(name, tmp_path, two_ranks):
+def test_trainer_with_two_ranks(name, weighted, tmp_path, two_ranks):
     model = fuse_loss(still(tiny_model(*MODELS[name])))
-    trainer, loss = update(model, tmp_path)
+    trainer, loss = update(model, tmp_path, weighted=weighted)
     norm = float(trainer.state.log_history[0]["grad_norm"])
-    for other, size, steps, found_loss, found_norm in two_ranks:
-        if other == name:
-            assert abs(float(found_loss) - loss) < 1e-3 * loss, (size, steps)
-            assert abs(float(found_norm) - norm) < 1e-3 * norm, (size, steps)
+    mine = [row[2:] for row in two_ranks if row[:2] == [name, str(weighted)]]
+    assert len(mine) == 3
+    for size, steps, found_loss, found_norm in mine:
+        assert abs(float(found_loss) - loss) < 1e-3 * loss, (size, steps)
+        assert abs(float(found_norm) - norm) < 1e-3 * norm, (size, steps)
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     return results("trainer", tmp_path_factory.mktemp("ranks"))
+
+
+def test_masked_diffusion_with_two_ranks_is_the_published_formula(tmp_path):
+    run("diffusion", tmp_path)
+    found = torch.load(tmp_path / "updates.pt")
+    assert len(found) == 12
+    tokenizer, rows = diffusion.example_rows()
+    for normalize in diffusion.NORMALIZE:
+        model = diffusion.build_model(tokenizer)
+        wanted = diffusion.expected(model, tokenizer, rows, normalize)
+        for way in (4, 2, 1, "dispatched"):
+            diffusion.assert_update(found[normalize, way], wanted)

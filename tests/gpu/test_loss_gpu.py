@@ -44,11 +44,19 @@ def first_labelled(labels, capacity):
 @pytest.mark.parametrize("way", ["labels", "capacity", "positions"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 5.0}, {"reduction": "none"}],
+    [
+        {},
+        {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 5.0},
+        {"reduction": "none"},
+        {"token_weights": True, "z_loss": 1e-3},
+        {"token_weights": True, "reduction": "none"},
+    ],
     ids=str,
 )
 def test_it_is_as_exact_as_torch_and_never_waits(dtype, way, options, no_sync):
     (hidden, weight, bias), labels = leaves, labels = on_gpu(dtype)
+    if "token_weights" in options:
+        options = options | {"token_weights": torch.rand(labels.shape, device="cuda") * 3}
     where = {"capacity": {"capacity": 700}, "positions": {"positions": first_labelled(labels, 700)}}
     call = {**options, **where.get(way, {}), "num_items": torch.tensor(600, device="cuda")}
     if "reduction" in options:

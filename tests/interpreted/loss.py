@@ -22,10 +22,12 @@ def use_triton() -> None:
 
 def options():
     """(options, whether to try them in every dtype and with positions): alone, then together."""
-    weights = torch.rand(131, generator=torch.Generator().manual_seed(1))
+    g = torch.Generator().manual_seed(1)
+    weights, token_weights = torch.rand(131, generator=g), torch.randn(2, 4, generator=g)
     alone = [
-        {"class_weights": weights}, {"label_smoothing": 0.1}, {"z_loss": 0.01}, {"softcap": 3.0},
-        {"logit_scale": 0.4}, {"num_items": 77}, {"chunk_bytes": 2000},
+        {"class_weights": weights}, {"token_weights": token_weights}, {"label_smoothing": 0.1},
+        {"z_loss": 0.01}, {"softcap": 3.0}, {"logit_scale": 0.4}, {"num_items": 77},
+        {"chunk_bytes": 2000},
     ]  # fmt: skip
     several = {k: v for o in alone for k, v in o.items() if k != "num_items"}
     yield from ((one, False) for one in alone)
@@ -75,10 +77,15 @@ def compare_all(dtype, option, everywhere) -> int:
     given = [(labels, {})]
     if everywhere:
         given += [(labels, {"positions": positions}), (ids, {"positions": positions})]
+    if everywhere and "token_weights" in option:
+        scattered = torch.cat(
+            [option["token_weights"].flatten()[at], torch.tensor([3.0, torch.nan])]
+        )
+        given.append((ids, {"positions": positions, "token_weights": scattered}))
     for y, where in given:
 
         def masked(backend, y=y, where=where):
-            return masked_cross_entropy(logits, y, **plain, **where, backend=backend)
+            return masked_cross_entropy(logits, y, **(plain | where), backend=backend)
 
         compare(f"masked {dtype} {option} {where.keys()}", masked, [logits], dtype)
     if everywhere:
@@ -87,7 +94,9 @@ def compare_all(dtype, option, everywhere) -> int:
 
         def linear(backend, y=y, where=where):
             hidden, weight, bias = leaves
-            return linear_cross_entropy(hidden, weight, y, bias, **option, **where, backend=backend)
+            return linear_cross_entropy(
+                hidden, weight, y, bias, **(option | where), backend=backend
+            )
 
         compare(f"linear {dtype} {option} {where.keys()}", linear, leaves, dtype)
     return 2 * len(given)
@@ -141,6 +150,20 @@ def main() -> int:
             ok = ok and outside[0, :3].isnan().tolist() == [True, True, False]
         if not ok:
             print(f"FAILED to say NaN {reduction}: {over} {outside}")
+            return 1
+        scales = torch.tensor([torch.nan, torch.inf, 0.0]).repeat(2, 3)  # of columns 0, 1, 2
+        found = linear_cross_entropy(
+            *leaves[:2], labels, token_weights=scales, reduction=reduction, accuracy=True
+        )
+        gradient = with_gradients(found.loss, leaves[:1])[1]
+        bad = (labels != -100) & (scales != 0)
+        if reduction == "mean":
+            ok = found.loss.isnan() and gradient[bad].isnan().all()
+        else:
+            ok = torch.equal(found.loss.isnan(), bad) and gradient[bad].isnan().all()
+            ok = ok and not found.loss[~bad].any() and not gradient[~bad].any()
+        if not ok:
+            print(f"FAILED to say NaN for weights {reduction}: {found} {gradient}")
             return 1
         empty = linear_cross_entropy(
             leaves[0], leaves[1], torch.full_like(labels, -100), reduction=reduction

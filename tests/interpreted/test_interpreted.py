@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "room",
-    ["mask", "units", "loss", "denoise"],
+    ["mask", "units", "loss", "denoise", "diffusion"],
 )
 def test_interpreted_kernels_equal_the_reference(room):
     done = subprocess.run(

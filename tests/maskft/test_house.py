@@ -81,6 +81,18 @@ def test_imports_make_no_circle():
     list(TopologicalSorter(graph()).static_order())  # raises CycleError and names the circle
 
 
+def test_maskft_takes_what_rooms_of_maskkernels_offer():
+    """Names of maskkernels, of its rooms and of its dispatcher, and of no file within a room."""
+    for path in files("maskft").values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("maskkernels.") for alias in node.names), path
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("maskkernels"):
+                names = [alias.name for alias in node.names]
+                assert node.module.count(".") < 2, f"{path} imports {node.module}"
+                assert not any(name.startswith("_") for name in names), f"{path} imports {names}"
+
+
 @pytest.mark.parametrize("package", ["maskft", "maskkernels"])
 def test_no_file_is_long(package):
     lengths = {

@@ -34,7 +34,7 @@ IDS, TABLE = torch.arange(N) % 90, torch.ones(V, dtype=torch.uint8)
 OFFSETS, ONE = torch.arange(N)[:, None].expand(N, 2), torch.tensor([0])
 OPS = {
     "hash_rows": lambda ids, b: hash_rows(ids, cu_seqlens=b),
-    "mask_tokens": lambda ids, b: mask_tokens(ids, POLICIES[0], seed=1, cu_seqlens=b)[:2],
+    "mask_tokens": lambda ids, b: mask_tokens(ids, POLICIES[0], seed=1, cu_seqlens=b).labels,
     "word_units": lambda ids, b: word_units(ids, TABLE, cu_seqlens=b),
     "units_from_offsets": lambda ids, b: units_from_offsets(ids, OFFSETS, cu_seqlens=b),
     "units_from_word_ids": lambda ids, b: units_from_word_ids(ids, ids, cu_seqlens=b),
@@ -47,7 +47,8 @@ OPS = {
 
 def compiled(function, *args):
     torch._dynamo.reset()
-    return torch.compile(function, fullgraph=True, backend="aot_eager")(*args)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):  # torch 2.8 needs it
+        return torch.compile(function, fullgraph=True, backend="aot_eager")(*args)
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -65,7 +66,7 @@ def test_rates_that_are_none_are_refused_where_the_kernel_runs(policy, rate):
     rates, units = torch.full((2, N // 2), rate), IDS.view(2, -1)
     with pytest.raises(ValueError, match="rates must be between 0 and 1"):
         compiled(
-            lambda ids, rates: mask_tokens(ids, policy, seed=1, units=units, rates=rates)[:2],
+            lambda ids, rates: mask_tokens(ids, policy, seed=1, units=units, rates=rates).labels,
             IDS.view(2, -1),
             rates,
         )
@@ -76,14 +77,14 @@ def test_ids_outside_are_refused_where_the_kernel_runs(value):
     ids = IDS.view(2, -1)
     with pytest.raises(ValueError, match="replacement_ids go from"):
         compiled(
-            lambda ids, new: mask_tokens(ids, POLICIES[0], seed=1, replacement_ids=new)[:2],
+            lambda ids, new: mask_tokens(ids, POLICIES[0], seed=1, replacement_ids=new).labels,
             ids,
             torch.tensor([5, value]),
         )
     bad = ids.clone()
     bad[1, 3] = value
     with pytest.raises(ValueError, match=r"input_ids\[1, 3\] is"):
-        compiled(lambda ids: mask_tokens(ids, POLICIES[0], seed=1)[:2], bad)
+        compiled(lambda ids: mask_tokens(ids, POLICIES[0], seed=1).labels, bad)
 
 
 def test_labels_and_positions_are_refused_where_the_kernel_runs():
@@ -136,3 +137,21 @@ def test_kernels_keep_no_bounds_that_another_thread_could_change():
         kept = row_bounds(IDS, bounds)
         bounds.fill_(1 << 30)
         assert kept.tolist() == [0, 7, N]
+
+
+def test_rates_of_units_without_rows_are_an_error_that_names_the_bounds():
+    units, none = torch.full_like(IDS, -1), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"cu_seqlens must rise from 0 to \d+"):
+        compiled(
+            lambda bounds: (
+                mask_tokens(
+                    IDS,
+                    POLICIES[0],
+                    seed=1,
+                    units=units,
+                    unit_rates=torch.ones(0, 3),
+                    cu_seqlens=bounds,
+                ).labels
+            ),
+            none,
+        )

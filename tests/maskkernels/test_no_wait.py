@@ -12,8 +12,9 @@ ROWS, TOKENS, WIDTH, CLASSES, CAPACITY = 4, 32, 16, 50, 20
 OPTIONS = [
     {},
     {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 5.0, "logit_scale": 0.5},
-    {"accuracy": True, "entropy": True, "top_k": 5, "chunk_bytes": 4 * CLASSES * 3},
-]
+    {"accuracy": True, "entropy": True, "top_k": 5, "chunk_bytes": 4 * CLASSES * 3,
+     "token_weights": True},
+]  # fmt: skip
 
 
 def new(*shape, dtype=torch.float32, **kwargs):
@@ -50,6 +51,8 @@ def test_the_loss_does_not_wait(way, options, reduction, dtype):
     bias = new(CLASSES, dtype=dtype, requires_grad=True)
     labels = new(*((CAPACITY,) if way == "aligned" else (ROWS, TOKENS)), dtype=torch.int64)
     call = {"reduction": reduction, "class_weights": new(CLASSES), **options}
+    if "token_weights" in options:
+        call["token_weights"] = new(*labels.shape)
     if reduction == "mean":
         call["num_items"] = new(dtype=torch.int64)
     if way == "capacity":

@@ -94,7 +94,9 @@ def test_a_whole_graph_compiles_to_the_same_rows(run, options, shape):
         return *rows, rows.input_ids + 1, *static.values()
 
     compiled = torch.compile(batch, fullgraph=True, backend="aot_eager")
-    for a, b in zip(compiled(ids), batch(ids), strict=True):
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):  # torch 2.8 needs it
+        found = compiled(ids)
+    for a, b in zip(found, batch(ids), strict=True):
         assert torch.equal(a, b)
 
 

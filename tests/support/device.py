@@ -18,6 +18,7 @@ from maskkernels.loss.job import LossJob
 from maskkernels.mask import _triton as mask
 from maskkernels.mask.job import MaskJob
 from maskkernels.rng import _triton as rng
+from maskkernels.tokens import _triton as tokens
 
 DEVICE = torch.device("meta")
 aten, ours = torch.ops.aten, torch.ops.maskkernels
@@ -80,7 +81,7 @@ def on_device():
     """No host code within may wait for the meta device; gives the names of the kernels launched."""
     launched = []
     with contextlib.ExitStack() as stack:
-        for module in (loss, mask, rng):
+        for module in (loss, mask, rng, tokens):
             for name, value in list(vars(module).items()):
                 if type(value).__name__ in ("JITFunction", "InterpretedFunction"):
                     stack.enter_context(mock.patch.object(module, name, Kernel(name, launched)))

@@ -13,19 +13,21 @@ LENGTH = 16
 class LabelledRows(torch.utils.data.Dataset):
     """LabelledRows with unequal numbers of labels."""
 
-    def __init__(self, count=8):
+    def __init__(self, count=8, weighted=False):
         generator = torch.Generator().manual_seed(0)
         self.ids = torch.randint(6, VOCABULARY, (count, LENGTH), generator=generator)
         shares = torch.linspace(0.05, 0.6, count)[:, None]
         labelled = torch.rand(self.ids.shape, generator=generator) < shares
         labelled[:, 1] = True
         self.labels = torch.where(labelled, self.ids, -100)
+        self.weights = torch.rand(self.ids.shape, generator=generator) * 3 if weighted else None
 
     def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, i):
-        return {"input_ids": self.ids[i], "labels": self.labels[i]}
+        row = {"input_ids": self.ids[i], "labels": self.labels[i]}
+        return row if self.weights is None else row | {"label_weights": self.weights[i]}
 
 
 class GradientWatcher(Trainer):
@@ -40,7 +42,7 @@ class GradientWatcher(Trainer):
         return super()._clip_grad_norm(model, *args, **kwargs)
 
 
-def update(model, path, size=8, steps=1, kind=GradientWatcher, **options):
+def update(model, path, size=8, steps=1, kind=GradientWatcher, weighted=False, **options):
     options = {
         "per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "max_steps": 1,
         "logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
@@ -49,8 +51,8 @@ def update(model, path, size=8, steps=1, kind=GradientWatcher, **options):
     trainer = kind(
         model=model,
         args=TrainingArguments(output_dir=str(path), **options),
-        train_dataset=LabelledRows(),
-        eval_dataset=LabelledRows(),
+        train_dataset=LabelledRows(weighted=weighted),
+        eval_dataset=LabelledRows(weighted=weighted),
     )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()

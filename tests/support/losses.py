@@ -32,7 +32,15 @@ def eager(hidden, weight, labels, bias=None, *, softcap=None, logit_scale=1.0, *
 
 
 def eager_from_logits(
-    logits, labels, *, z_loss=0.0, num_items=None, reduction="mean", class_weights=None, **options
+    logits,
+    labels,
+    *,
+    z_loss=0.0,
+    num_items=None,
+    reduction="mean",
+    class_weights=None,
+    token_weights=None,
+    **options,
 ) -> Tensor:
     logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     if class_weights is not None:
@@ -40,10 +48,16 @@ def eager_from_logits(
     rows = F.cross_entropy(logits, labels, weight=class_weights, reduction="none", **options)
     if z_loss:
         rows = rows + z_loss * logits.logsumexp(1).square() * (labels != -100)
+    labelled = labels != -100
+    kept = labels[labelled]
+    shares = torch.ones_like(rows)[labelled] if class_weights is None else class_weights[kept]
+    if token_weights is not None:
+        token_weights = token_weights.reshape(-1).to(rows.dtype)
+        rows = rows * torch.where(labelled, token_weights, 0)
+        shares = shares * token_weights[labelled]
     if reduction == "none":
         return rows
-    kept = labels[labels != -100]
-    total = kept.numel() if class_weights is None else class_weights[kept].sum()
+    total = shares.sum()
     divisor = 1.0 if reduction == "sum" else num_items or total
     return rows.sum() / divisor
 

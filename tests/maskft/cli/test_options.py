@@ -35,6 +35,8 @@ MISTAKES = [
     ("--strategy entity --entity-rest some", "--entity-rest: rest must be"),
     ("--strategy span --span-words maybe", "--span-words must be on or off, got 'maybe'"),
     ("--span-words off", "--span-words goes with --strategy span or ngram, not random"),
+    ("--replacement-ids none", r"--replacement-ids must be one of \('all', 'ordinary'\), got 'non"),
+    ("--mlm-probability 2", r"mlm_probability should be between 0 and 1.*mlm_probability=2.0"),
     ("--such 1", "unknown options: --such 1"),
     ("--dataset D", "give the text with --train-file or with --dataset, one of the two"),
     ("--train-file " + "a" * 300 + ".txt", "File name too long"),
@@ -70,3 +72,13 @@ def test_a_list_that_is_no_text_is_one_sentence(option, content, match, tmp_path
     setattr(masking, option, str(path))
     with pytest.raises(UsageError, match=rf"--{option} .*list\[1\].txt: .*{match}"):
         masking.annotator(None)
+
+
+@pytest.mark.parametrize("given", ["all", "ordinary"])
+def test_random_tokens_are_drawn_from_the_ids_of_the_option(given, tokenizer):
+    """All, as Transformers does, or all but the special ones."""
+    random = {"mlm_probability": 1.0, "mask_replace_prob": 0.0, "random_replace_prob": 1.0}
+    collator = MaskingArguments(replacement_ids=given, **random).collator(tokenizer, seed=1)
+    drawn = set(collator([[40] * 4000])["input_ids"][0].tolist())
+    special = set(tokenizer.all_special_ids)
+    assert drawn == set(range(len(tokenizer))) - (special if given == "ordinary" else set())

@@ -548,7 +548,7 @@ def test_word_ids_are_used_where_they_are_given_and_offsets_change_nothing(token
         ({"rng": "numpy"}, r"rng must be one of \('stream', 'sample', 'hf'\), got 'numpy'"),
         (
             {"strategy": "spam"},
-            r"one of \('random', 'whole_word', 'span', .*'keyword'\), got 'spam'",
+            r"one of \('random', 'whole_word', 'span', .*'diffusion'\), got 'spam'",
         ),
         ({"strategy": "whole_word", "mlm": False}, "Whole word masking can only be used with mlm"),
         ({"mlm_probability": float("nan")}, "mlm_probability should be between 0 and 1"),

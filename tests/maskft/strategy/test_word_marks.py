@@ -24,6 +24,8 @@ from tests.support.small import build_wordpiece
 THAI = "\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e"
 KHMER = "\u1787\u17c6\u179a\u17b6\u1794\u179f\u17bd\u179a"
 BURMESE = "\u1019\u1004\u103a\u1039\u1002\u101c\u102c\u1015\u102b"
+SUBSCRIPTS = "\u1780\u17d2\u179a\u17bb\u1784\u1797\u17d2\u1793\u17c6\u17d2\u1796\u17c1\u1789"
+VOWEL_AM = "\u0e19\u0e49\u0e33\u0e04\u0e33\u0e99\u0eb3"
 LAO = "\u0eaa\u0eb0\u0e9a\u0eb2\u0e8d\u0e94\u0eb5"
 TIBETAN = "\u0f56\u0f7c\u0f51\u0f0b\u0f66\u0f90\u0f51"
 HINDI = "\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902"
@@ -53,10 +55,11 @@ def words(tokenizer, text, ids=None):
 
 
 def clusters(text):
-    """Every letter with the marks behind it."""
+    """Every letter with the marks and the subscript letters behind it."""
     found = []
     for character in text:
-        if found and unicodedata.category(character).startswith("M"):
+        is_mark = unicodedata.category(character).startswith("M") or character in "\u0e33\u0eb3"
+        if found and (is_mark or found[-1][-1] in "\u1039\u17d2"):
             found[-1] += character
         else:
             found.append(character)
@@ -126,7 +129,9 @@ def test_offsets_that_overlap_are_one_word(backend):
 
 
 @pytest.mark.parametrize("tokenizer", [BYTES, BYT5, PIECES], ids=["byte-level", "ByT5", "fallback"])
-@pytest.mark.parametrize("text", [THAI[3:], KHMER, BURMESE, LAO, TIBETAN], ids=ascii)
+@pytest.mark.parametrize(
+    "text", [THAI[3:], KHMER, SUBSCRIPTS, VOWEL_AM, BURMESE, LAO, TIBETAN], ids=ascii
+)
 def test_scripts_without_spaces_are_words_by_character(tokenizer, text):
     found = words(tokenizer, f"the {text} fox")
     assert [word for word in found if word] == ["the", *clusters(text), "fox"]
@@ -329,3 +334,22 @@ def test_whole_words_of_canine_are_masked():
     inside[0] = inside[-1] = inside[-2] = False  # special tokens and the last space
     assert chosen.any()
     assert torch.equal(chosen[1:][inside], chosen[:-1][inside])
+
+
+@pytest.mark.parametrize("pieces", ["\u1780\u17d2 \u179a\u17bb", "\u1780 \u17d2 \u179a \u17bb"])
+@pytest.mark.parametrize("end", ["\u1784", " \u1784", "\u17d2 fox"])
+def test_a_subscript_belongs_to_its_cluster_however_tokens_cut_it(pieces, end):
+    """A Khmer coeng and the letter behind it; a space behind a coeng begins a word all the same."""
+    tokenizer = sentencepiece(*pieces.split(), "\u1784", "\u17d2", "\u2581fox", "\u2581\u1784")
+    text = pieces.replace(" ", "") + end
+    cluster, _, after = (pieces.replace(" ", "") + end).partition(" ")
+    expected = [cluster, after] if after else [cluster[:-1], cluster[-1]]
+    assert [word for word in words(tokenizer, text) if word] == expected
+
+
+def test_canine_keeps_subscripts_together():
+    text = SUBSCRIPTS + VOWEL_AM
+    tokenizer = CanineTokenizer()
+    ids = encoded(tokenizer, text)["input_ids"]
+    units = WordMarks(tokenizer).units(torch.tensor([ids]))[0].tolist()
+    assert [units.count(n) for n in range(units[-1] + 1)] == [*map(len, clusters(text))]

@@ -78,3 +78,33 @@ def test_attached_eval_loss_is_the_mean_over_tokens(tmp_path, tokenizer, name, f
         assert "_get_num_items_in_batch" not in vars(trainer)
         detach(trainer)
         assert not {"prediction_step", "evaluation_loop"} & vars(trainer).keys()
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_attached_eval_loss_is_the_weighted_mean_over_tokens(tmp_path, tokenizer, name):
+    model = still(tiny_model("masked" if name == "bert" else "causal", name))
+    rows = SparseRows()
+    weights = torch.rand(rows.ids.shape, generator=torch.Generator().manual_seed(4)) * 2
+    with torch.no_grad():
+        logits, labels, scales = model(input_ids=rows.ids).logits, rows.labels, weights
+    if name == "llama":
+        logits, labels, scales = logits[:, :-1], labels[:, 1:], weights[:, 1:]
+    losses = torch.nn.functional.cross_entropy(logits.mT, labels, reduction="none")
+    scales = torch.where(labels == -100, 0.0, scales)
+    expected = ((losses * scales).sum() / scales.sum()).item()
+    weighted = [row | {"label_weights": w} for row, w in zip(rows, weights, strict=True)]
+
+    def evaluate(size):
+        trainer = evaluator(model, tmp_path, size)
+        trainer.data_collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
+        attach(trainer)
+        trainer.get_eval_dataloader = lambda *_: torch.utils.data.DataLoader(
+            weighted, size, collate_fn=stack
+        )
+        return trainer.evaluate()["eval_loss"]
+
+    with pytest.raises(ValueError, match=r"not fused ignores: use maskft\.fuse_loss"):
+        evaluate(3)
+    fuse_loss(model)
+    for size in (1, 5, 12):
+        assert abs(evaluate(size) - expected) < 1e-5 * expected, size

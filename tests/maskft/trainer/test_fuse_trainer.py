@@ -209,3 +209,68 @@ def test_unattached_logits_are_computed_twice_in_the_first_batch_only(
     base = RowCounter(tiny_bert.bert.encoder)
     trainer.evaluate()
     assert len(base.seen) == 3 + 1
+
+
+@pytest.mark.parametrize("reader", ["compute_metrics", "preprocess_logits_for_metrics", "predict"])
+def test_logits_that_the_option_rules_out_are_an_error_that_names_it(
+    tiny_bert, tokenizer, tmp_path, reader
+):
+    """A Trainer would hand them to the user's function as nothing at all."""
+    trainer = mlm_trainer(tiny_bert, tokenizer, tmp_path)
+    fuse_loss(unfuse_loss(tiny_bert), logits=False)
+    for name in ("compute_metrics", "preprocess_logits_for_metrics"):
+        if name != reader:
+            setattr(trainer, name, None)
+    if reader == "preprocess_logits_for_metrics":
+        trainer.args.prediction_loss_only = False
+        trainer.compute_metrics = accuracy
+    with pytest.raises(ValueError, match=r"fuse_loss\(logits=False\) makes no logits.*attach"):
+        trainer.predict(trainer.eval_dataset) if reader == "predict" else trainer.evaluate()
+    trainer.compute_metrics = trainer.preprocess_logits_for_metrics = None
+    assert np.isfinite(trainer.evaluate()["eval_loss"])  # nothing reads them
+    trainer.compute_metrics = accuracy
+    trainer.preprocess_logits_for_metrics = tokens_of_most_probability
+    trainer.data_collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
+    assert "eval_accuracy" in attach(trainer).evaluate()  # which asks for them in advance
+
+
+def next_tokens_right(prediction):
+    """What run_clm.py computes of the predictions: each is of the token after it."""
+    found, labels = prediction
+    found, labels = found[:, :-1].reshape(-1), labels[:, 1:].reshape(-1)
+    return {"accuracy": float((found == labels).mean()), "sum": float(found.sum())}
+
+
+@pytest.mark.parametrize("options", [{}, {"bf16": True}, {"eval_accumulation_steps": 1}])
+def test_the_causal_lm_script_runs_with_one_line_more(tmp_path, options):
+    """As run_clm.py builds its Trainer: blocks whose labels are their ids, no masking."""
+    ids = torch.randint(6, VOCABULARY, (12, 16), generator=torch.Generator().manual_seed(1))
+    blocks = [{"input_ids": row, "labels": row.clone()} for row in ids]
+    expected = None
+    for fuse in (False, True):
+        model = still(tiny_model("causal", "llama"))
+        if fuse:
+            fuse_loss(model)
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=2,
+                per_device_eval_batch_size=5, gradient_accumulation_steps=2, save_strategy="no",
+                eval_strategy="steps", eval_steps=1, report_to="none", disable_tqdm=True,
+                use_cpu=True, **options,
+            ),
+            train_dataset=blocks,
+            eval_dataset=blocks[:9],
+            data_collator=transformers.default_data_collator,
+            compute_metrics=next_tokens_right,
+            preprocess_logits_for_metrics=tokens_of_most_probability,
+        )  # fmt: skip
+        untrained = trainer.evaluate()
+        trainer.train()
+        assert len([log for log in trainer.state.log_history if "eval_accuracy" in log]) == 2
+        if fuse:
+            assert untrained["eval_accuracy"] == expected["eval_accuracy"]
+            assert untrained["eval_sum"] == expected["eval_sum"] > 0
+            tolerance = 2e-2 if options.get("bf16") else 1e-4
+            assert abs(untrained["eval_loss"] - expected["eval_loss"]) < tolerance
+        expected = untrained

@@ -1,9 +1,11 @@
 """Static shapes: a step over batches of varied content is compiled once, and is stock's step."""
 
 import copy
+import warnings
 
 import pytest
 import torch
+from accelerate.utils import concatenate, slice_tensors
 from torch._dynamo.exc import RecompileError
 from transformers import Trainer, TrainingArguments
 
@@ -106,6 +108,30 @@ def test_a_trainer_compiles_once(tmp_path, tokenizer, rows, tiny_bert, packing):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.parametrize("packing", [False, 64])
+def test_masked_diffusion_compiles_once(tmp_path, tokenizer, rows, tiny_bert, packing):
+    """Whatever share of a batch its rows' times mask."""
+    rows = [{"input_ids": r["input_ids"], "attention_mask": r["attention_mask"]} for r in rows]
+    collator = DataCollatorForLanguageModeling(
+        tokenizer, strategy="diffusion", rng="sample", seed=1, pad_to_multiple_of=64,
+        label_positions=64,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=fuse_loss(tiny_bert),
+        args=TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, report_to="none",
+            gradient_accumulation_steps=2, dataloader_drop_last=True, num_train_epochs=2,
+            torch_compile=True, torch_compile_backend="aot_eager", use_cpu=True,
+            save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=rows,
+        data_collator=collator,
+    )  # fmt: skip
+    attach(trainer, packing=packing).train()
+    assert trainer.state.global_step >= 4
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_labels_left_out_are_a_nan_in_compiled_code(name):
     model = fuse_loss(tiny_model({"bert": "masked", "llama": "causal"}[name], name))
@@ -166,6 +192,66 @@ def test_an_iterable_dataset_dispatched_by_accelerate(tokenizer, rows, tiny_bert
     )  # fmt: skip
     trainer.train()
     assert all(log["loss"] > 0 for log in trainer.state.log_history if "loss" in log)
+
+
+@pytest.mark.parametrize("strategy", ["random", "whole_word"])
+def test_rows_masked_on_the_device_are_dispatched_too(
+    tokenizer, rows, tiny_bert, tmp_path, strategy
+):
+    """Also with ids that the tokenizer does not know, of which a GPU must be told."""
+    known = len(tokenizer)
+    tiny_bert.resize_token_embeddings(known + 8)
+    rows = [{"input_ids": [2, 40, known + i % 8, 41, 3]} for i in range(16)]
+    collator = DataCollatorForLanguageModeling(
+        tokenizer, rng="sample", seed=1, mlm_probability=1.0, strategy=strategy
+    )
+    trainer = Trainer(
+        model=tiny_bert,
+        args=TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, report_to="none", max_steps=4,
+            use_cpu=True, save_strategy="no", disable_tqdm=True,
+            accelerator_config={"dispatch_batches": True},
+        ),
+        train_dataset=Stream(rows),
+        data_collator=collator,
+    )  # fmt: skip
+    seen, forward = [], tiny_bert.forward
+
+    def recorded(**batch):
+        assert "masking" not in batch
+        seen.append(batch["labels"].clone())
+        return forward(**batch)
+
+    tiny_bert.forward = recorded
+    trainer._signature_columns = [*rows[0], "attention_mask", "labels"]
+    attach(trainer, mask_on_device=True)
+    with pytest.warns(UserWarning, match="input_ids hold"):
+        trainer.train()
+    labels = torch.cat(seen)
+    assert labels[:, 2].tolist() == [known + i % 8 for i in range(16)]
+    assert (labels[:, 1] == 40).all()
+
+
+def test_a_packed_batch_that_would_be_dispatched_is_refused(tokenizer, rows):
+    packing = DataCollatorWithPacking(tokenizer, attention="block_diagonal", seed=1)
+    with pytest.raises(ValueError, match="a packed batch cannot be cut and joined by rows"):
+        UnmaskedCollator(packing, dispatched=True)(rows)
+    with pytest.raises(TypeError, match="dispatched must be True or False, got 1"):
+        UnmaskedCollator(packing, dispatched=1)
+
+
+def test_dispatched_batches_can_be_cut_and_joined(tokenizer, rows):
+    known = len(tokenizer)
+    collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", mlm_probability=1.0)
+    unmasked = UnmaskedCollator(collator, dispatched=True)
+    batches = [unmasked([[2, 40, 3]] * 2), unmasked([[2, known + 3, 3]] * 2)]
+    joined = concatenate(batches)
+    for part in (slice(0, 2), slice(1, 3), slice(2, 4)):
+        cut = slice_tensors(joined, part)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            labels = mask_batch(cut, collator)["labels"]
+        assert labels[:, 1].tolist() == [40, 40, known + 3, known + 3][part]
 
 
 def test_flat_places_that_were_cut_name_the_cause():

@@ -132,6 +132,15 @@ def test_booleans_are_integers_too():
         assert pad_rows(rows).dtype == torch.int64
 
 
+def test_arrow_rows_whose_offsets_fall_are_refused():
+    offsets = pa.py_buffer(np.array([0, 5, 2, 5], np.int32))
+    column = pa.ListArray.from_buffers(
+        pa.list_(pa.int64()), 3, [None, offsets], children=[pa.array(range(5), pa.int64())]
+    )
+    with pytest.raises(ValueError, match="rows is broken: its offsets fall"):
+        pad_rows(column)
+
+
 def test_arrow_rows_without_values_or_of_one_length():
     assert pad_rows(pa.array([[], []])).shape == (2, 0)  # of type list<null>
     assert pad_rows(pa.array([None, [3, 4]], pa.list_(pa.int64(), 2))[1:]).tolist() == [[3, 4]]

@@ -303,7 +303,8 @@ def test_a_whole_graph_compiles(backend, reduction, autocast):
             hidden @ weight.t() + bias, labels, label_smoothing=0.1, reduction=reduction,
             backend=backend,
         )  # fmt: skip
-        return found.loss.sum() + other.loss.sum(), found.count, *found[2:]
+        measures = found.accuracy, found.entropy, found.top_k
+        return found.loss.sum() + other.loss.sum(), found.count, *measures
 
     torch._dynamo.reset()
     compiled = torch.compile(losses, fullgraph=True, backend="aot_eager")
@@ -344,13 +345,16 @@ def jobs(monkeypatch):
             reduction=reduction, class_weights=torch.ones(11),
         )  # fmt: skip
     linear_cross_entropy(HIDDEN.detach(), WEIGHT, LABELS, num_items=7)
+    for reduction in ("mean", "none"):
+        weights = torch.ones(LABELS.shape)
+        linear_cross_entropy(HIDDEN, WEIGHT, LABELS, token_weights=weights, reduction=reduction)
     monkeypatch.undo()
     return run, seen
 
 
 def test_the_ops_pass_opcheck(monkeypatch):
     run, seen = jobs(monkeypatch)
-    assert len(seen) == 7
+    assert len(seen) == 9
     for job in seen:
         torch.library.opcheck(run, job)
         detached = [t.detach() if isinstance(t, torch.Tensor) else t for t in job]

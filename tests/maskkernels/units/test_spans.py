@@ -448,3 +448,14 @@ OPTIONS = {"sample_ids": SAMPLES, "seed": 1}
 def test_bad_arguments_are_refused(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_a_weight_that_is_none_comes_before_a_rate_out_of_reach(backend):
+    """In whatever row: the backends do not differ."""
+    weights = torch.tensor([[0.0], [1.0], [0.0], [math.inf]])
+    units = torch.zeros(4, 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="weights must not be negative, infinite or NaN"):
+        rates_from_weights(weights, units, 0.5, backend=backend)
+    with pytest.raises(ValueError, match="sample 0: 0 of its 1 maskable tokens have a weight"):
+        rates_from_weights(weights[:3], units[:3], 0.5, backend=backend)
