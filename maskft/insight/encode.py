@@ -239,7 +239,7 @@ def check_masked_model(model: Any, tokenizer: Any) -> None:
             "own loss, model(input_ids, labels=...), scores a text"
         )
     causal = getattr(config, "is_decoder", False) or name.endswith(("CausalLM", "LMHeadModel"))
-    if causal:
+    if causal and getattr(config, "is_causal", None) is not False:  # False: it attends both ways
         raise TypeError(
             f"{name} predicts each token from those before it: its own log-likelihood, "
             "-model(ids, labels=ids).loss, is its score and needs no masks; give a masked language "

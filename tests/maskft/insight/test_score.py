@@ -210,6 +210,12 @@ def test_causal_and_encoder_decoder_models_are_refused(tokenizer):
         score(T5ForConditionalGeneration(config), tokenizer, ["fox"])
 
 
+def test_a_causal_class_that_attends_both_ways_is_scored(tokenizer):
+    model = tiny(BertLMHeadModel, BertConfig, tokenizer, is_decoder=True)
+    model.config.is_causal = False  # Transformers' switch
+    assert score(model, tokenizer, ["the fox"])[0].count == 2
+
+
 def test_a_tokenizer_without_a_mask_is_refused(model):
     tokenizer = build_wordpiece()
     tokenizer.mask_token = None
