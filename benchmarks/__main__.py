@@ -11,6 +11,7 @@ from benchmarks import (
     bench_loss,
     bench_mask,
     bench_pack,
+    bench_score,
     bench_step,
     bench_strategies,
 )
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "pack": bench_pack.main,
     "strategies": bench_strategies.main,
     "annotate": bench_annotate.main,
+    "score": bench_score.main,
 }
 
 

@@ -22,12 +22,17 @@ MASKFT = [
     "Tokens",
     "UnmaskedCollator",
     "attach",
+    "compare_models",
     "detach",
+    "explain",
     "fuse_loss",
     "generate",
     "make_bidirectional",
     "make_causal",
     "mask_batch",
+    "score",
+    "score_pairs",
+    "score_variants",
     "unfuse_loss",
 ]
 MASKKERNELS = [
