@@ -21,9 +21,12 @@ if TYPE_CHECKING:  # the names of _HOMES, for tools that read code
     from maskft.collate.unmasked import UnmaskedCollator as UnmaskedCollator
     from maskft.collate.unmasked import mask_batch as mask_batch
     from maskft.fuse import fuse_loss as fuse_loss
+    from maskft.fuse import make_bidirectional as make_bidirectional
+    from maskft.fuse import make_causal as make_causal
     from maskft.fuse import unfuse_loss as unfuse_loss
     from maskft.insight.compare import compare_models as compare_models
     from maskft.insight.explain import explain as explain
+    from maskft.insight.generate import generate as generate
     from maskft.insight.pairs import score_pairs as score_pairs
     from maskft.insight.score import score as score
     from maskft.insight.variants import score_variants as score_variants
@@ -54,6 +57,9 @@ _HOMES = {
     "detach": "maskft.trainer.attach",
     "explain": "maskft.insight.explain",
     "fuse_loss": "maskft.fuse",
+    "generate": "maskft.insight.generate",
+    "make_bidirectional": "maskft.fuse",
+    "make_causal": "maskft.fuse",
     "mask_batch": "maskft.collate.unmasked",
     "score": "maskft.insight.score",
     "score_pairs": "maskft.insight.pairs",

@@ -64,7 +64,8 @@ def examine(kind: str, model_type: str) -> dict[str, Any]:
             "parameter": difference.parameter,
             "agrees": difference.agrees,
             "in_decoder": calls[0].in_decoder,
-            "early": calls[0].gathered,
+            "gathered": _where(calls[0]),
+            "both_ways": _both_ways(kind, model_type),
             "shift": head.shift,
             "rows_because": head.rows_because,
         }
@@ -74,6 +75,27 @@ def examine(kind: str, model_type: str) -> dict[str, Any]:
         return row | {"why": _brief(error), "stage": "fused"}
     finally:
         forward.LabelledCall = stock_call
+
+
+def _both_ways(kind: str, model_type: str) -> str:
+    """Say whether a causal class can attend both ways: "yes", "always", or why not."""
+    from maskft import make_bidirectional
+    from tests.support.tiny import tiny_model
+
+    if kind != "causal":
+        return ""
+    model = tiny_model(kind, model_type)
+    try:
+        make_bidirectional(model)
+    except ValueError as error:
+        return str(error).partition("both ways: ")[2] or _brief(error)
+    return "yes" if hasattr(model, "_causal_before") else "always"
+
+
+def _where(call: Any) -> str:
+    if not call.gathered:
+        return "decoder"
+    return "last layer" if call.early else "base"
 
 
 def _brief(error: Exception) -> str:
@@ -129,10 +151,9 @@ def summary(row: dict[str, Any]) -> str:
     if "why" in row:
         return f"{name}{row['stage']}: {row['why']}"
     where = "decoder" if row["in_decoder"] else "rows"
-    early = "early" if row["early"] else "late"
     verdict = "ok" if row["agrees"] else "DIFFERS"
     return (
-        f"{name}{verdict} {where} {early} {row['stock']:.5f} {row['loss']:.5f} "
+        f"{name}{verdict} {where} {row['gathered']} {row['stock']:.5f} {row['loss']:.5f} "
         f"{row['gradient']:.1e} {row['parameter'] if not row['agrees'] else ''}"
     )
 
@@ -190,27 +211,32 @@ def page(rows: list[dict[str, Any]]) -> str:
         "- **loss computed in**: `decoder` computes the loss in place of the decoder's logits; "
         "`logits` computes it from the logits of the labelled rows, which the model decodes.",
         "- **rows gathered at**: `base` gathers the labelled rows from the output of the base "
-        "model, before any part of the head; `decoder` gathers them at the decoder's input.",
+        "model, before any part of the head; `last layer` gathers them there behind attention, "
+        "before the feed-forward part; `decoder` gathers them at the decoder's input.",
         "- **predicts**: the label of the token `itself`, or of the `next` token.",
+        "- **both ways**: whether `make_bidirectional` lets a causal class attend both ways; the "
+        "classes that cannot are listed below.",
         "- **errors**: differences from stock, relative to the loss and to the largest gradient.",
         "",
-        "| class | loss computed in | rows gathered at | predicts | loss | loss error "
+        "| class | loss computed in | rows gathered at | predicts | both ways | loss | loss error "
         "| gradient error | |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in compared:
         off = abs(row["loss"] - row["stock"]) / abs(row["stock"])
         cells = (
             row["class"],
             "decoder" if row["in_decoder"] else "logits",
-            "base" if row["early"] else "decoder",
+            row["gathered"],
             "next" if row["shift"] else "itself",
+            row["both_ways"] if row["both_ways"] in ("", "yes", "always") else "no",
             f"{row['stock']:.4f}",
             f"{off:.0e}",
             f"{row['gradient']:.0e}",
             "" if row["agrees"] else "**differs**",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _one_way(compared)
     lines += ["", "## Not compared", "", "| class | reason |", "|---|---|"]
     stages = {"refused": "fuse_loss refuses it: ", "fused": "fails once fused: "}
     for row in rows:
@@ -218,6 +244,25 @@ def page(rows: list[dict[str, Any]]) -> str:
             why = stages.get(row["stage"], "") + row["why"].replace("|", "/")
             lines.append(f"| {row.get('class', row['type'])} | {why} |")
     return "\n".join([*lines, ""])
+
+
+def _one_way(compared: list[dict[str, Any]]) -> list[str]:
+    """Format the section on causal classes that cannot attend both ways."""
+    causal = [row for row in compared if row["both_ways"]]
+    stay = [row for row in causal if row["both_ways"] not in ("yes", "always")]
+    able = sum(row["both_ways"] == "yes" for row in causal)
+    return [
+        "",
+        "## Causal classes that cannot attend both ways",
+        "",
+        f"`make_bidirectional` lets {able} of {len(causal)} causal classes attend both ways, and "
+        f"{len(causal) - able - len(stay)} do so already. It refuses the others and leaves them as "
+        "they were:",
+        "",
+        "| class | reason |",
+        "|---|---|",
+        *(f"| {row['class']} | {row['both_ways'].replace('|', '/')} |" for row in stay),
+    ]
 
 
 if __name__ == "__main__":

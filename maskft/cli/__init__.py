@@ -1,10 +1,11 @@
-"""Run the ``maskft`` command: train, preview, score, compare, predict, doctor.
+"""Run the ``maskft`` command: train, preview, score, compare, predict, generate, doctor.
 
     maskft train --model bert-base-uncased --train-file notes.txt --output-dir notes-bert
     maskft preview --model bert-base-uncased --train-file notes.txt --strategy whole_word
     maskft score --model notes-bert texts.jsonl --output scores.jsonl
     maskft compare bert-base-uncased notes-bert --train-file held-out.txt
     maskft predict --model notes-bert "The cat sat on the [MASK]."
+    maskft generate --model notes-bert --length 8 "The cat"
     maskft doctor bert-base-uncased
 
 A user's mistake ends in one sentence on standard error and exit status 2, an interrupted training
@@ -42,6 +43,11 @@ COMMANDS = {
         "the difference between two models on the same text under the same masks",
     ),
     "predict": ("maskft.cli.predict", (), "the most probable tokens for each mask in a text"),
+    "generate": (
+        "maskft.cli.generate",
+        (),
+        "fill in the masks of a text step by step, and say what it cost",
+    ),
     "doctor": (
         "maskft.cli.doctor",
         (),

@@ -8,9 +8,18 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from maskft.cli.messages import UsageError, say
+
+_KINDS = (AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForCausalLM)
+_MASKED_OR_CAUSAL = (AutoModelForMaskedLM, AutoModelForCausalLM)
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
@@ -31,14 +40,20 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
-def load(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
+def load(name: str, trust_remote_code: bool = False, *, causal: bool = False) -> tuple[Any, Any]:
     """Load (model, tokenizer), and say so if the checkpoint has no masked-language-model head.
+
+    Args:
+        causal: whether a model that was saved with a causal head is loaded with that.
 
     Raises:
         UsageError: the model or its tokenizer cannot be loaded.
     """
     tokenizer = load_tokenizer(name, trust_remote_code)
-    model, info = _with_weights(AutoModelForMaskedLM, name, trust_remote_code)
+    auto = AutoModelForMaskedLM
+    if causal:
+        auto = _kind(name, _config(name, trust_remote_code), _MASKED_OR_CAUSAL)
+    model, info = _with_weights(auto, name, trust_remote_code)
     if fresh := sorted(info["missing_keys"]):
         say(
             f"{name} has no weights for {len(fresh)} tensors of {type(model).__name__} "
@@ -58,13 +73,21 @@ def outline(name: str, trust_remote_code: bool, weights: bool) -> Any:
     Raises:
         UsageError: there is none.
     """
+    config = _config(name, trust_remote_code)
+    auto = _kind(name, config, _KINDS)
+    if weights:
+        return _with_weights(auto, name, trust_remote_code)[0]
+    with _loading("model", name), torch.device("meta"):
+        return auto.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _config(name: str, trust_remote_code: bool) -> Any:
     with _loading("configuration", name):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    kinds = (
-        transformers.AutoModelForMaskedLM,
-        transformers.AutoModelForSeq2SeqLM,
-        transformers.AutoModelForCausalLM,
-    )
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def _kind(name: str, config: Any, kinds: tuple[Any, ...]) -> Any:
+    """Choose the class of automatic models that a model was saved from, of ``kinds``."""
     saved = (config.architectures or [None])[0]
     fits = [kind for kind in kinds if type(config) in kind._model_mapping]
     same = [k for k in fits if k._model_mapping[type(config)].__name__ == saved]
@@ -74,10 +97,7 @@ def outline(name: str, trust_remote_code: bool, weights: bool) -> Any:
         raise UsageError(
             f"{name} is a {config.model_type}, and there is no language model of that type"
         )
-    if weights:
-        return _with_weights(auto, name, trust_remote_code)[0]
-    with _loading("model", name), torch.device("meta"):
-        return auto.from_config(config, trust_remote_code=trust_remote_code)
+    return auto
 
 
 def _with_weights(auto: Any, name: str, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:

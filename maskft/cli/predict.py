@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--top-k must be at least 1, got {args.top_k}")
     model, tokenizer = load(args.model, args.trust_remote_code)
     for text in args.texts:
-        for line in _stdin_lines() if text == "-" else [text]:
+        for line in stdin_lines() if text == "-" else [text]:
             if not line:
                 continue
             found = fill(model, tokenizer, line, args.top_k)
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _stdin_lines() -> Iterator[str]:
+def stdin_lines() -> Iterator[str]:
     """Yield the lines of standard input, stripped."""
     try:
         while line := sys.stdin.readline(LONGEST_LINE + 1):

@@ -4,6 +4,7 @@ model = maskft.fuse_loss(AutoModelForMaskedLM.from_pretrained(name))
 loss = model(**batch).loss  # and in a Trainer, num_items_in_batch counts
 """
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,7 @@ def fuse_loss(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     linear: bool | None = None,
+    shift: bool | None = None,
     check: Any = False,
     backend: str = "auto",
 ) -> Any:
@@ -72,6 +74,10 @@ def fuse_loss(
             and NaN gradients on a GPU and in compiled code.
         label_smoothing, z_loss: as in ``masked_cross_entropy``.
         linear: whether the loss is computed in the decoder. None: where that is possible.
+        shift: whether a row predicts the next row's label, as the labels of a causal language model
+            are read, or its own. None: what the model's class does. False for a causal model that
+            is trained as a masked one (``make_bidirectional``); True for a masked model whose
+            logits are those of the next token.
         check: a batch (or True for one of random tokens) on which loss and gradients are compared
             with those of the stock model, and the difference logged.
         backend: "auto", "reference", "numba" or "triton"; see ``maskkernels``.
@@ -102,6 +108,8 @@ def fuse_loss(
         raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
     if linear is not None and not isinstance(linear, bool):
         raise TypeError(f"linear must be True, False or None, got {type(linear).__name__}")
+    if shift is not None and not isinstance(shift, bool):
+        raise TypeError(f"shift must be True, False or None, got {type(shift).__name__}")
     if not isinstance(check, (bool, Mapping)):
         raise TypeError(f"check must be a batch, True or False, got {type(check).__name__}")
     masked_cross_entropy(  # refuses what it would refuse in each call
@@ -113,6 +121,8 @@ def fuse_loss(
             f"this {type(inner).__name__} is fused already; unfuse_loss(model) undoes it"
         )
     head = read(inner)
+    if shift is not None:
+        head = dataclasses.replace(head, shift=shift)
     if linear and head.rows_because:
         raise TypeError(f"the loss of {head.name} cannot run in its decoder: {head.rows_because}")
     if router_losses(head, inner, {}):
@@ -134,6 +144,24 @@ def fuse_loss(
             unfuse_loss(inner)
             raise ValueError(f"fused and stock {head.name} disagree: {difference}")
     return model
+
+
+def predicts_next(model: Any) -> bool:
+    """Say whether a row of ``model`` predicts the next row's label: as fused, or by its class.
+
+    Raises:
+        ValueError: a class of which that is not known.
+    """
+    forward = fused(model)
+    if forward is not None:
+        return forward.head.shift
+    try:
+        return read(model).shift
+    except TypeError as error:
+        raise ValueError(
+            f"which row predicts a token of {type(model).__name__} is not known ({error}): give "
+            "shift=True, the row before it, or shift=False, its own"
+        ) from None
 
 
 def unfuse_loss(model: Any) -> Any:

@@ -15,6 +15,24 @@ def shifted(labels: Tensor) -> Tensor:
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
 
 
+def unshifted(labels: Tensor) -> Tensor:
+    """Move labels so that ``shifted`` gives them back, all but the last of each row."""
+    return F.pad(labels[..., :-1], (1, 0), value=IGNORE_INDEX)
+
+
+def targets_of(labels: Tensor, shift_labels: Any, shift: bool) -> Any:
+    """Return what each row of a call predicts: its own label, or if ``shift`` the next one.
+
+    Raises:
+        TypeError: ``shift_labels`` where rows predict their own labels.
+    """
+    if shift:
+        return shifted(labels) if shift_labels is None else shift_labels
+    if shift_labels is not None:
+        raise TypeError("shift_labels do not go with rows that predict their own labels")
+    return labels
+
+
 def weights_among(kwargs: dict[str, Any]) -> Tensor | None:
     """Take ``label_weights`` out of the arguments of a call, checked against its labels.
 
@@ -114,7 +132,8 @@ class LabelledCall:
         weights: of the targets, [B, T]; None: all 1.
         rows: int64 [R], which of the flattened rows are computed, -1 for none; None: all.
         in_decoder: whether the decoder computes the loss.
-        gathered: whether the base model's hook has gathered the rows.
+        early: whether the last layer may gather the rows, in place of the base model.
+        gathered: whether a hook of the base model has gathered the rows.
         stand_in: what the decoder returned in place of logits.
         dtype: of the logits that it would have returned; None: it returned them.
         loss: the loss, once it is known.
@@ -139,6 +158,7 @@ class LabelledCall:
         self.weights: Tensor | None = None
         self.rows: Tensor | None = None
         self.in_decoder = False
+        self.early = False
         self.gathered = False
         self.stand_in: Tensor | None = None
         self.dtype: torch.dtype | None = None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from maskft.collate.labels import IGNORE_INDEX
+from maskft.fuse.call import shifted, unshifted
 from maskft.fuse.replaced import fused
 
 
@@ -58,13 +59,16 @@ def compare(
         raise ValueError(f"this {type(model).__name__} is not fused")
     batch = random_batch(model) if batch is None else batch
     batch = {name: value for name, value in batch.items() if name != "label_weights"}
+    stock_batch = batch
+    if forward.head.shift != forward.head.shifts_itself:
+        batch, stock_batch = _alike(batch, forward.head.shift)
     before = model.training
     model.train(training)
     try:
         loss, gradients = _loss_and_gradients(model, batch, return_logits=False)
         forward.detach()
         try:
-            stock_loss, stock = _loss_and_gradients(model, batch)
+            stock_loss, stock = _loss_and_gradients(model, stock_batch)
         finally:
             forward.attach()
     finally:
@@ -80,6 +84,18 @@ def compare(
             worst, parameter = off, name
     low = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
     return Difference(loss, stock_loss, worst / scale, parameter, 3e-2 if low else 1e-4)
+
+
+def _alike(batch: dict[str, Any], shift: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make the batch for a fused model whose class has the opposite of ``shift``, and for stock.
+
+    A label that only one of the two reads is left out.
+    """
+    labels = batch["labels"].clone()
+    labels[..., 0 if shift else -1] = IGNORE_INDEX
+    moved = shifted(labels) if shift else unshifted(labels)
+    batch = {name: value for name, value in batch.items() if name != "label_positions"}
+    return batch | {"labels": labels}, batch | {"labels": moved}
 
 
 def random_batch(model: Any) -> dict[str, Tensor]:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted, weights_among
-from maskft.fuse.head import Head, decoder_inputs, hooked, router_losses
+from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted, targets_of, weights_among
+from maskft.fuse.early import early_gather
+from maskft.fuse.head import Head, add_decoder_inputs, hooked, router_losses
 from maskft.fuse.later import LaterLogits, Replay, refuse_logits
 from maskft.fuse.replaced import (
     DecoderForward,
@@ -64,6 +65,7 @@ class FusedForward:
         self.options = options
         self.decoder = model.get_output_embeddings() if options.in_decoder else None
         self.now = Now()
+        self.early = early_gather(self)
         self.verified = False  # that nothing but ``head`` says happens to the logits
         self.noticed = False  # that another forward has taken the place of this one
         self.function = forward_function(signature_of(model))
@@ -84,7 +86,7 @@ class FusedForward:
         twin is idle, so that it does not take the whole model along."""
         state = dict(vars(self))
         if id(self.model) not in memo:
-            state |= {"model": None, "decoder": None, "_hook": None, "_before": {}}
+            state |= {"model": None, "decoder": None, "_hook": None, "early": None, "_before": {}}
         twin = object.__new__(FusedForward)
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(state, memo))
@@ -98,12 +100,16 @@ class FusedForward:
         }  # fmt: skip
         if self.head.calls_loss_function:
             mine["_loss_function"] = FusedLossFunction(self, model.loss_function)
+        if self.head.shift != self.head.shifts_itself:  # by this, Trainer counts labels
+            mine["loss_type"] = "ForCausalLM" if self.head.shift else "ForMaskedLM"
         self._before = {name: vars(model).get(name) for name in mine}
         for name, value in mine.items():
             setattr(model, name, value)
         base = model.base_model
         if base is not model and base is not self.decoder:
             self._hook = base.register_forward_hook(self.gather)
+        if self.early is not None:
+            self.early.attach()
         if self.decoder is not None:
             self.decoder.forward = DecoderForward(self, self.decoder)
 
@@ -126,6 +132,8 @@ class FusedForward:
                 setattr(model, name, value)
         if self._hook is not None:
             self._hook.remove()
+        if self.early is not None:
+            self.early.detach()
         if self.decoder is not None:
             del self.decoder.forward
 
@@ -144,10 +152,7 @@ class FusedForward:
             raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
         if router_losses(self.head, self.model, kwargs):
             raise TypeError(f"a fused {self.head.name} takes no output_router_logits with labels")
-        targets: Any = labels
-        if self.head.shift:
-            targets = kwargs.get("shift_labels")
-            targets = shifted(labels) if targets is None else targets
+        targets = targets_of(labels, kwargs.get("shift_labels"), self.head.shift)
         evaluation = not (self.model.training or torch.is_grad_enabled())
         call = LabelledCall(
             targets, num_items, labels, kwargs.get("shift_labels"), evaluation=evaluation
@@ -157,6 +162,8 @@ class FusedForward:
         logits = self._logits(wanted, evaluation)
         if logits != "now":
             call.choose(positions, shift, self.options.capacity)
+            early = self.early
+            call.early = early is not None and call.rows is not None and early.fits(kwargs)
             decoder = self.decoder
             call.in_decoder = (
                 decoder is not None
@@ -306,7 +313,7 @@ class FusedForward:
             # Its place in a tuple counts; a mapping does without, which is cheaper.
             if "use_cache" in self.head.parameters and (self.head.drops_cache or not as_tuple):
                 inputs.setdefault("use_cache", False)
-            self._make_up_for_labels(inputs, inputs.pop("labels"))
+            add_decoder_inputs(self.head, self.model, inputs, inputs.pop("labels"))
         if as_tuple:
             inputs["return_dict"] = True
         self.now.call = call
@@ -353,15 +360,6 @@ class FusedForward:
         if before is not None:
             return before(**kwargs)
         return type(self.model).forward(self.model, **kwargs)
-
-    def _make_up_for_labels(self, inputs: dict[str, Any], labels: Tensor) -> None:
-        """Do what a forward that is given labels does with them besides its loss."""
-        if not self.head.decoder_inputs_from_labels:
-            return
-        if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
-            for name, made in decoder_inputs(self.model, labels).items():
-                if inputs.get(name) is None:
-                    inputs[name] = made
 
     def _added_bias(self) -> Tensor | None:
         bias = self.head.bias

@@ -55,6 +55,7 @@ class Head:
     Attributes:
         name: the class of the model.
         shift: whether a row predicts the next row's label.
+        shifts_itself: whether the stock model's loss is of the next row's label.
         calls_loss_function: whether the model computes its loss with ``self.loss_function``, or
             with code of its own (and then has nothing to add to it).
         decoder_inputs_from_labels: whether ``forward`` makes its decoder's inputs from labels.
@@ -69,6 +70,7 @@ class Head:
 
     name: str
     shift: bool
+    shifts_itself: bool
     calls_loss_function: bool
     decoder_inputs_from_labels: bool
     rows_because: str | None
@@ -103,9 +105,11 @@ def read(model: Any) -> Head:
             "self.loss_function"
         )
     decoder = model.get_output_embeddings()
+    shifts = _shifts(model) if calls else False
     return Head(
         name=called,
-        shift=_shifts(model) if calls else False,
+        shift=shifts,
+        shifts_itself=shifts,
         # ModernBERT's sparse prediction gathers by the labels, which are gathered for already.
         calls_loss_function=calls and not getattr(model, "sparse_prediction", False),
         decoder_inputs_from_labels="shift_tokens_right" in words or "_shift_right" in words,
@@ -121,8 +125,17 @@ def read(model: Any) -> Head:
     )
 
 
-def decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
-    """Make the decoder inputs that the model makes of ``labels`` [B, T]."""
+def add_decoder_inputs(head: Head, model: Any, inputs: dict[str, Any], labels: Tensor) -> None:
+    """Add to ``inputs`` the decoder's that a forward makes of ``labels`` [B, T]."""
+    given = [inputs.get(name) for name in ("decoder_input_ids", "decoder_inputs_embeds")]
+    if not head.decoder_inputs_from_labels or any(value is not None for value in given):
+        return
+    for name, value in _decoder_inputs(model, labels).items():
+        if inputs.get(name) is None:
+            inputs[name] = value
+
+
+def _decoder_inputs(model: Any, labels: Tensor) -> dict[str, Tensor]:
     owner = _owner(model)
     config = model.config
     if hasattr(model, "_shift_right"):

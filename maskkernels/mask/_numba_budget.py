@@ -9,10 +9,11 @@ from maskkernels.mask._numba_rows import (
     threshold_of,
     write_selected,
 )
-from maskkernels.mask._numba_units import longest_row, power_of_two, words_of_units
+from maskkernels.mask._numba_units import power_of_two, words_of_units
 from maskkernels.mask.actions import MASK
 from maskkernels.rng._numba import fill_words
 from maskkernels.runtime.jit import inlined, kernel
+from maskkernels.tokens._numba import longest_row
 
 _HALF = np.int64(1 << 31)
 _NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)  # above every key
@@ -102,7 +103,7 @@ def mask_budget(tokens, law, output, first_row, last_row):
 
     A key is (word, position), or with rates of their own the word over the threshold.
     """
-    longest = longest_row(tokens, first_row, last_row)
+    longest = longest_row(tokens.bounds, first_row, last_row)
     by_unit = tokens.units.size > 0
     words = np.empty(longest + 4, np.uint32)
     slots = np.empty(longest if by_unit else 0, np.int64)

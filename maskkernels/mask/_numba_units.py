@@ -14,6 +14,7 @@ from maskkernels.mask._numba_rows import (
 from maskkernels.rng._numba import fill_words, gather_words
 from maskkernels.rng.streams import UNIT
 from maskkernels.runtime.jit import inlined, kernel
+from maskkernels.tokens._numba import longest_row
 
 _UNIT = np.uint64(UNIT)
 
@@ -42,14 +43,6 @@ def unit_slots(units, slots, table, numbers):
             n += 1
         slots[t] = table[place]
     return n
-
-
-@inlined
-def longest_row(tokens, first_row, last_row):
-    longest = 0
-    for b in range(first_row, last_row):
-        longest = max(longest, tokens.bounds[b + 1] - tokens.bounds[b])
-    return longest
 
 
 @inlined
@@ -83,7 +76,7 @@ def words_of_units(units, sample, law, slots, table, numbers, words):
 @kernel
 def mask_units(tokens, law, output, first_row, last_row):
     """Whole units of tokens. Returns as ``_mask_tokens``."""
-    longest = longest_row(tokens, first_row, last_row)
+    longest = longest_row(tokens.bounds, first_row, last_row)
     unit_words = np.empty(longest + 4, np.uint32)
     token_words = np.empty(BLOCK, np.uint32)
     slots = np.empty(longest, np.int64)

@@ -1,7 +1,7 @@
 """The streams of the random contract: one number for each purpose, so that no two draws coincide.
 
 A stream is the low byte of counter word c3, in [0, 256). The numbers are part of the contract:
-changing one changes masks. 12 to 255 are free.
+changing one changes masks. 13 to 255 are free.
 """
 
 DECISION = 0  # what happens to a token; index = its position
@@ -16,3 +16,4 @@ SENTENCE = 8  # the order of the sentences; index = step
 SPAN = 9  # the length of the span that begins at a unit; index = number of the unit
 TIME = 10  # the diffusion time t of a row; index = 0
 ROW = 11  # whether a row is masked at all; index = 0
+TOKEN = 12  # which token a step of sampling puts in place of a mask; index = position, epoch = step

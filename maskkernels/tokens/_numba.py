@@ -26,6 +26,15 @@ def first_real(real):
     return first
 
 
+@inlined
+def longest_row(bounds, first_row, last_row):
+    """How many tokens the longest of some rows has."""
+    longest = np.int64(0)
+    for b in range(first_row, last_row):
+        longest = max(longest, bounds[b + 1] - bounds[b])
+    return longest
+
+
 def row_bounds(input_ids: Tensor, cu_seqlens: Tensor | None) -> np.ndarray:
     """int64 [B + 1]: sample b is the flat range bounds[b]..bounds[b + 1].
 

@@ -11,7 +11,7 @@ from maskkernels.rng._numba import counter_word, fill_words
 from maskkernels.rng.streams import SPAN
 from maskkernels.runtime.jit import inlined, kernel, lowest_bit
 from maskkernels.runtime.threads import over_rows
-from maskkernels.tokens._numba import flat, flat_masks, row_bounds
+from maskkernels.tokens._numba import flat, flat_masks, longest_row, row_bounds
 from maskkernels.units.flags import ENDS, STARTS
 from maskkernels.units.lengths import misnumbered
 from maskkernels.units.weights import FINEST, not_a_weight, unreachable
@@ -239,7 +239,7 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
 
     A row's units are copied before they are looked at: another thread may write to the caller's.
     """
-    longest = _longest(bounds, first_row, last_row)
+    longest = longest_row(bounds, first_row, last_row)
     copied = np.empty(longest, np.int64)
     words = np.empty(longest + 4, np.uint32)
     lengths = np.empty(longest, np.uint32)
@@ -288,14 +288,6 @@ def _number_spans(units, bounds, whole, cut, sample_ids, seed, c3, spans, first_
     return np.int64(-1), np.int64(0)
 
 
-@inlined
-def _longest(bounds, first_row, last_row):
-    longest = np.int64(0)
-    for b in range(first_row, last_row):
-        longest = max(longest, bounds[b + 1] - bounds[b])
-    return longest
-
-
 def span_units(
     units: Tensor,
     whole: Sequence[int],
@@ -332,7 +324,7 @@ def _share_out(weights, units, bounds, rate, rates, first_row, last_row):
     No float64 is summed, and doubles that are not negative are ordered as their bits are: so the
     loops over a row vectorise, and their order does not matter.
     """
-    longest = _longest(bounds, first_row, last_row)
+    longest = longest_row(bounds, first_row, last_row)
     of_unit = np.empty(longest, np.float64)
     bits = of_unit.view(np.int64)
     parts = np.empty(longest, np.int32)

@@ -106,4 +106,4 @@ def test_no_two_streams_coincide():
     from maskkernels.rng import streams
 
     numbers = [value for name, value in vars(streams).items() if name.isupper()]
-    assert sorted(numbers) == list(range(12))
+    assert sorted(numbers) == list(range(13))
