@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the names of _HOMES, for tools that read code
     from maskft.collate.denoising import (
         DataCollatorForTextInfilling as DataCollatorForTextInfilling,
     )
+    from maskft.collate.inputs import MaskInputs as MaskInputs
     from maskft.collate.unmasked import UnmaskedCollator as UnmaskedCollator
     from maskft.collate.unmasked import mask_batch as mask_batch
     from maskft.fuse import fuse_loss as fuse_loss
@@ -45,6 +46,7 @@ _HOMES = {
     "DataCollatorForSpanCorruption": "maskft.collate.denoising",
     "DataCollatorForTextInfilling": "maskft.collate.denoising",
     "DataCollatorWithPacking": "maskft.packing.collator",
+    "MaskInputs": "maskft.collate.inputs",
     "MaskingCallback": "maskft.trainer.attach",
     "PackedBatchSampler": "maskft.packing.sampler",
     "Plan": "maskft.strategy",

@@ -13,6 +13,7 @@ MASKFT = [
     "DataCollatorForSpanCorruption",
     "DataCollatorForTextInfilling",
     "DataCollatorWithPacking",
+    "MaskInputs",
     "MaskingCallback",
     "PackedBatchSampler",
     "Plan",

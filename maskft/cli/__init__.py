@@ -1,4 +1,4 @@
-"""Run the ``maskft`` command: train, preview, score, compare, predict, generate, doctor.
+"""Run the ``maskft`` command: train, preview, predict, generate, score, compare, doctor.
 
     maskft train --model bert-base-uncased --train-file notes.txt --output-dir notes-bert
     maskft preview --model bert-base-uncased --train-file notes.txt --strategy whole_word

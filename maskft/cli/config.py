@@ -227,7 +227,8 @@ class MaskingArguments(DiffusionArguments):
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
         except (TypeError, ValueError) as error:
-            raise UsageError(str(error)) from None
+            notes = getattr(error, "__notes__", [])
+            raise UsageError(" ".join([str(error), *(f"({note})" for note in notes)])) from None
 
     def _chosen(self) -> str | Strategy:
         """Make the strategy with the options that were given for it."""
