@@ -6,10 +6,12 @@ from benchmarks import (
     bench_annotate,
     bench_collate,
     bench_denoise,
+    bench_inputs,
     bench_loader,
     bench_loss,
     bench_mask,
     bench_pack,
+    bench_score,
     bench_step,
     bench_strategies,
 )
@@ -17,6 +19,7 @@ from benchmarks import (
 BENCHMARKS = {
     "mask": bench_mask.main,
     "collate": bench_collate.main,
+    "inputs": bench_inputs.main,
     "denoise": bench_denoise.main,
     "loader": bench_loader.main,
     "loss": bench_loss.main,
@@ -25,6 +28,7 @@ BENCHMARKS = {
     "pack": bench_pack.main,
     "strategies": bench_strategies.main,
     "annotate": bench_annotate.main,
+    "score": bench_score.main,
 }
 
 

@@ -262,26 +262,6 @@ def loss() -> str:
     )
 
 
-def weighted() -> str:
-    origin, rows = load("loss_weighted_cpu")
-    titles = {
-        "weighted_30k": "4096 rows, hidden size 384, vocabulary 30522, 15% labelled",
-        "weighted_126k": "256 rows, hidden size 1024, vocabulary 126,464, 50% labelled",
-        "weighted_152k": "256 rows, hidden size 1024, vocabulary 151,936, 50% labelled",
-    }
-    sections = []
-    for case, title in titles.items():
-        here = [row for row in rows if row["case"] == case]
-        plain = here[1]["p50"]
-        lines = [[r["what"], r["p50"], r["p50"] / plain, r["added_MiB"]] for r in here]
-        headings = ["implementation", "ms", "relative to the unweighted loss", "added memory, MiB"]
-        sections.append(f"{title}:\n\n{table(headings, lines)}")
-    return (
-        "## Weighted losses\n\nHead and loss with a weight for each token, forward and backward "
-        "passes in float32.\n\n" + "\n\n".join(sections) + f"\n\n{origin}\n"
-    )
-
-
 def step() -> tuple[str, str]:
     """Return (section of docs/benchmarks.md, table for the README)."""
     origin, rows = load("step_cpu")
@@ -382,7 +362,7 @@ def main() -> None:
         "[benchmarks/NOTES.md](../benchmarks/NOTES.md) records what was tried.\n\n"
     )
     parts = [section, strategies(), mask(), loader(), annotate(), denoise(), loss()]
-    parts += [weighted(), steps]
+    parts += [steps]
     text = head + "\n".join(parts)
     (DOCS / "benchmarks.md").write_text(text)
     put(ROOT / "README.md", f"{short}\n\n{short_steps}")

@@ -18,13 +18,19 @@ if TYPE_CHECKING:  # the names of _HOMES, for tools that read code
     from maskft.collate.denoising import (
         DataCollatorForTextInfilling as DataCollatorForTextInfilling,
     )
+    from maskft.collate.inputs import MaskInputs as MaskInputs
     from maskft.collate.unmasked import UnmaskedCollator as UnmaskedCollator
     from maskft.collate.unmasked import mask_batch as mask_batch
     from maskft.fuse import fuse_loss as fuse_loss
     from maskft.fuse import make_bidirectional as make_bidirectional
     from maskft.fuse import make_causal as make_causal
     from maskft.fuse import unfuse_loss as unfuse_loss
+    from maskft.insight.compare import compare_models as compare_models
+    from maskft.insight.explain import explain as explain
     from maskft.insight.generate import generate as generate
+    from maskft.insight.pairs import score_pairs as score_pairs
+    from maskft.insight.score import score as score
+    from maskft.insight.variants import score_variants as score_variants
     from maskft.packing.collator import DataCollatorWithPacking as DataCollatorWithPacking
     from maskft.packing.sampler import PackedBatchSampler as PackedBatchSampler
     from maskft.strategy import Plan as Plan
@@ -40,6 +46,7 @@ _HOMES = {
     "DataCollatorForSpanCorruption": "maskft.collate.denoising",
     "DataCollatorForTextInfilling": "maskft.collate.denoising",
     "DataCollatorWithPacking": "maskft.packing.collator",
+    "MaskInputs": "maskft.collate.inputs",
     "MaskingCallback": "maskft.trainer.attach",
     "PackedBatchSampler": "maskft.packing.sampler",
     "Plan": "maskft.strategy",
@@ -48,12 +55,17 @@ _HOMES = {
     "Tokens": "maskft.strategy",
     "UnmaskedCollator": "maskft.collate.unmasked",
     "attach": "maskft.trainer.attach",
+    "compare_models": "maskft.insight.compare",
     "detach": "maskft.trainer.attach",
+    "explain": "maskft.insight.explain",
     "fuse_loss": "maskft.fuse",
     "generate": "maskft.insight.generate",
     "make_bidirectional": "maskft.fuse",
     "make_causal": "maskft.fuse",
     "mask_batch": "maskft.collate.unmasked",
+    "score": "maskft.insight.score",
+    "score_pairs": "maskft.insight.pairs",
+    "score_variants": "maskft.insight.variants",
     "unfuse_loss": "maskft.fuse",
 }
 __all__ = sorted(_HOMES)

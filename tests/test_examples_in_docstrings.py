@@ -14,12 +14,13 @@ from transformers import Trainer, TrainingArguments
 
 import maskft
 import maskft.annotate
+import maskft.prompt
 import maskkernels
 from tests.support.small import CORPUS, build_bert, build_wordpiece
 
 OBJECTS = [
     (f"{package.__name__}.{name}", getattr(package, name))
-    for package in (maskkernels, maskft, maskft.annotate)
+    for package in (maskkernels, maskft, maskft.annotate, maskft.prompt)
     for name in sorted(package.__all__)
 ]
 EXPLAINED = [(name, made) for name, made in OBJECTS if not isinstance(made, int)]  # STARTS, ENDS

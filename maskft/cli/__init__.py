@@ -1,7 +1,9 @@
-"""Run the ``maskft`` command: train, preview, predict, generate, doctor.
+"""Run the ``maskft`` command: train, preview, predict, generate, score, compare, doctor.
 
     maskft train --model bert-base-uncased --train-file notes.txt --output-dir notes-bert
     maskft preview --model bert-base-uncased --train-file notes.txt --strategy whole_word
+    maskft score --model notes-bert texts.jsonl --output scores.jsonl
+    maskft compare bert-base-uncased notes-bert --train-file held-out.txt
     maskft predict --model notes-bert "The cat sat on the [MASK]."
     maskft generate --model notes-bert --length 8 "The cat"
     maskft doctor bert-base-uncased
@@ -29,6 +31,16 @@ COMMANDS = {
         "maskft.cli.preview",
         ("datasets", "rich"),
         "print rows as the model would see them, with the realised rates",
+    ),
+    "score": (
+        "maskft.cli.score",
+        ("datasets", "rich"),
+        "log-probabilities of texts, pairs of texts or variants of a sequence",
+    ),
+    "compare": (
+        "maskft.cli.compare",
+        ("datasets", "rich"),
+        "the difference between two models on the same text under the same masks",
     ),
     "predict": ("maskft.cli.predict", (), "the most probable tokens for each mask in a text"),
     "generate": (

@@ -204,3 +204,12 @@ def _check_shapes(saved: Shapes | None, model: Any) -> None:
         raise Damaged(
             f"{len(missing)} of the model's {len(own)} tensors are missing ({missing[0]}...)"
         )
+
+
+def how_to_resume(checkpoint: str, output_dir: str) -> None:
+    """Say how to continue a run that was interrupted after it saved ``checkpoint``."""
+    last = checkpoints(Path(output_dir))[-1:] == [Path(checkpoint)]
+    say(
+        f"maskft train: interrupted; its state is in {checkpoint}. The same command with "
+        f"--resume_from_checkpoint {True if last else checkpoint} goes on from there."
+    )

@@ -227,7 +227,8 @@ class MaskingArguments(DiffusionArguments):
                 schedule=parse_schedule(self.rate_schedule) if self.rate_schedule else None,
             )
         except (TypeError, ValueError) as error:
-            raise UsageError(str(error)) from None
+            notes = getattr(error, "__notes__", [])
+            raise UsageError(" ".join([str(error), *(f"({note})" for note in notes)])) from None
 
     def _chosen(self) -> str | Strategy:
         """Make the strategy with the options that were given for it."""
@@ -355,14 +356,20 @@ class _Parser(HfArgumentParser):
         raise UsageError(f"{message} ({self.prog} --help lists the options)")
 
 
-def parse(prog: str, description: str, kinds: tuple[type, ...], argv: list[str]) -> tuple[Any, ...]:
-    """Make instances of ``kinds`` from the command line ``argv``.
+def parse(
+    prog: str,
+    description: str,
+    kinds: tuple[type, ...],
+    argv: list[str],
+    models: str = "--model MODEL",
+) -> tuple[Any, ...]:
+    """Make instances of ``kinds`` from the command line ``argv``; ``models`` is for the usage.
 
     Raises:
         UsageError: an option that is unknown or does not fit.
         SystemExit: --help.
     """
-    usage = f"maskft {prog} --model MODEL --train-file FILE [FILE ...] [options]"
+    usage = f"maskft {prog} {models} --train-file FILE [FILE ...] [options]"
     parser = _Parser(kinds, prog=f"maskft {prog}", usage=usage, description=description)
     try:
         *made, unknown = parser.parse_args_into_dataclasses(

@@ -22,7 +22,7 @@ from maskft.insight.windows import longest_row
 
 SPLITS = ("train", "validation", "test")
 AT_ONCE = 1 << 22  # characters that are tokenized at once, which takes some 170 bytes for each
-_OTHER_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation"}
+OTHER_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation"}
 
 
 def load_texts(args: DataArguments) -> dict[str, Dataset]:
@@ -210,7 +210,7 @@ def _from_folder(args: DataArguments) -> dict[str, Dataset]:
     except IndexError:  # what datasets says of one that was saved without rows
         raise UsageError(f"{name}: the dataset is empty") from None
     given = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
-    given = {_OTHER_NAMES.get(name, name): split for name, split in given.items()}
+    given = {OTHER_NAMES.get(name, name): split for name, split in given.items()}
     if "train" not in given:
         raise UsageError(f"{name} has no train split; it has {sorted(given)}")
     kept = {name: given[name] for name in SPLITS if name in given}

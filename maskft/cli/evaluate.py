@@ -10,36 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.insight.logits import evaluating
+from maskft.insight.logits import evaluating, predicted_logits
 from maskkernels import IGNORE_INDEX
 
 _NOT_INPUTS = ("labels", "label_weights", "num_items_in_batch")
-
-
-def predicted_logits(model: Any, inputs: dict[str, Tensor], predicted: Tensor) -> Tensor:
-    """Compute the logits [R, V], float32, of the R predicted tokens; the decoder sees no others.
-
-    Args:
-        model: a masked language model, wrapped (DDP) or not.
-        inputs: what the model takes, without labels.
-        predicted: bool [B, T].
-    """
-    decoder = getattr(model, "module", model).get_output_embeddings()
-
-    def gather(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if arguments[0].shape[:-1] != predicted.shape:
-            return None
-        return (arguments[0][predicted], *arguments[1:])
-
-    handle = None if decoder is None else decoder.register_forward_pre_hook(gather)
-    try:
-        logits = model(**inputs).logits
-    finally:
-        if handle is not None:
-            handle.remove()
-    if logits.shape[:-1] == predicted.shape:  # a model that decodes elsewhere
-        logits = logits[predicted]
-    return logits.float()
 
 
 @torch.no_grad()

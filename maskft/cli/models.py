@@ -143,3 +143,16 @@ def _loading(what: str, name: str) -> Iterator[None]:
         transformers.logging.set_verbosity(level)
         if bars:
             transformers.logging.enable_progress_bar()
+
+
+def load_classifier(name: str, labels: list[str], trust_remote_code: bool = False) -> Any:
+    """Load a model with a head for ``labels`` on it, fresh unless the model has one of that size.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
+    with _loading("classifier", name):
+        return transformers.AutoModelForSequenceClassification.from_pretrained(
+            name, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True,
+            id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)},
+        )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import json
 import platform
-import tempfile
+from argparse import ArgumentError, ArgumentParser
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from maskft.cli.checkpoints import check_fits, checkpoints, to_resume
+from maskft.cli.checkpoints import check_fits, how_to_resume, to_resume
 from maskft.cli.config import (
     DataArguments,
     MaskingArguments,
@@ -30,7 +30,7 @@ from maskft.cli.interrupt import Interrupted, StopOnInterrupt
 from maskft.cli.messages import UsageError, say, shown
 from maskft.cli.models import load
 from maskft.cli.progress import Progress
-from maskft.cli.saving import SteadyTrainer, disk_errors, run_folder, write_text
+from maskft.cli.saving import SteadyTrainer, disk_errors, run_folder, writable, write_text
 from maskft.fuse import fuse_loss
 from maskft.trainer.attach import attach
 
@@ -60,7 +60,7 @@ def train(
     if masking_args.strategy == "diffusion" and args.fused_loss != "on":
         raise UsageError("--strategy diffusion weights the loss, which needs --fused-loss on")
     args.block()
-    output = _writable(args.output_dir)  # after what can be refused without it
+    output = writable(args.output_dir)  # after what can be refused without it
     with ExitStack() as stack:
         with args.main_process_first(local=False):
             if args.process_index == 0:
@@ -203,18 +203,24 @@ def score_table(metrics: dict[str, Any]) -> Table:
 
 
 def main(argv: list[str]) -> int:
+    reader = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    reader.add_argument("--task", default="mlm")
+    try:
+        chosen, rest = reader.parse_known_args(argv)
+    except ArgumentError as error:
+        raise UsageError(str(error)) from None
+    if chosen.task != "mlm":
+        from maskft.cli.task import main as train_for_task  # other commands need none of it
+
+        return train_for_task(argv)
     kinds = (ModelArguments, DataArguments, MaskingArguments, TrainArguments)
-    parsed = parse("train", __doc__ or "", kinds, argv)
+    parsed = parse("train", f"{__doc__} --task classify or prompt: for a task.", kinds, rest)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         metrics = train(*parsed)
     except Interrupted as error:
-        last = checkpoints(Path(parsed[-1].output_dir))[-1:] == [Path(error.checkpoint)]
-        say(
-            f"maskft train: interrupted; its state is in {error.checkpoint}. The same command with "
-            f"--resume_from_checkpoint {True if last else error.checkpoint} goes on from there."
-        )
+        how_to_resume(error.checkpoint, parsed[-1].output_dir)
         return error.status
     console = Console(width=None)
     if metrics["before"]:
@@ -222,16 +228,3 @@ def main(argv: list[str]) -> int:
     output = parsed[-1].output_dir
     print(f"model and metrics.json are in {shown(output)}")
     return 0
-
-
-def _writable(folder: str) -> Path:
-    """Make the output folder and try it, before hours of training depend on it."""
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(b"maskft")
-            file.flush()
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
-    return path

@@ -16,6 +16,7 @@ from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN, Random, Strategy
 from maskft.strategy.vocabulary import LARGEST
 from maskkernels.batch import table_columns
 
+LATER = "masking"  # the entry of a plain batch that holds what masking needs in addition
 # Columns that neither masking nor the model needs, unless a strategy asks for them
 _UNUSED = ("offset_mapping", ENTITY_COLUMN, WEIGHT_COLUMN)
 
@@ -146,7 +147,7 @@ class MaskingColumns:
                     )
                 return {}, examples
             columns = by_column(examples, dict.fromkeys([*examples[0], *self.needed()]))
-        taken = self._take(columns)
+        taken = self.take(columns)
         if columns.pop("labels", None) is not None:
             self.notices.warn(
                 "labels",
@@ -157,7 +158,7 @@ class MaskingColumns:
             )
         return taken, columns
 
-    def _take(self, columns: dict[str, Any]) -> dict[str, Any]:
+    def take(self, columns: dict[str, Any]) -> dict[str, Any]:
         """Check the columns that are not for the model, and take them out of ``columns``."""
         taken = [name for name in (*_UNUSED, *self.welcome()) if name in columns]
         needed = [*self.strategy.columns]
@@ -215,6 +216,35 @@ class MaskingColumns:
         types = torch.as_tensor(token_type_ids)
         allowed = [self.mask_only] if isinstance(self.mask_only, int) else list(self.mask_only)
         return torch.isin(types, torch.tensor(allowed))
+
+
+def real_tokens(attention_mask: Any, input_ids: Any) -> Tensor | None:
+    """Return which tokens are real, [B, T], from a model's attention mask; None: all of them.
+
+    Raises:
+        TypeError, ValueError: a mask that does not say it.
+    """
+    if not isinstance(input_ids, (Tensor, np.ndarray)) or input_ids.ndim != 2:
+        shape = f" of shape {tuple(input_ids.shape)}" if hasattr(input_ids, "shape") else ""
+        raise TypeError(f"input_ids must be a tensor [B, T], got {type(input_ids).__name__}{shape}")
+    if attention_mask is None:
+        return None
+    try:
+        mask = torch.as_tensor(attention_mask, device=getattr(input_ids, "device", "cpu"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"attention_mask must be a tensor, got {type(attention_mask).__name__}: {error}"
+        ) from None
+    rows, length = input_ids.shape
+    by_token = tuple(mask.shape) in ((rows, length), (rows, 1, length), (rows, 1, 1, length))
+    if not by_token or mask.is_floating_point():
+        raise ValueError(
+            f"attention_mask must say which tokens are real, an integer or bool tensor "
+            f"[{rows}, {length}] or [{rows}, 1, 1, {length}], got {mask.dtype} of shape "
+            f"{tuple(mask.shape)}. For another mask, give the real tokens as "
+            f'batch["{LATER}"] = {{"attention_mask": ...}}'
+        )
+    return mask.reshape(rows, length)
 
 
 def highest_id(ids: Tensor, attention_mask: Tensor | None) -> int:

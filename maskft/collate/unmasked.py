@@ -10,15 +10,14 @@ Less to pin and to copy (int32 ids instead of two int64 columns), and no masking
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from maskft.collate.collator import DataCollatorForLanguageModeling
-from maskft.collate.columns import UnmaskedBatch, highest_id
+from maskft.collate.columns import LATER, UnmaskedBatch, highest_id, real_tokens
+from maskft.collate.inputs import MaskInputs
 from maskkernels.tokens import check_flag
 
-LATER = "masking"  # the entry of a plain batch that holds what masking needs in addition
 _INT32 = ("cu_seq_lens_q", "cu_seq_lens_k")  # as FlashAttention wants them
 
 
@@ -29,8 +28,8 @@ class UnmaskedCollator:
     an entry "masking" with the other inputs of masking.
 
     Args:
-        collator: a maskft collator (padding or packing); shared, so that ``set_epoch`` reaches
-            ``mask_batch``. rng="hf" draws its masks on the CPU alone.
+        collator: a maskft collator (padding or packing) or ``MaskInputs``; shared, so that
+            ``set_epoch`` reaches ``mask_batch``. rng="hf" draws its masks on the CPU alone.
         dtype: torch.int32 (half of what has to be copied) or torch.int64.
         dispatched: the loader cuts and joins batches, as accelerate does with
             ``dispatch_batches``: everything in a batch then has an entry for each row, the highest
@@ -48,7 +47,7 @@ class UnmaskedCollator:
 
     def __init__(
         self,
-        collator: DataCollatorForLanguageModeling,
+        collator: DataCollatorForLanguageModeling | MaskInputs,
         dtype: torch.dtype = torch.int32,
         *,
         dispatched: bool = False,
@@ -74,7 +73,7 @@ class UnmaskedCollator:
             unmasked.highest_id = highest
         batch = {
             name: value.to(self.dtype)
-            if isinstance(value, Tensor) and value.dtype == torch.int64
+            if isinstance(value, Tensor) and value.dtype == torch.int64 and self._narrows(name)
             else value
             for name, value in unmasked.batch.items()
         }
@@ -85,9 +84,12 @@ class UnmaskedCollator:
         batch[LATER] = {name: value for name, value in rest.items() if value is not None}
         return batch
 
+    def _narrows(self, name: str) -> bool:
+        return not isinstance(self.collator, MaskInputs) or name == "input_ids"
+
 
 def mask_batch(
-    batch: Mapping[str, Any], collator: DataCollatorForLanguageModeling
+    batch: Mapping[str, Any], collator: DataCollatorForLanguageModeling | MaskInputs
 ) -> dict[str, Any]:
     """Mask a prepared batch on its device, as the collator would have masked it.
 
@@ -98,12 +100,14 @@ def mask_batch(
         batch: from an ``UnmaskedCollator``, on any device; or a mapping with padded
             input_ids [B, T] (int32 or int64) and, where there is padding, an attention_mask of
             integers or bools, [B, T] or [B, 1, 1, T], a tensor, array or list. A batch that has
-            labels is masked already and comes back as it is.
+            labels is masked already and comes back as it is. With ``MaskInputs`` only batches
+            from an ``UnmaskedCollator`` are masked: others come back as they are.
         collator: rate, shares, strategy, rng, seed and epoch (``set_epoch``) of the masks.
 
     Returns:
         a new dict: the batch with input_ids masked and labels, both int64, as models want them,
-        and label_positions if the collator adds them (on a GPU, only a fixed number of them).
+        and label_positions if the collator adds them (on a GPU, only a fixed number of them). With
+        ``MaskInputs`` everything but input_ids is as it was.
 
     Raises:
         TypeError, ValueError: a collator or batch that does not fit; label_positions=True on a GPU.
@@ -118,13 +122,16 @@ def mask_batch(
     check_collator(collator)
     if not isinstance(batch, Mapping):
         raise TypeError(f"batch must be a mapping, got {type(batch).__name__}")
-    if "labels" in batch:
+    own_labels = isinstance(collator, MaskInputs)
+    if LATER not in batch if own_labels else "labels" in batch:
         return dict(batch)
     if "input_ids" not in batch:
         raise ValueError(f"the batch has no 'input_ids'; it has {sorted(batch)}")
     plain = {
         name: value.long()
-        if isinstance(value, Tensor) and value.dtype == torch.int32 and name not in _INT32
+        if isinstance(value, Tensor)
+        and value.dtype == torch.int32
+        and (name == "input_ids" if own_labels else name not in _INT32)
         else value
         for name, value in batch.items()
     }
@@ -136,44 +143,17 @@ def mask_batch(
     if isinstance(given.get("highest_id"), Tensor):  # of a dispatched batch
         given["highest_id"] = int(given["highest_id"].max()) if plain["input_ids"].numel() else None
     if not given.keys() & {"attention_mask", "cu_seqlens"}:
-        given["attention_mask"] = _real(plain.get("attention_mask"), plain["input_ids"])
+        given["attention_mask"] = real_tokens(plain.get("attention_mask"), plain["input_ids"])
     return collator.mask(UnmaskedBatch(plain, **given))
 
 
-def _real(attention_mask: Any, input_ids: Any) -> Tensor | None:
-    """Return which tokens are real, [B, T], from a model's attention mask; None: all of them.
-
-    Raises:
-        TypeError, ValueError: a mask that does not say it.
-    """
-    if not isinstance(input_ids, (Tensor, np.ndarray)) or input_ids.ndim != 2:
-        shape = f" of shape {tuple(input_ids.shape)}" if hasattr(input_ids, "shape") else ""
-        raise TypeError(f"input_ids must be a tensor [B, T], got {type(input_ids).__name__}{shape}")
-    if attention_mask is None:
-        return None
-    try:
-        mask = torch.as_tensor(attention_mask, device=getattr(input_ids, "device", "cpu"))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"attention_mask must be a tensor, got {type(attention_mask).__name__}: {error}"
-        ) from None
-    rows, length = input_ids.shape
-    by_token = tuple(mask.shape) in ((rows, length), (rows, 1, length), (rows, 1, 1, length))
-    if not by_token or mask.is_floating_point():
-        raise ValueError(
-            f"attention_mask must say which tokens are real, an integer or bool tensor "
-            f"[{rows}, {length}] or [{rows}, 1, 1, {length}], got {mask.dtype} of shape "
-            f"{tuple(mask.shape)}. For another mask, give the real tokens as "
-            f'batch["{LATER}"] = {{"attention_mask": ...}}'
-        )
-    return mask.reshape(rows, length)
-
-
 def check_collator(collator: Any) -> None:
+    if isinstance(collator, MaskInputs):
+        return
     if not isinstance(collator, DataCollatorForLanguageModeling):
         raise TypeError(
-            "masking on the device needs a maskft.DataCollatorForLanguageModeling as its collator, "
-            f"got {type(collator).__name__}"
+            "masking on the device needs a maskft.DataCollatorForLanguageModeling or "
+            f"maskft.MaskInputs as its collator, got {type(collator).__name__}"
         )
     if collator.rng == "hf" or not collator.mlm:
         option = "rng='hf'" if collator.rng == "hf" else "mlm=False"

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
+from maskft.collate.inputs import MaskInputs
 from maskft.collate.randomness import SampleDraws
 from maskft.trainer.counting import COUNTED, count_in_trainer
 from maskft.trainer.evaluation import EVALUATED, evaluate_in_trainer
@@ -34,7 +35,7 @@ class MaskingCallback(TrainerCallback):
         >>> trainer.add_callback(MaskingCallback(collator))
     """
 
-    def __init__(self, collator: SampleDraws, *, mask_on_device: bool = False) -> None:
+    def __init__(self, collator: SampleDraws | MaskInputs, *, mask_on_device: bool = False) -> None:
         if not hasattr(collator, "set_epoch"):
             raise TypeError(
                 "MaskingCallback needs a collator with set_epoch, such as "
@@ -91,6 +92,8 @@ def attach(
 ) -> Trainer:
     """Give a Trainer's collator its epochs, and fixed masks to evaluation and prediction.
 
+    ``maskft.MaskInputs`` does not mask evaluation and prediction at all.
+
     Acts on this one object, which it returns; ``detach`` undoes it. Evaluation is then
     deterministic, and ``eval_loss`` is the mean over all labelled tokens, whatever the batch size
     (Trainer's own is the mean of the batches' means). The columns that the collator reads (sample
@@ -129,10 +132,11 @@ def attach(
     """
     _check_trainer("attach", trainer)
     collator = trainer.data_collator
-    if not isinstance(collator, SampleDraws):
+    if not isinstance(collator, (SampleDraws, MaskInputs)):
         raise TypeError(
             "attach needs a Trainer whose data_collator is one of maskft's, such as "
-            f"maskft.DataCollatorForLanguageModeling, got {type(collator).__name__}"
+            "maskft.DataCollatorForLanguageModeling or maskft.MaskInputs around a collator of "
+            f"yours, got {type(collator).__name__}"
         )
     if any(name in vars(trainer) for name in _LOADERS):
         raise ValueError("this trainer is attached already; detach(trainer) undoes it")

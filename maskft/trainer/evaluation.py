@@ -23,14 +23,16 @@ def evaluate_in_trainer(trainer: Trainer) -> None:
 
     By their ``label_weights``, where a fused model gets some. Trainer's own is the mean of the
     batches' means, so that it depends on the batch size, and a token counts the more the fewer
-    labels its batch has. Batches without labels count for nothing. Ranks add up; rows that
-    accelerate repeats to fill the last batch count again.
+    labels its batch has. Batches without labels count for nothing; where a loss has none to count
+    (start_positions and end_positions), Trainer's own is kept. Ranks add up; rows that accelerate
+    repeats to fill the last batch count again.
 
     A fused model returns logits where Trainer hands predictions on (``compute_metrics``,
     ``predict``), whatever its ``logits`` option, and computes none where it does not.
     """
     step, loop = trainer.prediction_step, trainer.evaluation_loop
     seen: list[tuple[Tensor, Tensor]] = []  # each batch's mean, and how many tokens it is of
+    uncounted: list[bool] = []  # batches with a loss and no labels to count, as of start_positions
 
     @wraps(step)
     def prediction_step(
@@ -41,8 +43,11 @@ def evaluate_in_trainer(trainer: Trainer) -> None:
         count = _predicted(trainer, forward, inputs)
         with _means(trainer), _logits(forward, not prediction_loss_only):
             found = step(model, inputs, prediction_loss_only, *args, **kwargs)
-        if count is not None and found[0] is not None:
-            seen.append((found[0], count))
+        if found[0] is not None:
+            if count is None:
+                uncounted.append(True)
+            else:
+                seen.append((found[0], count))
         return found
 
     @wraps(loop)
@@ -55,11 +60,12 @@ def evaluate_in_trainer(trainer: Trainer) -> None:
         **kwargs: Any,
     ) -> Any:
         seen.clear()
+        uncounted.clear()
         found = loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix, **kwargs
         )
         name = f"{metric_key_prefix}_loss"
-        if name in found.metrics:
+        if name in found.metrics and not uncounted:
             found.metrics[name] = _mean(trainer, seen)
         seen.clear()
         return found

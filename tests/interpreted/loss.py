@@ -137,6 +137,14 @@ def main() -> int:
         if everywhere:
             compared += compare_all(torch.float16, option, False)
     compared += compare_layouts()
+    leaves, labels = inputs(torch.float16, (2, 9))
+    large = torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)) * 1e5
+
+    def weighted(backend):  # float16 holds none of these gradients before they are divided
+        return linear_cross_entropy(*leaves[:2], labels, token_weights=large, backend=backend)
+
+    compare("large weights", weighted, leaves[:2], torch.float16)
+    compared += 1
     leaves, labels = inputs(torch.float32, (2, 9))
     for reduction in ("mean", "none"):  # what cannot be refused without a look is NaN
         over = linear_cross_entropy(*leaves[:2], labels, capacity=3, reduction=reduction).loss

@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "fuse": ("collate.labels",),
     "trainer": ("packing", "collate", "strategy"),
     "insight": ("annotate", "collate", "fuse", "strategy"),
+    "prompt": ("insight.logits",),
+    "tasks": ("prompt", "insight.logits"),
 }
 FREE = ("extras",)  # a file on no floor: optional packages
 

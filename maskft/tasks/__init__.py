@@ -1,0 +1,1 @@
+"""Train masked language models for tasks: examples to rows, a collator, predictions and scores."""
