@@ -549,3 +549,12 @@ def test_rows_without_tokens_are_rows(tokenizer):
     assert packed["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     empty = pair(tokenizer)[1]([[], []])
     assert empty["input_ids"].shape == (1, 0)
+
+
+def test_the_trial_leaves_each_module_in_its_mode(tiny_bert, tokenizer):
+    tiny_bert.train()
+    tiny_bert.bert.embeddings.eval()
+    DataCollatorWithPacking.for_model(tiny_bert, tokenizer)
+    assert tiny_bert.training
+    assert tiny_bert.bert.encoder.training
+    assert not tiny_bert.bert.embeddings.training
