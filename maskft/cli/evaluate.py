@@ -13,7 +13,7 @@ from maskft.collate.collator import DataCollatorForLanguageModeling
 from maskft.insight.logits import evaluating, predicted_logits
 from maskkernels import IGNORE_INDEX
 
-_NOT_INPUTS = ("labels", "label_weights", "num_items_in_batch")
+_NOT_INPUTS = ("labels", "label_weights", "num_items")
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def bound_scores(
             total += float((losses.double() * weights).sum())
             correct += int((logits.argmax(-1) == labels).sum())
             predicted += labels.numel()
-            tokens += int(batch["num_items_in_batch"].sum())
+            tokens += int(batch["num_items"].sum())
     bound = total / tokens if tokens else math.nan
     return {
         "bound": bound,

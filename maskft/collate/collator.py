@@ -227,7 +227,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
 
         Returns:
             the model's batch: masked input_ids, labels of the same dtype, ``label_positions`` if
-            the option is set, ``label_weights`` and ``num_items_in_batch`` if the plan has them.
+            the option is set, ``label_weights`` and ``num_items`` if the plan has them.
         """
         batch = unmasked.batch
         if not self.mlm:

@@ -85,8 +85,8 @@ class UnmaskedBatch:
         """Return ``weighing_columns`` of the rows' tokens as columns of the batch."""
         made = dict(columns)
         if self.cu_seqlens is not None:  # the rows of a packed batch are one row of the model's
-            if "num_items_in_batch" in made:
-                made["num_items_in_batch"] = made["num_items_in_batch"].sum()[None]
+            if "num_items" in made:
+                made["num_items"] = made["num_items"].sum()[None]
             if "label_weights" in made:
                 weights = made["label_weights"]
                 padding = self.batch["input_ids"].shape[1] - weights.numel()

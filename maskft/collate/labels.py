@@ -56,7 +56,7 @@ def label_places(labels: Tensor, capacity: bool | int) -> Tensor:
 def weighing_columns(
     label_weights: Tensor | None, num_items: Tensor | None, labels: Tensor, rows: int
 ) -> dict[str, Tensor]:
-    """Return what a plan adds to a batch: ``label_weights`` and ``num_items_in_batch``, if given.
+    """Return what a plan adds to a batch: ``label_weights`` and ``num_items``, if given.
 
     Args:
         label_weights: floats, shaped like ``labels``; those of tokens without a label become 0.
@@ -80,7 +80,7 @@ def weighing_columns(
         columns["label_weights"] = torch.where(labels != IGNORE_INDEX, label_weights, 0.0).float()
     if num_items is not None:
         _check_items(num_items, rows)
-        columns["num_items_in_batch"] = num_items
+        columns["num_items"] = num_items
     return columns
 
 

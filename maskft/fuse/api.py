@@ -43,19 +43,19 @@ def fuse_loss(
     decoder that is not a plain nn.Linear (LoRA, quantised...) is called on those rows instead, and
     ``masked_cross_entropy`` follows.
 
-    ``num_items_in_batch``, a number or a tensor that is summed, is what the sum of the losses is
-    divided by, for every model, so losses and gradients do not depend on gradient accumulation or
-    the number of ranks. A call without any label has loss 0 and zero gradients in training, and
-    loss NaN, as stock, in an evaluation call: evaluation mode with gradients off. Trainer leaves
-    NaN out of ``eval_loss``.
+    ``num_items_in_batch`` or, of the batch itself, ``num_items`` (one of the two; a number or a
+    tensor that is summed) is what the sum of the losses is divided by, for every model, so losses
+    and gradients do not depend on gradient accumulation or the number of ranks. A call without any
+    label has loss 0 and zero gradients in training, and loss NaN, as stock, in an evaluation call:
+    evaluation mode with gradients off. Trainer leaves NaN out of ``eval_loss``.
 
-    Forward takes three keywords more: ``label_positions``, int64 [B, k], places of the labelled
+    Forward takes four keywords more: ``label_positions``, int64 [B, k], places of the labelled
     tokens in each row, -1 for none, as the collators make them, or [R], places in the flattened
     labels, as ``mask_tokens(..., capacity=R)`` returns them (so that nothing is searched for on a
     GPU, and with k or R fixed all shapes are); ``label_weights``, float [B, T] as ``labels``, the
     ``token_weights`` of ``masked_cross_entropy`` (for causal models shifted along with the labels;
-    given with ``shift_labels``, they are those of these); and ``return_logits``, which overrides
-    ``logits`` for a call. A model that is not fused ignores ``label_weights``.
+    given with ``shift_labels``, they are those of these); ``num_items``; and ``return_logits``,
+    which overrides ``logits`` for a call. A model that is not fused ignores ``label_weights``.
 
     Args:
         model: a masked, causal or sequence-to-sequence language model, BertForPreTraining,

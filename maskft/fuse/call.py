@@ -33,7 +33,28 @@ def targets_of(labels: Tensor, shift_labels: Any, shift: bool) -> Any:
     return labels
 
 
-def weights_among(kwargs: dict[str, Any]) -> Tensor | None:
+def weighing(kwargs: dict[str, Any]) -> tuple[Any, Tensor | None]:
+    """Take (what the loss is divided by, the weights of labels) out of the arguments of a call."""
+    return _items_among(kwargs), _weights_among(kwargs)
+
+
+def _items_among(kwargs: dict[str, Any]) -> Any:
+    """Take what a call's loss is divided by: the batch's own ``num_items``, or the caller's count.
+
+    Raises:
+        ValueError: there are both, as in a Trainer that counts labels and is not attached.
+    """
+    own, counted = kwargs.pop("num_items", None), kwargs.pop("num_items_in_batch", None)
+    if own is not None and counted is not None:
+        raise ValueError(
+            "the batch says what its loss is divided by (num_items), and so does the caller "
+            "(num_items_in_batch, a count of labels): maskft.attach(trainer) makes a Trainer sum "
+            "num_items over an update; in a loop of your own, pass the sum as num_items alone"
+        )
+    return counted if own is None else own
+
+
+def _weights_among(kwargs: dict[str, Any]) -> Tensor | None:
     """Take ``label_weights`` out of the arguments of a call, checked against its labels.
 
     Raises:

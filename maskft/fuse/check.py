@@ -10,7 +10,7 @@ from maskft.collate.labels import IGNORE_INDEX
 from maskft.fuse.call import shifted, unshifted
 from maskft.fuse.replaced import fused
 
-_OURS = ("label_weights", "num_items_in_batch")  # of a batch; stock models ignore them
+_OURS = ("label_weights", "num_items")  # of a batch; stock models ignore them
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def compare(
     Args:
         model: a fused model.
         batch: what it is called with, labels included. None: 2 rows of 16 random tokens, a third
-            of them labelled. Its ``label_weights`` and ``num_items_in_batch`` are left out: stock
+            of them labelled. Its ``label_weights`` and ``num_items`` are left out: stock
             models ignore them.
         training: whether in training mode, where dropout must be 0 for a fair comparison.
     """

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted, targets_of, weights_among
+from maskft.fuse.call import LabelledCall, Now, decoded_dtype, shifted, targets_of, weighing
 from maskft.fuse.early import early_gather
 from maskft.fuse.head import Head, add_decoder_inputs, hooked, router_losses
 from maskft.fuse.later import LaterLogits, Replay, refuse_logits
@@ -140,10 +140,9 @@ class FusedForward:
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model."""
         kwargs.update(zip(self.head.parameters, args, strict=False))
-        num_items = kwargs.pop("num_items_in_batch", None)
+        num_items, weights = weighing(kwargs)
         positions = kwargs.pop("label_positions", None)
         wanted = kwargs.pop("return_logits", None)
-        weights = weights_among(kwargs)
         labels = kwargs.get("labels")
         if labels is None:
             return self._unlabelled(kwargs)

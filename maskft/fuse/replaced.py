@@ -61,7 +61,7 @@ def signature_of(model: Any) -> inspect.Signature:
     ]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in ("label_positions", "label_weights")
+        for name in ("label_positions", "label_weights", "num_items")
     ]
     last = len(parameters)
     if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:

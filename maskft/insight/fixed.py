@@ -14,7 +14,7 @@ from maskft.strategy import ENTITY_COLUMN, WEIGHT_COLUMN
 from maskft.strategy.word_marks import WordMarks
 from maskkernels import IGNORE_INDEX
 
-_NOT_INPUTS = ("label_positions", "label_weights", "num_items_in_batch")
+_NOT_INPUTS = ("label_positions", "label_weights", "num_items")
 _BANDS = (100, 1000, 10_000)  # ranks of tokens by frequency
 _RANKS = ("rank 1 to 100", "rank 101 to 1,000", "rank 1,001 to 10,000", "rank above 10,000")
 _PIECES = ("whole word", "first piece", "later piece")

@@ -64,7 +64,7 @@ class Diffusion(Strategy):
         >>> strategy = Diffusion(normalize="sequence")
         >>> collator = DataCollatorForLanguageModeling(tokenizer, strategy=strategy, seed=1)
         >>> sorted(collator(rows).keys() - {"attention_mask", "token_type_ids"})
-        ['input_ids', 'label_weights', 'labels', 'num_items_in_batch']
+        ['input_ids', 'label_weights', 'labels', 'num_items']
     """
 
     eps: float = 1e-3

@@ -24,7 +24,7 @@ class Plan:
         label_weights: float [B, T], what the loss of each token is multiplied by if it is selected.
             The batch gets a column ``label_weights``, 0 where nothing is labelled.
         num_items: int64 [B], how much each row counts in the number that the loss is divided by.
-            The batch gets a column ``num_items_in_batch``. None: the labelled tokens count.
+            The batch gets a column ``num_items``. None: the labelled tokens count.
 
     Example:
         >>> from maskft import DataCollatorForLanguageModeling, Plan

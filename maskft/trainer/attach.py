@@ -106,7 +106,7 @@ def attach(
     the rows before the place are read again. rng="stream" draws new masks.
 
     With weighted labels, as those of strategy="diffusion", the loss of an update is divided by the
-    sum of ``num_items_in_batch`` over its batches and ranks, and the model must be one of
+    sum of ``num_items`` over its batches and ranks, and the model must be one of
     ``fuse_loss``: others ignore the weights, which is an error when training begins.
 
     Args:

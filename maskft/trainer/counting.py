@@ -3,7 +3,7 @@
 ``maskft.attach`` calls this and ``maskft.detach`` undoes it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -14,24 +14,25 @@ COUNTED = ("_get_num_items_in_batch",)  # of a trainer
 
 
 def count_in_trainer(trainer: Trainer) -> None:
-    """Have a Trainer sum the ``num_items_in_batch`` of batches that have it, not their labels.
+    """Have a Trainer sum the ``num_items`` of batches that have it, not their labels.
 
-    Over the batches of an update and over ranks, as Trainer sums labels. Batches with
+    Over the batches of an update and over ranks, as Trainer sums labels. The sum takes the place
+    of ``num_items``: a fused model refuses a batch with both. Batches with
     ``label_weights`` are refused for a model that would ignore them.
     """
     count = trainer._get_num_items_in_batch
 
     @wraps(count)
-    def get_num_items_in_batch(batches: Sequence[Mapping[str, Any]], device: Any) -> Any:
-        first = batches[0] if batches else {}
-        ours = [name for name in ("label_weights", "num_items_in_batch") if name in first]
+    def get_num_items_in_batch(batches: Sequence[MutableMapping[str, Any]], device: Any) -> Any:
+        first: Any = batches[0] if batches else {}
+        ours = [name for name in ("label_weights", "num_items") if name in first]
         if ours and not is_fused(trainer.model):
             raise ValueError(
                 f"the batches have {' and '.join(ours)}, which {type(trainer.model).__name__} "
                 "ignores: call maskft.fuse_loss(model) before training"
             )
-        if "num_items_in_batch" in first:
-            batches = [_as_labels(batch["num_items_in_batch"]) for batch in batches]
+        if "num_items" in first:
+            batches = [_as_labels(batch.pop("num_items")) for batch in batches]
         return count(batches, device)
 
     trainer._get_num_items_in_batch = get_num_items_in_batch

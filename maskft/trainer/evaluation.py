@@ -93,10 +93,10 @@ def _predicted(trainer: Trainer, forward: Any, inputs: Mapping[str, Any]) -> Ten
 
     A batch that says what its loss is divided by counts for that.
     """
-    weights, items = inputs.get("label_weights"), inputs.get("num_items_in_batch")
+    weights, items = inputs.get("label_weights"), inputs.get("num_items")
     if forward is None and (weights is not None or items is not None):
         raise ValueError(
-            f"this batch has {'num_items_in_batch' if weights is None else 'label_weights'}, which "
+            f"this batch has {'num_items' if weights is None else 'label_weights'}, which "
             "a model that is not fused ignores: use maskft.fuse_loss(model)"
         )
     if items is not None:

@@ -162,7 +162,7 @@ def test_check_compares_a_weighted_batch_as_stock_sees_it():
     model.train()
     model.bert.embeddings.eval()
     batch, weights = weighted_batch(model)
-    batch |= {"label_weights": weights, "num_items_in_batch": torch.tensor([30, 40])}
+    batch |= {"label_weights": weights, "num_items": torch.tensor([30, 40])}
     assert fuse_loss(model, check=batch) is model
     assert model.training
     assert not model.bert.embeddings.training

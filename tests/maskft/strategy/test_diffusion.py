@@ -77,9 +77,9 @@ def test_times_and_masks_are_those_of_the_contract(tokenizer, rows, epoch):
         weights = [np.float32(1 / p) if label != -100 else 0.0 for label in labels]
         assert batch["label_weights"][i, :n].tolist() == weights
         assert not batch["label_weights"][i, n:].any()
-        assert batch["num_items_in_batch"][i] == maskable_tokens(tokenizer, ids)
+        assert batch["num_items"][i] == maskable_tokens(tokenizer, ids)
     assert batch["label_weights"].dtype == torch.float32
-    assert batch["num_items_in_batch"].dtype == torch.int64
+    assert batch["num_items"].dtype == torch.int64
     assert len(times) == len({tuple(row["input_ids"]) for row in rows})
 
 
@@ -151,7 +151,7 @@ def test_what_the_loss_is_divided_by(tokenizer, rows, normalize):
     for i, row in enumerate(rows):
         ids = row["input_ids"]
         _, p, _, labels = expected_row(tokenizer, ids)
-        assert batch["num_items_in_batch"][i] == DIVISORS[normalize](tokenizer, ids, length)
+        assert batch["num_items"][i] == DIVISORS[normalize](tokenizer, ids, length)
         each = 1 / p / (maskable_tokens(tokenizer, ids) if normalize == "sequence" else 1)
         found = batch["label_weights"][i, : len(ids)].tolist()
         assert found == [np.float32(each) if label != -100 else 0.0 for label in labels]
@@ -180,7 +180,7 @@ def test_only_answers_are_masked_and_counted(tokenizer, rows, normalize, mask_on
         ]
         assert batch["labels"][i, : len(kept)].tolist() == kept
         expected = {"maskable": size, "batch": length, "sequence": 1}[normalize]
-        assert batch["num_items_in_batch"][i] == expected
+        assert batch["num_items"][i] == expected
         each = 1 / p / (size if normalize == "sequence" and size else 1)
         weights = [np.float32(each) if label != -100 else 0.0 for label in kept]
         assert batch["label_weights"][i, : len(kept)].tolist() == weights
@@ -206,10 +206,8 @@ def test_a_packed_batch_has_the_times_masks_and_weights_of_the_padded_one(
             assert torch.equal(packed[name][0, :count], padded[name][real]), name
         assert (packed["labels"][0, count:] == -100).all()
         assert not packed["label_weights"][0, count:].any()
-        items = padded["num_items_in_batch"].sum()
-        assert packed["num_items_in_batch"].tolist() == [
-            count if normalize == "batch" else int(items)
-        ]
+        items = padded["num_items"].sum()
+        assert packed["num_items"].tolist() == [count if normalize == "batch" else int(items)]
 
 
 @pytest.mark.parametrize("mask_only", [None, 0])
@@ -294,7 +292,7 @@ def test_evaluation_times_are_strata_of_the_row_whatever_the_batch(tokenizer, ro
                 assert found.tolist() == seen
             weights = [np.float32(1 / p) if label != -100 else 0.0 for label in labels]
             assert alone["label_weights"][0].tolist() == weights
-            assert alone["num_items_in_batch"].item() == maskable_tokens(tokenizer, ids)
+            assert alone["num_items"].item() == maskable_tokens(tokenizer, ids)
 
 
 def test_a_budget_selects_the_rounded_rate_of_each_row(tokenizer, rows):
@@ -372,7 +370,7 @@ def test_your_own_strategy_may_weigh_its_labels(tokenizer, rows):
     labelled = batch["labels"] != -100
     place = torch.arange(labelled.shape[1]).expand(labelled.shape) / 10
     assert torch.equal(batch["label_weights"], torch.where(labelled, place, 0.0))
-    assert "num_items_in_batch" not in batch
+    assert "num_items" not in batch
     with pytest.raises(ValueError, match=r"label_weights must be like input_ids, \(20, 21\)"):
         make(tokenizer, lambda tokens: Plan(label_weights=torch.ones(3)))(rows)
 
@@ -396,7 +394,7 @@ def test_a_plan_on_a_device_does_not_wait_for_it(packed, times, normalize):
         )  # fmt: skip
     assert launched
     assert columns["label_weights"].shape == shape
-    assert columns["num_items_in_batch"].shape == (4,)
+    assert columns["num_items"].shape == (4,)
 
 
 def test_collators_can_be_pickled(tokenizer, rows):

@@ -116,7 +116,7 @@ def test_masks_do_not_depend_on_the_batch_or_the_padding(
     tokenizer.padding_side = "right"
     assert (batch["labels"] != -100).any()
     assert not torch.isin(batch["labels"], SPECIAL_IDS).any()
-    weighing = {"label_weights", "num_items_in_batch"} if name == "diffusion" else set()
+    weighing = {"label_weights", "num_items"} if name == "diffusion" else set()
     assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "labels"} | weighing
     for i, row in enumerate(annotated):
         n = len(row["input_ids"])

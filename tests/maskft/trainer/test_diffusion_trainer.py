@@ -85,7 +85,7 @@ def test_packed_updates_have_the_same_loss(wanted, made, tmp_path):
     )  # fmt: skip
     assert_update(found, (loss, gradients))
     packing = build_collator(tokenizer, normalize, DataCollatorWithPacking, attention="varlen")
-    assert packing(plain)["num_items_in_batch"].shape == (1,)
+    assert packing(plain)["num_items"].shape == (1,)
 
 
 def test_a_loop_of_ones_own_sums_the_items(wanted, made):
@@ -93,11 +93,11 @@ def test_a_loop_of_ones_own_sums_the_items(wanted, made):
     normalize, formula = wanted
     collator, model = build_collator(tokenizer, normalize), fuse_loss(build_model(tokenizer))
     batches = [collator([dict(row) for row in rows[a : a + 3]]) for a in (0, 3, 6)]
-    items = sum(batch["num_items_in_batch"].sum() for batch in batches)
+    items = sum(batch["num_items"].sum() for batch in batches)
     assert not items.is_floating_point()
     total = 0.0
     for batch in batches:
-        batch["num_items_in_batch"] = items
+        batch["num_items"] = items
         loss = model(**batch).loss
         loss.backward()
         total += float(loss.detach())
@@ -112,7 +112,7 @@ def test_eval_loss_is_the_bound_whatever_the_batch_size(made, tmp_path):
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
     logits = build_model(tokenizer).eval()(**inputs).logits.detach()
     losses = F.cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none")
-    bound = float((losses * batch["label_weights"]).sum() / batch["num_items_in_batch"].sum())
+    bound = float((losses * batch["label_weights"]).sum() / batch["num_items"].sum())
     seen = set()
     for size in (1, 3, 8):
         trainer = build_trainer(
@@ -166,10 +166,20 @@ def test_a_model_that_ignores_the_number_of_items_is_refused(made, tmp_path):
     trainer = build_trainer(build_model(tokenizer), tokenizer, rows, tmp_path, "maskable")
     trainer.data_collator.strategy = lambda tokens: Plan(num_items=tokens.may_mask().sum(1))
     trainer.data_collator.__post_init__()
-    with pytest.raises(ValueError, match="have num_items_in_batch, which BertForMaskedLM ignores"):
+    with pytest.raises(ValueError, match="have num_items, which BertForMaskedLM ignores"):
         trainer.train()
-    with pytest.raises(ValueError, match="has num_items_in_batch, which a model that is not fused"):
+    with pytest.raises(ValueError, match="has num_items, which a model that is not fused"):
         trainer.evaluate()
+
+
+def test_a_trainer_that_is_not_attached_is_refused(made, tmp_path):
+    """It would divide by its own count of labels."""
+    tokenizer, rows = made
+    model = fuse_loss(build_model(tokenizer))
+    trainer = detach(build_trainer(model, tokenizer, rows, tmp_path, "maskable"))
+    trainer.args.remove_unused_columns = False
+    with pytest.raises(ValueError, match=r"num_items.*maskft\.attach\(trainer\)"):
+        trainer.train()
 
 
 def test_detach_has_trainer_count_labels_again(made, tmp_path):
@@ -178,8 +188,8 @@ def test_detach_has_trainer_count_labels_again(made, tmp_path):
     trainer = build_trainer(model, tokenizer, rows, tmp_path, "maskable")
     batch = trainer.data_collator([dict(row) for row in rows])
     device = torch.device("cpu")
-    items = trainer._get_num_items_in_batch([batch, batch], device)
-    assert items == 2 * batch["num_items_in_batch"].sum()
+    items = trainer._get_num_items_in_batch([dict(batch), dict(batch)], device)
+    assert items == 2 * batch["num_items"].sum()
     assert trainer._get_num_items_in_batch([], device) is None
     labels = (batch["labels"] != -100).sum()
     plain = [{k: v for k, v in row.items() if k != "answer"} for row in rows]
