@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numba as nb
+import numpy.ma  # noqa: F401  Numba asks for it at a call, and no lock would keep a fork out
 from llvmlite import ir
 from numba.core import cgutils
 from numba.core.caching import FunctionCache, NullCache
