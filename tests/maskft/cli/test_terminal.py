@@ -178,8 +178,8 @@ SENTENCE = "the quick brown fox jumps over the lazy dog "
 @pytest.mark.parametrize("texts", [[SENTENCE * 2000], ["a seed", "a mask " + SENTENCE * 2000]])
 def test_preview_tokenizes_the_beginning_of_a_long_text_alone(texts, tokenizer, monkeypatch):
     lengths = []
-    monkeypatch.setattr("maskft.cli.preview.tokenize", lambda texts, *a: (
-        lengths.append(max(map(len, texts["text"]))) or tokenize(texts, *a)
+    monkeypatch.setattr("maskft.cli.preview.tokenize", lambda texts, *a, **k: (
+        lengths.append(max(map(len, texts["text"]))) or tokenize(texts, *a, **k)
     ))  # fmt: skip
     texts = Dataset.from_dict({"text": texts})
     found = first_rows(texts, 3, tokenizer, 12)

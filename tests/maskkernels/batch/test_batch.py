@@ -316,7 +316,7 @@ def test_bad_batches_are_refused(examples, text):
         ([[1], [2]], {"input_ids": 0}, "example 0 must be a mapping, got list"),
         ([{"input_ids": [1]}, None], {"input_ids": 0}, "example 1 must be a mapping, got NoneType"),
         (None, {"input_ids": 0}, "must be a list of mappings, got NoneType"),
-        ("ab", {"input_ids": 0}, "must be a list of mappings, got str"),
+        ("ab", {"input_ids": 0}, "must be a sequence of mappings, got str 'ab'"),
         ({"input_ids": [[1]], "x": 5}, {"input_ids": 0}, "column 'x' must have a value for each"),
         ([{"input_ids": [1]}], {}, "padding_values must be a mapping"),
         ([{"input_ids": [1]}], ["input_ids"], "padding_values must be a mapping"),

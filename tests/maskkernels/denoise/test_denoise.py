@@ -551,7 +551,7 @@ def test_densities_outside_0_and_1(value):
         (lambda: SpanCorruption("abc"), TypeError, "must be a sequence of ids, got str"),
         (lambda: SpanCorruption(7), TypeError, "must be a sequence of ids, got int"),
         (lambda: SpanCorruption((5,), ()), ValueError, "at least one Denoiser, got none"),
-        (lambda: SpanCorruption((5,), (0.15,)), TypeError, "must hold Denoisers, got float"),
+        (lambda: SpanCorruption((5,), (0.15,)), TypeError, "must hold Denoisers, got 0.15"),
         (lambda: SpanCorruption((5,), eos_token_id=5), ValueError, "sentinel_ids hold 5, the eos"),
         (
             lambda: SpanCorruption((5,), (Denoiser(mode_token_id=5),)),
