@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check lint package bench gpu lowest clean
+.PHONY: help setup demo test check lint package docs bench gpu lowest clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -45,6 +45,10 @@ lint: setup ## ruff and mypy
 
 package: setup ## build the sdist and the wheel, and use the wheel in an empty environment
 	@tests/package.sh $(BIN)/python
+
+docs: setup ## build the site from docs and docstrings, refusing broken links, into site
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: setup ## run the CPU benchmarks and draw them into docs
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r demo-requirements.txt

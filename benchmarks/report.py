@@ -359,7 +359,7 @@ def main() -> None:
         "# Benchmarks\n\nThis page is written by `python -m benchmarks.report` from "
         "benchmarks/results. Times are medians of interleaved calls, and every contender's "
         "result is checked before it is timed. `make bench` measures again. "
-        "[benchmarks/NOTES.md](../benchmarks/NOTES.md) records what was tried.\n\n"
+        "`benchmarks/NOTES.md` records what was tried.\n\n"
     )
     parts = [section, strategies(), mask(), loader(), annotate(), denoise(), loss()]
     parts += [steps]

@@ -16,7 +16,7 @@ class JiebaWords(NamedByCode):
         segment: the ``jieba`` module, or whatever has ``tokenize(text)`` that yields (word, begin,
             end).
 
-    Example:
+    Examples:
         >>> import jieba
         >>> from maskft.annotate import JiebaWords
         >>> jieba.setLogLevel("WARNING")

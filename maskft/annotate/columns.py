@@ -19,7 +19,7 @@ class Entities(NamedByCode):
     Args:
         find: from texts to the spans (begin, end) of characters in each.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import Entities
         >>> foxes = Entities(lambda texts: [[(4, 13)] for text in texts])  # of characters
         >>> texts = ["the quick fox"]
@@ -57,7 +57,7 @@ class Keywords(NamedByCode):
         weigh: from texts to weighted spans (begin, end, weight) of characters in each.
         default: as for ``token_weights``.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import Keywords, WordWeights
         >>> texts = ["the quick fox"]
         >>> encoded = tokenizer(texts, return_offsets_mapping=True)
@@ -98,7 +98,7 @@ class WordIds(NamedByCode):
     Args:
         find: from texts to the spans (begin, end) of the words in each.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import WordIds
         >>> texts = ["the quick fox"]
         >>> encoded = tokenizer(texts, return_offsets_mapping=True)
@@ -129,7 +129,7 @@ class WordIds(NamedByCode):
 class Together(NamedByCode):
     """Make the columns of several annotators.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import Entities, Keywords, Together, WordWeights
         >>> entities = Entities(lambda texts: [[(4, 13)] for text in texts])
         >>> annotator = Together((entities, Keywords(WordWeights({"fox": 5.0}))))

@@ -40,7 +40,7 @@ class Gazetteer:
         ValueError: no names. TypeError: names or affixes that are not strings, or one string in
         place of them. ModuleNotFoundError: ahocorasick_rs is not installed.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import Gazetteer
         >>> Gazetteer(["New York", "York"])(["from New York to York"])
         [[(5, 13), (17, 21)]]

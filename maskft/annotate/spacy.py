@@ -33,7 +33,7 @@ class SpacyEntities:
         ValueError: there is no pipeline of this name; a batch_size below 1. TypeError: labels in
             one string. ModuleNotFoundError: spaCy is not installed.
 
-    Example:
+    Examples:
         >>> import spacy
         >>> from maskft.annotate import SpacyEntities
         >>> pipeline = spacy.blank("en")

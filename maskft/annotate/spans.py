@@ -29,7 +29,7 @@ def entity_ids(offset_mapping: Sequence[Span], spans: Iterable[Span], text: str)
     Raises:
         ValueError: a span that is reversed or not within the text; offsets of a pair of texts.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import entity_ids
         >>> offsets = [(0, 0), (0, 3), (4, 8), (8, 12), (13, 18), (0, 0)]  # of [CLS] ... [SEP]
         >>> entity_ids(offsets, [(0, 12)], "Ada Lovelace wrote")
@@ -57,7 +57,7 @@ def entity_ids_from_tokens(length: int, spans: Iterable[Span]) -> list[int]:
     Raises:
         ValueError: a span that is empty, reversed or not within the row.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import entity_ids_from_tokens
         >>> entity_ids_from_tokens(6, [(1, 3), (4, 5)])
         [-1, 0, 0, -1, 1, -1]
@@ -85,7 +85,7 @@ def token_weights(
         ValueError: a weight or default that is negative, infinite or NaN; offsets of a pair of
             texts.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import token_weights
         >>> token_weights([(0, 3), (4, 8), (8, 12)], [(4, 12, 5.0)], default=1.0)
         [1.0, 5.0, 5.0]

@@ -31,7 +31,7 @@ class WordWeights(NamedByCode):
             their accents and vowel signs) and digits in a row, and single characters of Chinese and
             Japanese.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import WordWeights
         >>> WordWeights({"fox": 2.0}, by_count=True)(["the fox and the fox"])
         [[(4, 7, 4.0), (16, 19, 4.0)]]
@@ -87,7 +87,7 @@ def tfidf_weights(
     Raises:
         ValueError: texts without a word. ModuleNotFoundError: scikit-learn is not installed.
 
-    Example:
+    Examples:
         >>> from maskft.annotate import tfidf_weights
         >>> weigh = tfidf_weights(["the fox", "the dog"])
         >>> weigh.weights["fox"] > weigh.weights["the"]
@@ -121,7 +121,7 @@ class YakeWeights:
             look like others), or whatever has ``extract_keywords(text)`` that gives (word, score),
             the best with the lowest score.
 
-    Example:
+    Examples:
         >>> import yake
         >>> from maskft.annotate import YakeWeights
         >>> weigh = YakeWeights(yake.KeywordExtractor(n=1, top=1000, dedup_lim=1.0))

@@ -85,7 +85,7 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
     Raises:
         ValueError, TypeError: an argument or an example that does not fit, saying which.
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForLanguageModeling
         >>> sorted(DataCollatorForLanguageModeling(tokenizer, strategy="span", seed=1)(rows))
         ['attention_mask', 'input_ids', 'labels', 'token_type_ids']

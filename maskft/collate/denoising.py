@@ -164,7 +164,7 @@ class DataCollatorForSpanCorruption(_Denoising):
 
     Source: Raffel et al. (2020) for T5, Tay et al. (2022) for UL2.
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForSpanCorruption
         >>> batch = DataCollatorForSpanCorruption(t5_tokenizer, seed=1)(rows)
         >>> sorted(batch)
@@ -223,7 +223,7 @@ class DataCollatorForTextInfilling(_Denoising):
 
     Source: Lewis et al. (2020).
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForTextInfilling
         >>> batch = DataCollatorForTextInfilling(bart_tokenizer, seed=1)(rows)
         >>> sorted(batch)

@@ -62,7 +62,7 @@ class MaskInputs:
     Source: word dropout in Iyyer et al. (2015) and Gal and Ghahramani (2016); masked inputs in
         training, so that erasing tokens does not leave the distribution, in Hase et al. (2021).
 
-    Example:
+    Examples:
         >>> from transformers import DataCollatorWithPadding
         >>> from maskft import MaskInputs
         >>> collator = MaskInputs(DataCollatorWithPadding(tokenizer), rate=0.3, seed=1)

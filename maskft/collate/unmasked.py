@@ -38,7 +38,7 @@ class UnmaskedCollator:
     Raises:
         TypeError, ValueError: a collator or dtype that does not fit.
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForLanguageModeling, UnmaskedCollator
         >>> unmasked = UnmaskedCollator(DataCollatorForLanguageModeling(tokenizer, seed=1))
         >>> sorted(unmasked(rows))
@@ -112,7 +112,7 @@ def mask_batch(
     Raises:
         TypeError, ValueError: a collator or batch that does not fit; label_positions=True on a GPU.
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForLanguageModeling, UnmaskedCollator, mask_batch
         >>> collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
         >>> batch = mask_batch(UnmaskedCollator(collator)(rows), collator)

@@ -90,7 +90,7 @@ def fuse_loss(
             labels, with a gradient, or not finite at a label. A GPU and compiled code, where
             looking would wait, give a NaN loss and NaN gradients.
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForLanguageModeling, fuse_loss
         >>> batch = DataCollatorForLanguageModeling(tokenizer, seed=1)(rows)
         >>> stock = model.eval()(**batch).loss.item()
@@ -170,7 +170,7 @@ def unfuse_loss(model: Any) -> Any:
     Raises:
         ValueError: something else (accelerate, for one) has since wrapped ``model.forward``.
 
-    Example:
+    Examples:
         >>> from maskft import fuse_loss, unfuse_loss
         >>> unfuse_loss(fuse_loss(model)) is model
         True

@@ -55,7 +55,7 @@ def make_bidirectional(model: Any) -> Any:
         ValueError: a model that stays causal, in whole or in some of its layers (recurrent and
             chunked ones), or that would then see padding. It is left as it was.
 
-    Example:
+    Examples:
         >>> from maskft import make_bidirectional
         >>> make_bidirectional(model) is model  # BERT attends both ways: nothing to do
         True
@@ -81,7 +81,7 @@ def make_bidirectional(model: Any) -> Any:
 def make_causal(model: Any) -> Any:
     """Undo ``make_bidirectional``; a model that it did not change stays as it is.
 
-    Example:
+    Examples:
         >>> from maskft import make_bidirectional, make_causal
         >>> make_causal(make_bidirectional(model)) is model
         True

@@ -121,7 +121,7 @@ def compare_models(
         TypeError: a model that fills no masks.
         ValueError: no rows, no masks in them, or options that do not fit.
 
-    Example:
+    Examples:
         >>> from maskft import compare_models
         >>> same = compare_models(model, model, tokenizer, rows, resamples=100)
         >>> same.difference, same.interval

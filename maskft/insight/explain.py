@@ -146,7 +146,7 @@ def explain(
             that is longer than the model takes; a target that is no single token or no label;
             options that do not fit.
 
-    Example:
+    Examples:
         >>> from maskft import explain
         >>> found = explain(model, tokenizer, "the quick brown [MASK] jumps", target="fox")
         >>> found.target, [part.text for part in found.parts]

@@ -106,7 +106,7 @@ def generate(
         ValueError: a text without a mask or longer than the model takes; a tokenizer without mask
             token; a causal model; an option out of range.
 
-    Example:
+    Examples:
         >>> from maskft import generate
         >>> made = generate(model, tokenizer, ["the quick [MASK] fox"], length=2)
         >>> made.forward_passes, made.head_rows, "[MASK]" in made.texts[0]

@@ -63,7 +63,7 @@ def score_pairs(
     Raises:
         TypeError, ValueError: as for ``score``; unequal numbers of texts, or none.
 
-    Example:
+    Examples:
         >>> from maskft import score_pairs
         >>> found = score_pairs(model, tokenizer, ["the lazy dog"], ["dog lazy the"])
         >>> found.accuracy == sum(found.correct), found.interval[0] <= found.accuracy

@@ -201,7 +201,7 @@ def score(
         ValueError: an empty text; options that do not fit; a vocabulary without word marks where
             words are needed; a unit longer than a window.
 
-    Example:
+    Examples:
         >>> from maskft import score
         >>> scores = score(model, tokenizer, ["the quick brown fox", "fox brown quick the"])
         >>> len(scores), scores[0].count, scores[0].tokens

@@ -67,7 +67,7 @@ def score_variants(
             whose tokens are not letters; places that are too far apart for the model.
         TypeError: a model that fills no masks.
 
-    Example:
+    Examples:
         >>> from maskft import score_variants
         >>> from tests.support.insight import protein_model  # a model of yours
         >>> found = score_variants(*protein_model(), "MKTAYI", ["K2R", "K2R:A4G"])

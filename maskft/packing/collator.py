@@ -71,7 +71,7 @@ class DataCollatorWithPacking(DataCollatorForLanguageModeling):
         ValueError, TypeError: an argument or an example that does not fit, saying which; a column
             that is neither a token's nor used in masking.
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorWithPacking
         >>> batch = DataCollatorWithPacking(tokenizer, attention="block_diagonal", seed=1)(rows)
         >>> batch["input_ids"].numel() == sum(len(row["input_ids"]) for row in rows)

@@ -38,7 +38,7 @@ class PackedBatchSampler(Sampler[list[int]]):
     Raises:
         TypeError, ValueError: as ``pack_rows``; a rank outside [0, num_replicas).
 
-    Example:
+    Examples:
         >>> from maskft import PackedBatchSampler
         >>> sampler = PackedBatchSampler([5, 3, 4, 4], block_size=8, shuffle=False)
         >>> list(sampler)

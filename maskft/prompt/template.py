@@ -44,7 +44,7 @@ class Template:
         Natural Language Inference" (2021), PET; Gao et al., "Making Pre-trained Language Models
         Better Few-shot Learners" (2021), LM-BFF.
 
-    Example:
+    Examples:
         >>> from maskft.prompt import Template
         >>> words = {"fox": "animal", "word": "thing"}
         >>> template = Template("{text} and a [MASK]", words, tokenizer)

@@ -58,7 +58,7 @@ class Diffusion(Strategy):
             is made, a time outside (0, 1] (on a GPU, where looking would wait for the device, it is
             clamped to that).
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForLanguageModeling
         >>> from maskft.strategy import Diffusion
         >>> strategy = Diffusion(normalize="sequence")

@@ -26,7 +26,7 @@ class Plan:
         num_items: int64 [B], how much each row counts in the number that the loss is divided by.
             The batch gets a column ``num_items``. None: the labelled tokens count.
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForLanguageModeling, Plan
         >>> def rare_words(tokens):
         ...     rates = 0.05 + 0.2 * (tokens.input_ids > 30)  # if ids are by frequency
@@ -55,7 +55,7 @@ class Tokens:
         attention_mask, special_tokens_mask: [B, T] or None; ``maskable``: bool [V].
         offset_mapping [B, T, 2], word_ids [B, T]: as the examples brought them, or None.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskft import DataCollatorForLanguageModeling
         >>> def split_words(tokens):
@@ -158,7 +158,7 @@ class Strategy:
             are then computed once for the plan and the masks.
         shares: (mask, random), the shares of what replaces a selected token; None: the collator's.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from dataclasses import dataclass
         >>> from maskft import DataCollatorForLanguageModeling, Plan, Strategy

@@ -35,7 +35,7 @@ class RateSchedule:
     Raises:
         TypeError, ValueError: a field that does not fit, or a progress that is no number.
 
-    Example:
+    Examples:
         >>> from maskft import RateSchedule
         >>> schedule = RateSchedule("linear", begin=0.3, end=0.1)
         >>> round(schedule(0.0), 2), round(schedule(0.5), 2), round(schedule(1.0), 2)

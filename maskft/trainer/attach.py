@@ -29,7 +29,7 @@ class MaskingCallback(TrainerCallback):
             Workers see the change, persistent ones too.
         mask_on_device: batches are masked as they reach the model, not when they are made.
 
-    Example:
+    Examples:
         >>> from maskft import DataCollatorForLanguageModeling, MaskingCallback
         >>> collator = DataCollatorForLanguageModeling(tokenizer, rng="sample", seed=1)
         >>> trainer.add_callback(MaskingCallback(collator))
@@ -125,7 +125,7 @@ def attach(
         ValueError: the trainer is attached already; mask_on_device with rng="hf" or mlm=False;
             packing below 1, or with rng="hf".
 
-    Example:
+    Examples:
         >>> from maskft import attach
         >>> attach(trainer) is trainer
         True
@@ -166,7 +166,7 @@ def attach(
 def detach(trainer: Trainer) -> Trainer:
     """Undo ``attach``; a trainer that is not attached is left as it is.
 
-    Example:
+    Examples:
         >>> from maskft import attach, detach
         >>> detach(attach(trainer)) is trainer
         True

@@ -43,7 +43,7 @@ def pad_rows(
         TypeError, ValueError: as ``flatten_rows``; an invalid argument; with int32, a value that
             does not fit.
 
-    Example:
+    Examples:
         >>> from maskkernels import pad_rows
         >>> pad_rows([[7, 8], [9]], padding_value=0).tolist()
         [[7, 8], [9, 0]]
@@ -84,7 +84,7 @@ def pad_batch(
         TypeError, ValueError: as ``pad_rows``; a column that is missing, does not have one value
             per token, or has rows of different lengths and no padding value.
 
-    Example:
+    Examples:
         >>> from maskkernels import pad_batch
         >>> examples = [{"input_ids": [7, 8]}, {"input_ids": [9]}]
         >>> batch = pad_batch(examples, padding_values={"input_ids": 0})

@@ -52,7 +52,7 @@ class PackedRows(NamedTuple):
         values: int32 or int64 [N].
         cu_seqlens: int32 or int64 [B + 1]: row b is values[cu_seqlens[b]:cu_seqlens[b + 1]].
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import PackedRows, pad_rows
         >>> rows = PackedRows(torch.tensor([7, 8, 9]), torch.tensor([0, 2, 3]))

@@ -68,7 +68,7 @@ def corrupt_spans(
             sentinels, by index. On a GPU, where the check would wait for the device, such a row
             gets one span per sentinel, with the number of noise tokens unchanged.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import SpanCorruption, corrupt_spans
         >>> corruption = SpanCorruption(sentinel_ids=(99, 98, 97), eos_token_id=1)
@@ -112,7 +112,7 @@ def infill_text(
     Raises:
         TypeError, ValueError: an argument that does not fit, by name.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import TextInfilling, infill_text
         >>> infilling = TextInfilling(mask_token_id=4)
@@ -155,7 +155,7 @@ def pad_corrupted(
         TypeError, ValueError: an invalid argument; on the CPU, a row that is too long. On a GPU and
             in a graph, where the check would wait for the device, such a row is cut.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import SpanCorruption, corrupt_spans, pad_corrupted
         >>> corruption = SpanCorruption(sentinel_ids=(99, 98, 97))
@@ -232,7 +232,7 @@ def corrupted_lengths(
         final_sentinel: as in ``SpanCorruption``.
         eos: rows and targets end in an end-of-sequence token.
 
-    Example:
+    Examples:
         >>> from maskkernels import corrupted_lengths
         >>> corrupted_lengths(568)
         (511, 115)
@@ -256,7 +256,7 @@ class ReplacedTokens(NamedTuple):
         input_ids: the original ids, with the samples at the masked tokens; [B, T].
         is_replaced: int64 [B, T], 1 where the id differs from the original.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import replace_tokens
         >>> replaced = replace_tokens(
@@ -299,7 +299,7 @@ def replace_tokens(
         TypeError, ValueError: a dtype, shape or device that does not fit; on the CPU, a position
             outside the batch. On a GPU, and in a graph, its sample is left out.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import replace_tokens
         >>> ids, labels = torch.tensor([[11, 103, 103]]), torch.tensor([[-100, 12, 13]])

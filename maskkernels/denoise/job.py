@@ -55,7 +55,7 @@ class CorruptedRows(NamedTuple):
         target_ids: [N2], dtype of the rows.
         target_cu_seqlens: int64 [B + 1].
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import SpanCorruption, corrupt_spans, pad_rows
         >>> ids = torch.arange(11, 31).view(2, 10)

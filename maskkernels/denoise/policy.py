@@ -52,7 +52,7 @@ class Denoiser:
     Raises:
         TypeError, ValueError: at construction, naming the field.
 
-    Example:
+    Examples:
         >>> from maskkernels import Denoiser, corrupted_lengths
         >>> corrupted_lengths(512, Denoiser(noise_density=0.5, mean_span_length=32.0))
         (264, 266)
@@ -98,7 +98,7 @@ class SpanCorruption:
     Source: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
     Transformer" (2020), sections 3.1.4 and 3.3.
 
-    Example:
+    Examples:
         >>> from maskkernels import Denoiser, SpanCorruption
         >>> denoisers = (Denoiser(share=3.0), Denoiser(noise_density=0.5, mean_span_length=32.0))
         >>> corruption = SpanCorruption(sentinel_ids=range(32099, 31999, -1), denoisers=denoisers)
@@ -152,7 +152,7 @@ class TextInfilling:
 
     Source: Lewis et al., "BART" (2020), section 2.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import TextInfilling, infill_text
         >>> infilling = TextInfilling(mask_token_id=4, ratio=0.2, edge_token_ids=(0, 2))
@@ -198,7 +198,7 @@ def ul2_denoisers(
 
     Source: Tay et al., "UL2: Unifying Language Learning Paradigms" (2022), table 1.
 
-    Example:
+    Examples:
         >>> from maskkernels import ul2_denoisers
         >>> [denoiser.noise_density for denoiser in ul2_denoisers()]
         [0.15, 0.15, 0.25, 0.5, 0.5, 0.15, 0.5]

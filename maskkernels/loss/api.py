@@ -38,7 +38,7 @@ class LossOutput(NamedTuple):
         top_k: float32 [], the share of labelled rows in which fewer than k logits are greater than
             the label's; as accuracy.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import masked_cross_entropy
         >>> output = masked_cross_entropy(torch.eye(3), torch.tensor([0, 1, 0]), accuracy=True)
@@ -120,7 +120,7 @@ def masked_cross_entropy(
         RuntimeError: a gradient of the gradient is requested; only the reference has one. A call
             within a transform of torch.func (grad, vmap...), where only the reference runs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import masked_cross_entropy
         >>> logits = torch.zeros(3, 4, requires_grad=True)
@@ -192,7 +192,7 @@ def linear_cross_entropy(
     Raises:
         TypeError, ValueError, RuntimeError: as ``masked_cross_entropy``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import linear_cross_entropy
         >>> hidden, weight = torch.zeros(2, 3, 8), torch.ones(4, 8)

@@ -35,7 +35,7 @@ class MaskedTokens(NamedTuple):
         positions: int64 [capacity], indices of the labelled tokens into
             ``input_ids.reshape(-1)``, ascending, then -1; None unless ``capacity`` was given.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import MaskingPolicy, mask_tokens
         >>> ids = torch.arange(1000, 1016).view(2, 8)
@@ -150,7 +150,7 @@ def mask_tokens(
             to [0, 1]. There, and in a graph, a unit without a column in ``unit_rates`` has rate 0,
             and units 2^34 apart share their words.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import MaskingPolicy, mask_tokens
         >>> policy = MaskingPolicy(mask_token_id=103, vocab_size=30522, rate=0.3)

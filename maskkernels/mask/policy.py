@@ -36,7 +36,7 @@ class MaskingPolicy:
 
     Source: Devlin et al., "BERT" (2019), section 3.1; Joshi et al., "SpanBERT" (2020), section 3.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import MaskingPolicy, mask_tokens
         >>> shares = {"mask_share": 1.0, "random_share": 0.0}

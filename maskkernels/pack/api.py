@@ -24,7 +24,7 @@ class Packing(NamedTuple):
         bounds: int64 [blocks + 1].
         fill: tokens divided by the capacity of all blocks; 1.0 without blocks.
 
-    Example:
+    Examples:
         >>> from maskkernels import pack_rows
         >>> packing = pack_rows([5, 3, 6], capacity=8)
         >>> [part.tolist() for part in packing.rows.tensor_split(packing.bounds[1:-1])]
@@ -76,7 +76,7 @@ def pack_rows(
     Source: Johnson, "Near-optimal bin packing algorithms" (1973); packing of training rows by it:
     Krell et al., "Efficient sequence packing without cross-contamination" (2021), section 3.
 
-    Example:
+    Examples:
         >>> from maskkernels import pack_rows
         >>> packing = pack_rows([5, 3, 4, 4], capacity=8)
         >>> packing.rows.tolist(), packing.bounds.tolist(), packing.fill

@@ -27,7 +27,7 @@ def threshold(p: float) -> int:
         TypeError: p is not a number.
         ValueError: p is NaN or outside [0, 1].
 
-    Example:
+    Examples:
         >>> from maskkernels import threshold
         >>> threshold(0.5) == 2**31, threshold(1.0) == 2**32
         (True, True)
@@ -94,7 +94,7 @@ def hash_rows(
     Raises:
         TypeError, ValueError: a dtype, shape, device or backend that does not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import hash_rows
         >>> hex(hash_rows(torch.tensor([[101, 7592, 2088, 102]])).item())
@@ -133,7 +133,7 @@ def random_words(
     Raises:
         TypeError, ValueError: a dtype, range or backend that does not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import random_words
         >>> random_words(torch.tensor([0]), torch.arange(4), seed=0).tolist()

@@ -56,7 +56,7 @@ def word_units(
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import STARTS, word_units
         >>> table = torch.tensor([STARTS, STARTS, 0], dtype=torch.uint8)  # id 2 continues a word
@@ -98,7 +98,7 @@ def units_from_offsets(
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import units_from_offsets
         >>> offsets = torch.tensor([[[0, 4], [4, 7], [8, 12]]])  # a space before the third
@@ -134,7 +134,7 @@ def units_from_word_ids(
     Raises:
         TypeError, ValueError: a dtype, shape or device that does not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import units_from_word_ids
         >>> ids, word_ids = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[-1, 0, 0, 1]])
@@ -193,7 +193,7 @@ def span_units(
             past the number of tokens, or falling back or skipping a number in a run. They are
             looked at on the CPU only (a GPU takes any numbers).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import geometric_lengths, span_units
         >>> words = torch.arange(12).view(1, 12)
@@ -257,7 +257,7 @@ def rates_from_weights(
             only. On a GPU, where the check would wait for the device, such a weight counts as 0,
             and all weighted tokens of such a sample are masked.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from maskkernels import rates_from_weights
         >>> weights, units = torch.tensor([[1.0, 1.0, 2.0, 0.0]]), torch.arange(4).view(1, 4)

@@ -20,7 +20,7 @@ def geometric_lengths(p: float = 0.2, longest: int = 10) -> list[float]:
 
     Source: Joshi et al., "SpanBERT" (2020), section 3.1.
 
-    Example:
+    Examples:
         >>> from maskkernels import geometric_lengths
         >>> lengths = geometric_lengths(p=0.2, longest=10)
         >>> round(sum(n * share for n, share in enumerate(lengths, 1)), 2)
