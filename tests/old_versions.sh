@@ -11,7 +11,7 @@ tools="pytest>=8 pytest-timeout hypothesis scipy pyarrow"
 case $which in
 lowest)
     base=${BASE_PYTHON:-python3.10}
-    packages="torch==2.8.0 triton==3.4.0 numba==0.60.0 numpy==1.26.0 transformers==5.0.0"
+    packages="torch==2.8.0 triton==3.4.0 numba==0.61.2 numpy==1.26.0 transformers==5.0.0"
     packages+=" accelerate==1.2.1 datasets==3.0.0 safetensors==0.4.3 rich==13.8.0 pytest-xdist"
     numpy=1.26.0 ;;
 gpu)

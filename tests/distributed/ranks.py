@@ -43,24 +43,25 @@ RUNS = {
 LAYERS = ("BertLayer", "LlamaDecoderLayer", "T5Block", "MobileBertLayer")
 
 
-def run(job, folder):
-    """Have two ranks do a job; waits for both."""
+def run(job, folder, world=2):
+    """Have some ranks do a job; waits for all."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tests.distributed.ranks", job, str(folder)]
     ranks = []
-    for rank in range(2):
+    for rank in range(world):
         place = {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1",
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
         started = subprocess.Popen(
             command, env=os.environ | place, stderr=subprocess.PIPE, text=True
         )
         ranks.append(started)
     for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
+        _, errors = rank.communicate(timeout=600)
         assert rank.returncode == 0, errors[-3000:]
 
 
@@ -159,17 +160,19 @@ def trainer(folder):
 
 
 def diffusion(folder):
-    """One update of masked diffusion over 8 rows by two ranks, by divisor and rows in a step."""
+    """One update of masked diffusion over 8 rows by all ranks, by divisor and rows in a step."""
     tokenizer, rows = diffused.example_rows()
-    found = {}
+    each, found = len(rows) // int(os.environ["WORLD_SIZE"]), {}
     for normalize in diffused.NORMALIZE:
-        for size, steps in ((4, 1), (2, 2), (1, 4)):
+        for size in (size for size in (4, 2, 1) if size <= each):
             found[normalize, size] = diffused.update(
-                tokenizer, rows, folder, normalize, size=size, steps=steps, ddp_backend="gloo"
-            )
+                tokenizer, rows, folder, normalize, size=size, steps=each // size,
+                ddp_backend="gloo",
+            )  # fmt: skip
         found[normalize, "dispatched"] = diffused.update(
-            tokenizer, rows, folder, normalize, size=4, dataset=ShuffledStream, ddp_backend="gloo"
-        )
+            tokenizer, rows, folder, normalize, size=each, dataset=ShuffledStream,
+            ddp_backend="gloo",
+        )  # fmt: skip
     if dist.get_rank() == 0:
         torch.save(found, folder / "updates.pt")
 

@@ -1,4 +1,4 @@
-"""Two gloo processes: DDP, FSDP2 and Trainer give what one process gives."""
+"""Two gloo processes, or four: DDP, FSDP2 and Trainer give what one process gives."""
 
 import pytest
 import torch
@@ -44,13 +44,14 @@ def two_ranks(tmp_path_factory):
     return results("trainer", tmp_path_factory.mktemp("ranks"))
 
 
-def test_masked_diffusion_with_two_ranks_is_the_published_formula(tmp_path):
-    run("diffusion", tmp_path)
+@pytest.mark.parametrize(("world", "ways"), [(2, (4, 2, 1)), (4, (2, 1))])
+def test_masked_diffusion_on_several_ranks_is_the_published_formula(tmp_path, world, ways):
+    run("diffusion", tmp_path, world)
     found = torch.load(tmp_path / "updates.pt")
-    assert len(found) == 12
+    assert len(found) == 3 * (len(ways) + 1)
     tokenizer, rows = diffusion.example_rows()
     for normalize in diffusion.NORMALIZE:
         model = diffusion.build_model(tokenizer)
         wanted = diffusion.expected(model, tokenizer, rows, normalize)
-        for way in (4, 2, 1, "dispatched"):
+        for way in (*ways, "dispatched"):
             diffusion.assert_update(found[normalize, way], wanted)

@@ -9,11 +9,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
 
 from maskkernels import MaskingPolicy, mask_tokens
+from maskkernels.runtime.jit import _TRIED
 from maskkernels.runtime.threads import WORTH, over_rows
 
 pytestmark = pytest.mark.slow
@@ -24,6 +26,11 @@ POLICIES = (
     MaskingPolicy(3, V, rate=0.5, random_share=0.2, replacement="unit"),
     MaskingPolicy(3, V, selection="budget"),
     MaskingPolicy(3, V, selection="budget", rate=0.5, replacement="unit"),
+)
+
+
+own_cache = pytest.mark.skipif(
+    not numba.__version__.startswith(_TRIED), reason="Numba's own cache, without our precautions"
 )
 
 
@@ -256,6 +263,7 @@ def test_without_a_folder_for_the_cache_it_works_and_says_so_once(package):
     assert "NUMBA_CACHE_DIR" in found.stderr
 
 
+@own_cache
 @pytest.mark.parametrize(("ending", "kept"), [("nbi", 50), ("nbc", 500)])
 def test_a_spoiled_cache_costs_a_compilation_and_no_more(package, ending, kept):
     first = run(package)
@@ -268,6 +276,7 @@ def test_a_spoiled_cache_costs_a_compilation_and_no_more(package, ending, kept):
     assert third.stderr == ""
 
 
+@own_cache
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files, as POSIX can")
 def test_a_full_disk_costs_the_cache_and_no_more(package):
     full = """
