@@ -346,8 +346,9 @@ class DataCollatorForLanguageModeling(SampleDraws, transformers.DataCollatorForL
             **draws,
             **limits,
         )
-        weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels, rows)
-        unmasked.batch.update(unmasked.weighing(weighing))
+        if plan.label_weights is not None or plan.num_items is not None:
+            weighing = weighing_columns(plan.label_weights, plan.num_items, masked.labels, rows)
+            unmasked.batch.update(unmasked.weighing(weighing))
         return masked.input_ids, masked.labels
 
     def _reads(self) -> MaskingColumns:

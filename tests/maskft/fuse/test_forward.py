@@ -36,7 +36,7 @@ def test_forward_is_a_bound_method(llama):
         assert inspect.ismethod(model.forward)
         assert model.forward.__code__.co_name
         assert list(inspect.signature(model.forward).parameters) == [
-            *list(stock)[:-1], "label_positions", "label_weights", list(stock)[-1]
+            *list(stock)[:-1], "label_positions", "label_weights", "num_items", list(stock)[-1]
         ]  # fmt: skip
 
 
