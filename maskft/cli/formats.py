@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from maskft.cli.annotated import refuse_annotated
-from maskft.cli.messages import UsageError
+from maskft.cli.messages import UsageError, one_line
 
 LONGEST_TEXT = 1 << 23  # characters; tokenizing takes some 170 bytes for each
 _ROWS, _CHARACTERS = 1000, 1 << 16  # read at a time, of Parquet and of a JSON array
@@ -33,9 +33,16 @@ Row = tuple[str | None, ...]
 Rows = Iterator[tuple[str, Row]]
 
 
-def reader_of(path: Path) -> Callable[[Path, list[str]], Rows] | None:
-    """Choose the reader of a file by the end of its name; None if there is none."""
-    return _READERS.get(_format(path))
+def readable(path: Path) -> bool:
+    """Tell by the end of a file's name whether there is a reader of it."""
+    return _format(path) in _READERS
+
+
+def reader_of(path: Path) -> Callable[[Path, list[str]], Rows]:
+    """Choose the reader of a file by the end of its name; refuse one that has none."""
+    if readable(path):
+        return _READERS[_format(path)]
+    raise UsageError(f"{path}: expected a file that ends in {endings()}")
 
 
 def endings() -> str:
@@ -113,10 +120,6 @@ def too_long(where: str, length: int) -> UsageError:
         f"{where}: a text of {length:,} characters; at most {LONGEST_TEXT:,} are tokenized at "
         "once: divide it into several"
     )
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _format(path: Path) -> str:

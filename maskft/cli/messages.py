@@ -19,3 +19,7 @@ def say(text: str) -> None:
 def shown(text: str) -> str:
     """Write control characters as escapes: text of the user's is shown to a terminal, not sent."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

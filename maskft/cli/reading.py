@@ -17,7 +17,16 @@ import datasets
 import pyarrow
 from datasets import Dataset
 
-from maskft.cli.formats import LONGEST_TEXT, Row, Rows, endings, one_line, reader_of, too_long
+from maskft.cli.formats import (
+    LONGEST_TEXT,
+    Row,
+    Rows,
+    endings,
+    one_line,
+    readable,
+    reader_of,
+    too_long,
+)
 from maskft.cli.messages import UsageError
 
 NAMES = ("text", "pair")
@@ -45,8 +54,6 @@ def read(name: str, columns: list[str]) -> Dataset:
     if stat.S_ISDIR(about.st_mode):
         return datasets.concatenate_datasets([read(str(p), columns) for p in _inside(path)])
     reader = reader_of(path)
-    if reader is None:
-        raise UsageError(f"{name}: expected a file that ends in {endings()}")
     if not stat.S_ISREG(about.st_mode):
         raise UsageError(f"{name}: not a regular file")
     times = (about.st_mtime_ns, about.st_ctime_ns)  # another file of this name has another ctime
@@ -66,7 +73,7 @@ def _inside(folder: Path) -> list[Path]:
     found = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and reader_of(path) is not None
+        if path.is_file() and readable(path)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]  # fmt: skip
     if not found:

@@ -19,7 +19,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from maskft.cli.checkpoints import STATE, checkpoints
-from maskft.cli.interrupt import StopOnInterrupt, outlive_signals
+from maskft.cli.interrupt import Interrupted, StopOnInterrupt, outlive_signals
 from maskft.cli.messages import UsageError, say
 
 INCOMPLETE = "incomplete"  # what is being written or deleted
@@ -52,6 +52,21 @@ class SteadyTrainer(Trainer):
         base = getattr(loader, "base_dataloader", loader)  # what accelerate wraps
         base.worker_init_fn = outlive_signals(self.stop.training, base.worker_init_fn)
         return loader
+
+    def train_and_save(self, resume: Path | None) -> Any:
+        """Train from a checkpoint or from the start, save the model, return Trainer's result.
+
+        Raises:
+            Interrupted: a signal stopped training; a checkpoint was saved.
+        """
+        with self.stop.listening():
+            result = self.train(resume_from_checkpoint=None if resume is None else str(resume))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        saved = Path(self.args.output_dir) / name
+        if self.stop.signal is not None and saved.is_dir():  # else it came after the last step
+            raise Interrupted(str(saved), self.stop.signal)
+        self.save_model()
+        return result
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save to ``output_dir``; None replaces the files in the run's own folder by whole ones."""

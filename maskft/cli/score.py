@@ -274,8 +274,7 @@ def _check(args: argparse.Namespace, path: Path) -> None:
         raise UsageError(f"--{error}") from None
     if not path.is_file():
         raise UsageError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-    if reader_of(path) is None:
-        raise UsageError(f"{path}: expected a file that ends in {endings()}")
+    reader_of(path)  # refuses what it does not read, before the model is loaded
 
 
 def _task(args: argparse.Namespace, model: Any, tokenizer: Any) -> Task:
@@ -310,10 +309,8 @@ def _settings(args: argparse.Namespace, digest: str) -> dict[str, Any]:
 
 
 def _rows(path: Path, columns: list[str]) -> Rows:
-    reader = reader_of(path)
-    assert reader is not None  # _check
     try:
-        yield from reader(path, columns)
+        yield from reader_of(path)(path, columns)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or one_line(error)}") from None
 

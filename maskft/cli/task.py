@@ -18,7 +18,6 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, PrinterCallback, ProgressCallback, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from maskft.cli.checkpoints import check_fits, how_to_resume, to_resume
 from maskft.cli.config import TrainArguments, parse
@@ -121,12 +120,7 @@ def train_task(
     held_out = [name for name in HELD_OUT if name in examples]
     before = {name: score(name) for name in held_out}
     with disk_errors(output):
-        with stop.listening():
-            result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-        saved = output / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
-        if stop.signal is not None and saved.is_dir():  # else it came after the last step
-            raise Interrupted(str(saved), stop.signal)
-        trainer.save_model()
+        result = trainer.train_and_save(resume)
         metrics = {
             "before": before,
             "after": {name: score(name) for name in held_out},

@@ -11,8 +11,8 @@ import pyarrow.parquet
 from datasets import DatasetDict, load_from_disk
 
 from maskft.cli.data import OTHER_NAMES, SPLITS, split_of
-from maskft.cli.formats import one_line, text_type
-from maskft.cli.messages import UsageError
+from maskft.cli.formats import text_type
+from maskft.cli.messages import UsageError, one_line
 from maskft.cli.task_config import TaskDataArguments
 from maskft.tasks.examples import Examples
 

@@ -14,7 +14,6 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from maskft.cli.checkpoints import check_fits, how_to_resume, to_resume
 from maskft.cli.config import (
@@ -143,12 +142,7 @@ def _train(
         kind = "bound" if diffusion else "loss"
         say(f"before training: {name} {kind} {score[kind]:.4f}, accuracy {score['accuracy']:.2%}")
     with disk_errors(output):
-        with stop.listening():
-            result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-        saved = output / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
-        if stop.signal is not None and saved.is_dir():  # else it came after the last step
-            raise Interrupted(str(saved), stop.signal)
-        trainer.save_model()  # before the scores, which take a while
+        result = trainer.train_and_save(resume)  # before the scores, which take a while
         after = scores()
         metrics = {
             "before": before,

@@ -6,6 +6,7 @@ module that all of them pass right after attention, its residual included, rows 
 """
 
 import copy
+import logging
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from maskft.collate.labels import IGNORE_INDEX
 from maskft.fuse.call import LabelledCall
+
+_LOG = logging.getLogger(__name__)
 
 
 class EarlyGather:
@@ -135,7 +138,8 @@ def _same(gather: EarlyGather, base: nn.Module) -> bool:
         expected = base(input_ids=ids)
         gather.fused.now.call = call
         found = base(input_ids=ids)
-    except Exception:  # whatever a model raises that counts on all rows
+    except Exception as error:  # whatever a model raises that counts on all rows
+        _LOG.info("no rows are gathered in the last layer of %s: %s", type(base).__name__, error)
         return False
     finally:
         gather.fused.now.call = None

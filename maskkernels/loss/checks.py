@@ -78,14 +78,21 @@ def check_labels(name: str, rows: Tensor, labels: Tensor, positions: Tensor | No
             raise ValueError(f"{what} is on {tensor.device}, {name} on {rows.device}")
     if positions is not None and positions.dim() != 1:
         raise ValueError(f"positions must be [C], got {tuple(positions.shape)}")
-    if labels.shape == rows.shape[:-1]:
+    return _of_positions("labels", labels, name, rows, positions)
+
+
+def _of_positions(
+    what: str, tensor: Tensor, name: str, rows: Tensor, positions: Tensor | None
+) -> bool:
+    """Return whether a tensor has an entry for each position, not for each row; refuse others."""
+    if tensor.shape == rows.shape[:-1]:
         return False
-    if positions is not None and labels.shape == positions.shape:
+    if positions is not None and tensor.shape == positions.shape:
         return True
     also = "" if positions is None else f" or that of positions, {tuple(positions.shape)}"
     raise ValueError(
-        f"labels must have the shape of {name} without its last dimension, "
-        f"{tuple(rows.shape[:-1])}{also}; got {tuple(labels.shape)}"
+        f"{what} must have the shape of {name} without its last dimension, "
+        f"{tuple(rows.shape[:-1])}{also}; got {tuple(tensor.shape)}"
     )
 
 
@@ -94,15 +101,7 @@ def check_token_weights(name: str, rows: Tensor, positions: Tensor | None, weigh
     check_float("token_weights", weights, rows)
     if weights.requires_grad and torch.is_grad_enabled():
         raise ValueError("token_weights get no gradient: pass token_weights.detach()")
-    if weights.shape == rows.shape[:-1]:
-        return False
-    if positions is not None and weights.shape == positions.shape:
-        return True
-    also = "" if positions is None else f" or that of positions, {tuple(positions.shape)}"
-    raise ValueError(
-        f"token_weights must have the shape of {name} without its last dimension, "
-        f"{tuple(rows.shape[:-1])}{also}; got {tuple(weights.shape)}"
-    )
+    return _of_positions("token_weights", weights, name, rows, positions)
 
 
 def items_tensor(
